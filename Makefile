@@ -1,0 +1,74 @@
+# make demo | test | bench | lint | sanitize: each creates .venv and builds what it needs; unchanged re-runs build nothing.
+# PYTHON names the interpreter, CXX the C++ compiler (none: pure Python), PIP_FLAGS adds options for pip, for example
+# PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" for the small build of torch.
+PYTHON ?= python3
+PIP_FLAGS ?=
+SANITIZE ?= address,undefined
+
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt
+
+ifeq ($(origin CXX),default)
+  CXX := $(firstword $(foreach name,c++ g++ clang++,$(shell command -v $(name))))
+endif
+HAVE_CXX := $(shell command -v $(firstword $(CXX)))
+export CXX
+
+.PHONY: demo test bench lint sanitize cpp-test build clean FORCE
+
+demo: build
+	$(BIN)/python -m tracin.demo --output results/demo
+
+test: build lint cpp-test
+	$(BIN)/python -m pytest
+
+bench: build .venv/stamp-bench
+	$(BIN)/python -m pytest bench --benchmark-only
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+build: .venv/stamp-build
+
+.venv/stamp-torch: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch
+	touch $@
+
+# The build tools as pyproject.toml lists them: the install below runs without pip's isolation and keeps CMake's cache.
+.venv/stamp-tools: pyproject.toml .venv/stamp-torch
+	$(PIP) $(shell sed -n '/^\[build-system\]/,/^$$/s/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | tr , ' ')
+	touch $@
+
+.venv/stamp-build: setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/*) .venv/compiler .venv/stamp-tools
+	TRACIN_EXT=$(if $(HAVE_CXX),require) $(PIP) --no-build-isolation --editable '.[test]'
+	$(BIN)/python -c "import tracin_ext; s = tracin_ext.status(); print('tracin_ext:', s['reason'] or s['isa'])"
+	touch $@
+
+.venv/stamp-bench: pyproject.toml .venv/stamp-build
+	$(PIP) --no-build-isolation --editable '.[bench]'
+	touch $@
+
+# Changes only when the compiler does, so that `make CXX=other` builds again.
+.venv/compiler: FORCE | .venv/stamp-torch
+	@echo '$(CXX)' | cmp -s - $@ || echo '$(CXX)' > $@
+
+FORCE:
+
+ifeq ($(HAVE_CXX),)
+cpp-test sanitize:
+	@echo "C++ tests skipped: no C++ compiler (CXX=$(CXX))"
+else
+cpp-test: sanitize
+sanitize cpp-test: build
+sanitize: OPTIONS := -DTRACIN_SANITIZE=$(SANITIZE)
+cpp-test sanitize:
+	$(BIN)/cmake -S . -B build/$@ -G Ninja --log-level=ERROR -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	  -DTRACIN_MODULE=OFF -DTRACIN_TESTS=ON $(OPTIONS)
+	$(BIN)/cmake --build build/$@ -- --quiet
+	$(BIN)/ctest --test-dir build/$@ --output-on-failure
+endif
+
+clean:
+	rm -rf .venv build results/demo *.egg-info python/*.egg-info tracin_ext/_C*.so tracin_ext/_build_error.txt

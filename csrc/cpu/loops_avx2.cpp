@@ -1,0 +1,2 @@
+#define TRACIN_ISA isa_avx2
+#include "loops.inl"

@@ -1,0 +1,2 @@
+#define TRACIN_ISA isa_avx512
+#include "loops.inl"

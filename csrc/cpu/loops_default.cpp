@@ -1,0 +1,2 @@
+#define TRACIN_ISA isa_default
+#include "loops.inl"

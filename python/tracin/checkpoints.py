@@ -1,0 +1,421 @@
+"""Checkpoints: ConvE weights of several implementations read into one `ConvE`, and a format of our own.
+
+Files are read with torch.load(weights_only=True): nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pickle
+import pickletools
+import warnings
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracin.checkpoint_layouts import CORE_DIMENSIONS, OWN, Layout, Sizes, detect, listing, not_read_yet, resolve_image
+from tracin.errors import InputError
+from tracin.model import ConvE
+
+OWN_FORMAT, OWN_VERSION = "tracin", 1
+NORMS = ("bn0", "bn1", "bn2")
+DROPOUTS = ("input_dropout", "feature_dropout", "hidden_dropout")
+UNREAD_PICKLES = (  # beginnings of names inside a pickle, most telling first
+    ("kge.", "a LibKGE checkpoint"),
+    ("pykeen.", "a whole pickled PyKEEN model"),
+    ("relation_to_id_dict", "a PyKEEN training-loop checkpoint"),
+    ("interaction.hr2d.", "a PyKEEN state dict written by save_state"),
+    ("torch.nn.modules.", "a whole pickled PyTorch model"),
+)
+PICKLE_LIMIT = 1 << 26  # bytes of a pickle that are looked through to name its kind
+OLD_PICKLES = 4  # torch's format before 1.6: magic number, version, system, object; then raw values
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model and what its file knew about it.
+
+    Args:
+        model: in eval mode, on the CPU, every parameter with requires_grad.
+        learning_rate: as stored under 'learning_rate' or 'lr'; None if the file has none.
+        epoch: as stored; None if the file has none.
+        entity_to_id, relation_to_id: label -> id, 0..n-1 in id order; None if neither the caller nor the file has them.
+        format: what the file is, for people.
+        path: the file.
+    """
+
+    model: ConvE
+    learning_rate: float | None = None
+    epoch: int | None = None
+    entity_to_id: dict[str, int] | None = None
+    relation_to_id: dict[str, int] | None = None
+    format: str = ""
+    path: str = ""
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    embedding_height: int | None = None,
+    embedding_width: int | None = None,
+    stack: str | None = None,
+    entity_to_id: Mapping[str, int] | None = None,
+    relation_to_id: Mapping[str, int] | None = None,
+) -> Checkpoint:
+    """Read a ConvE from a state-dict file of Dettmers' code, AttributionAttack, PyKEEN >= 1.9 or Kelpie, or our own.
+
+    The image is what the arguments say, else what the file says, else the implementation's default if it fits the
+    weights, else the only one that fits. Weights become float32; a float64 file stays float64.
+
+    Args:
+        path: the file.
+        embedding_height, embedding_width: rows and columns of ONE embedding's plane, in pixels.
+        stack: "height" or "width", how the head's and the relation's planes are put together.
+        entity_to_id, relation_to_id: label -> id, used instead of the file's own. PyKEEN models with inverse triples
+            need `relation_to_id`: only its size tells that the row of relation r is 2 r.
+
+    Raises:
+        InputError: if the file is missing, damaged, of a kind not read, no ConvE, or not what the arguments say.
+
+    Example:
+        >>> checkpoint = load_checkpoint("model.pt", relation_to_id=read_dictionary("rel_dict.txt"))
+        >>> influences = TracIn(checkpoint).influence(train, test)
+    """
+    name = os.fspath(path)
+    state, settings = _unpack(name, _read_file(name))
+    layout = detect(name, state, settings)
+    tensors = _tensors(name, layout, state)
+    sizes = _sizes(name, layout, tensors)
+    height, width, stack = resolve_image(name, layout, sizes, settings, embedding_height, embedding_width, stack)
+    entities = _dictionary(name, "entity", entity_to_id, settings.get("entities"))
+    relations = _dictionary(name, "relation", relation_to_id, settings.get("relations"))
+    if entities is not None and len(entities) != sizes.num_entities:
+        raise _foreign_dictionary(name, "entity", f"{sizes.num_entities} entities", len(entities))
+    shape = dict(embedding_height=height, embedding_width=width, stack=stack)
+    shape["relation_step"] = _relation_step(name, layout, sizes.num_relations, settings, relations)
+    model = _build(name, layout, sizes, shape, settings, tensors)
+    rates = (_number(settings.get(key)) for key in ("learning_rate", "lr"))
+    epoch = _number(settings.get("epoch"))
+    return Checkpoint(
+        model=model,
+        learning_rate=next((rate for rate in rates if rate is not None), None),
+        epoch=None if epoch is None else int(epoch),
+        entity_to_id=entities,
+        relation_to_id=relations,
+        format=layout.name,
+        path=name,
+    )
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    embedding_height: int | None = None,
+    embedding_width: int | None = None,
+    stack: str | None = None,
+    entity_to_id: Mapping[str, int] | None = None,
+    relation_to_id: Mapping[str, int] | None = None,
+) -> ConvE:
+    """The model of `load_checkpoint`, whose arguments these are.
+
+    Example:
+        >>> load_model("model.pt")(torch.tensor([[0, 0, 1]])).shape
+        torch.Size([1])
+    """
+    return load_checkpoint(path, embedding_height, embedding_width, stack, entity_to_id, relation_to_id).model
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    model: ConvE,
+    *,
+    epoch: int | None = None,
+    learning_rate: float | None = None,
+    entity_to_id: Mapping[str, int] | None = None,
+    relation_to_id: Mapping[str, int] | None = None,
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write a model so that `load_checkpoint` needs nothing else; an older file stays intact if writing fails.
+
+    Args:
+        path: the file; its folder must exist.
+        model: in any mode, on any device.
+        epoch, learning_rate: stored for `Checkpoint`.
+        entity_to_id, relation_to_id: label -> id, 0..n-1.
+        training: what `read_training_state` returns: tensors, numbers, strings, and lists and dicts of them.
+
+    Raises:
+        InputError: if the file cannot be written or a dictionary does not belong to the model.
+
+    Example:
+        >>> save_checkpoint("model.pt", model, epoch=3, entity_to_id=entities, relation_to_id=relations)
+        >>> load_checkpoint("model.pt").epoch
+        3
+    """
+    name = os.fspath(path)
+    config = model.config
+    entities = _dictionary(name, "entity", entity_to_id, None)
+    relations = _dictionary(name, "relation", relation_to_id, None)
+    if entities is not None and len(entities) != config["num_entities"]:
+        raise _foreign_dictionary(name, "entity", f"{config['num_entities']} entities", len(entities))
+    _relation_step(name, OWN, config["num_relations"], config, relations)
+    content = {
+        "format": OWN_FORMAT,
+        "version": OWN_VERSION,
+        "model_config": dict(config),
+        "state_dict": {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()},
+        "epoch": epoch,
+        "learning_rate": learning_rate,
+        "entities": None if entities is None else list(entities),
+        "relations": None if relations is None else list(relations),
+        "training": training,
+    }
+    target = Path(name)
+    if not target.parent.is_dir():
+        raise InputError(f"{name} cannot be written: there is no folder {target.parent}; create it first")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+        os.replace(temporary, target)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        reason = getattr(error, "strerror", None) or "torch could not write all of it (is the disk full?)"
+        raise InputError(f"{name} cannot be written: {reason}; choose another place") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def read_training_state(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The `training` that `save_checkpoint` was given; None if there was none or the file is another program's.
+
+    Example:
+        >>> optimizer.load_state_dict(read_training_state("model.pt")["optimizer"])
+    """
+    content = _read_file(os.fspath(path))
+    own = isinstance(content, Mapping) and content.get("format") == OWN_FORMAT
+    return content.get("training") if own else None
+
+
+def _read_file(path: str) -> Any:
+    file = Path(path)
+    if (file / "trained_model.pkl").exists():
+        raise not_read_yet(path, "a PyKEEN save_to_directory folder")
+    if file.is_dir():
+        raise InputError(f"{path} is a folder; expected a checkpoint file")
+    if not file.exists():
+        raise InputError(f"{path}: there is no such file; expected a checkpoint")
+    try:
+        with open(file, "rb") as readable:
+            readable.read(1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        with warnings.catch_warnings():  # about pickle protocols; what matters of it is an error below
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch.load raise almost anything
+        kind = _pickle_kind(file)
+        if kind:
+            raise not_read_yet(path, kind) from error
+        size = file.stat().st_size
+        raise InputError(
+            f"{path} ({size:,} bytes) is truncated, damaged, or not a torch checkpoint; copy or write it again"
+        ) from error
+
+
+def _pickle_kind(file: Path) -> str | None:
+    """What a file that torch refuses holds, told from the names in its pickles, which are not executed."""
+    names: set[str] = set()
+    objects = False
+    with suppress(Exception):  # at the end of the pickles, or at bytes that are none: what was found tells the kind
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                member = next((name for name in archive.namelist() if name.endswith("data.pkl")), "")
+                stream = io.BytesIO(archive.open(member).read(PICKLE_LIMIT))
+        else:
+            with open(file, "rb") as raw:
+                stream = io.BytesIO(raw.read(PICKLE_LIMIT))
+        for _ in range(OLD_PICKLES if stream.getvalue().startswith(pickle.PROTO) else 0):
+            for opcode, argument, _ in pickletools.genops(stream):
+                if isinstance(argument, str):
+                    names.add(argument)
+                if opcode.name == "GLOBAL":
+                    objects |= str(argument).split(" ")[0].split(".")[0] not in ("torch", "collections", "_codecs")
+                objects |= opcode.name == "STACK_GLOBAL"  # of pickle protocols that weights_only does not take
+    for beginning, kind in UNREAD_PICKLES:
+        if any(name.startswith(beginning) for name in names):
+            return kind
+    return "a pickle of Python objects" if objects else None
+
+
+def _unpack(path: str, content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """State dict, and everything stored beside it as one flat dict in which the outermost entry wins."""
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}; expected a state dict")
+    wrapped = next((key for key in ("state_dict", "model_state_dict") if isinstance(content.get(key), Mapping)), None)
+    state = content if wrapped is None else content[wrapped]
+    settings: dict[str, Any] = {}
+    if wrapped is not None:
+        for part in (content.get("args"), content.get("config"), content.get("model_config"), content):
+            settings |= part if isinstance(part, Mapping) else {}
+    elif not all(isinstance(value, Tensor) for value in content.values()):
+        if content.get("type") in ("train", "package") and "model" in content:
+            raise not_read_yet(path, "a LibKGE checkpoint")
+        raise InputError(
+            f"{path} holds {listing(map(str, content))}; expected a state dict, alone or as 'state_dict' or "
+            "'model_state_dict'"
+        )
+    if settings.get("format") == OWN_FORMAT and settings.get("version") != OWN_VERSION:
+        raise InputError(
+            f"{path} has version {settings.get('version')} of the tracin format; this release reads version "
+            f"{OWN_VERSION}: please upgrade"
+        )
+    if settings.get("format") != OWN_FORMAT:  # in other programs' files these names mean other things
+        settings = {key: value for key, value in settings.items() if key not in ("entities", "relations", *DROPOUTS)}
+    return {str(key): value for key, value in state.items()}, settings
+
+
+def _tensors(path: str, layout: Layout, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights under our names, all of one floating-point type, every value finite."""
+    found = {name: state[key] for name, key in layout.tensors.items() if key in state}
+    bad = []
+    for name, tensor in found.items():
+        key = layout.tensors[name]
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+            raise InputError(f"{path}: {key} is not a dense tensor; is this a checkpoint of ConvE's weights?")
+        if name.endswith("num_batches_tracked"):
+            continue
+        if not tensor.is_floating_point():
+            raise InputError(f"{path}: {key} has dtype {tensor.dtype}; expected floating-point weights")
+        nan, infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
+        if nan or infinite:
+            bad.append(f"{key} has {nan:,} NaN and {infinite:,} infinite of {tensor.numel():,} values")
+        elif name.endswith("running_var") and (tensor < 0).any():
+            bad.append(f"{key} has negative values")
+    if bad:
+        raise InputError(f"{path}: {listing(bad)}; take a checkpoint from before the training diverged")
+    double = any(tensor.dtype == torch.float64 for tensor in found.values())
+    dtype = torch.float64 if double else torch.float32
+    for name, tensor in found.items():
+        counter = name.endswith("num_batches_tracked")
+        found[name] = tensor.detach().to(torch.int64 if counter else dtype).contiguous()
+    for norm in NORMS:
+        if f"{norm}.running_mean" in found:
+            found.setdefault(f"{norm}.num_batches_tracked", torch.tensor(0))
+    if "bias" in found and found["bias"].dim() == 2:
+        found["bias"] = found["bias"].squeeze(1)
+    return found
+
+
+def _sizes(path: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Sizes:
+    for name, dimensions in CORE_DIMENSIONS.items():
+        tensor, key = tensors[name], layout.tensors[name]
+        if tensor.dim() != dimensions or tensor.numel() == 0:
+            raise InputError(
+                f"{path}: {key} has shape {tuple(tensor.shape)}; expected {dimensions} dimensions, none of them 0"
+            )
+    entities, dim = tensors["entity.weight"].shape
+    channels, planes, kernel_height, kernel_width = tensors["conv.weight"].shape
+    relations, features = len(tensors["relation.weight"]), tensors["fc.weight"].shape[1]
+    return Sizes(entities, relations, dim, planes, channels, kernel_height, kernel_width, features)
+
+
+def _build(
+    path: str,
+    layout: Layout,
+    sizes: Sizes,
+    shape: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> ConvE:
+    config = {key: value for key, value in asdict(sizes).items() if key not in ("input_channels", "features")}
+    config |= {norm: f"{norm}.running_mean" in tensors for norm in NORMS}
+    norms = [norm for norm in NORMS if config[norm]]
+    config["batch_norm_affine"] = not norms or any(f"{norm}.weight" in tensors for norm in norms)
+    config |= {"conv_bias": "conv.bias" in tensors, "entity_bias": "bias" in tensors, **shape}
+    config |= {name: settings[name] for name in DROPOUTS if name in settings}
+    with torch.device("meta"):  # no memory and no random numbers for values that the file's replace
+        model = ConvE(**config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    missing = [layout.tensors[name] for name in expected if name not in tensors]
+    if missing:
+        raise InputError(f"{path} lacks {listing(missing)}; is the file complete?")
+    wrong = [
+        f"{layout.tensors[name]} is {tuple(tensor.shape)} where {expected[name]} is expected"
+        for name, tensor in tensors.items()
+        if tuple(tensor.shape) != expected.get(name)
+    ]
+    if wrong:
+        raise InputError(
+            f"{path}: shapes disagree: {listing(wrong)}, for {sizes.num_entities} entities of {sizes.embedding_dim} "
+            f"values and {sizes.output_channels} channels; was the file put together from two models?"
+        )
+    model.load_state_dict(dict(tensors), assign=True)
+    return model.eval()
+
+
+def _dictionary(path: str, what: str, given: Mapping[str, int] | None, stored: Any) -> dict[str, int] | None:
+    """The dictionary given, else the one stored as a list of labels, in id order; ids are 0..n-1."""
+    if given is None and stored is None:
+        return None
+    if given is None:
+        whole = isinstance(stored, list) and all(isinstance(label, str) for label in stored)
+        if not whole or len(set(stored)) != len(stored):
+            raise InputError(f"{path}: the stored {what} labels are damaged; give the {what} dictionary as a file")
+        return {label: row for row, label in enumerate(stored)}
+    if not given:
+        raise InputError(f"the {what} dictionary is empty; expected the one the model was trained with")
+    by_id: dict[int, str] = {}
+    for label, row in given.items():
+        if isinstance(row, bool) or not isinstance(row, int) or row < 0:
+            raise InputError(f"the {what} dictionary gives {label!r} the id {row!r}; expected ids 0, 1, 2, ...")
+        if row in by_id:
+            raise InputError(f"the {what} dictionary gives {by_id[row]!r} and {label!r} the same id {row}")
+        by_id[row] = label
+    if max(by_id) != len(by_id) - 1:
+        gap = next(row for row in range(len(by_id)) if row not in by_id)
+        raise InputError(
+            f"the {what} dictionary has {len(by_id)} entries with ids up to {max(by_id)}, but none has the id {gap}; "
+            "expected ids without gaps: is it complete?"
+        )
+    return {by_id[row]: row for row in range(len(by_id))}
+
+
+def _foreign_dictionary(path: str, what: str, expected: str, size: int) -> InputError:
+    return InputError(
+        f"{path}: the model has {expected}, but the {what} dictionary has {size} entries; is it the dictionary the "
+        "model was trained with?"
+    )
+
+
+def _relation_step(
+    path: str, layout: Layout, rows: int, settings: Mapping[str, Any], relations: Mapping[str, int] | None
+) -> int:
+    """How many rows of the relation table lie between relation r and r + 1."""
+    stored = 2 if layout is OWN and settings.get("relation_step") == 2 else 1
+    if relations is None or (2 * len(relations) == rows and stored == 2):
+        return stored
+    if len(relations) == rows and stored == 1:
+        return 1
+    if 2 * len(relations) == rows:
+        return layout.inverse_step
+    halves = f" (or {rows // 2} and their inverses)" if rows % 2 == 0 and stored == 1 else ""
+    raise _foreign_dictionary(path, "relation", f"{rows // stored} relations{halves}", len(relations))
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also one stored as text or as a tensor of one element; None for anything else."""
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,79 @@
+"""What runs on this machine, and why nothing faster is in use."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+import torch
+
+import tracin_ext
+from tracin_ext import backends
+
+DISTRIBUTION = "tracin-ext"
+
+
+def info() -> dict[str, Any]:
+    """What runs on this machine; never raises.
+
+    Returns:
+        version of this package; backend, the one that "auto" takes on the CPU; reason, why nothing faster is in use
+        (None if nothing is); extension, `tracin_ext.status()`; isa, the CPU instructions in use (None without the
+        native extension); cuda, whether PyTorch sees a CUDA device; cuda_backend, the one that "auto" takes there, and
+        cuda_reason; threads, of the CPU; torch, its version.
+
+    Example:
+        >>> tracin.info()["backend"]
+        'native'
+    """
+    status = tracin_ext.status()
+    backend, reason = backends.automatic(torch.device("cpu"))
+    cuda_backend: str | None = None
+    cuda_reason: str | None = "PyTorch sees no CUDA device"
+    if torch.version.cuda is None:
+        cuda_reason = "this PyTorch is built without CUDA"
+    elif torch.cuda.is_available():
+        cuda_backend, cuda_reason = backends.automatic(torch.device("cuda"))
+    return {
+        "version": version(),
+        "backend": backend,
+        "reason": reason,
+        "extension": status,
+        "isa": status["isa"],
+        "cuda": cuda_backend is not None,
+        "cuda_backend": cuda_backend,
+        "cuda_reason": cuda_reason,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def version() -> str:
+    """Of the installed package; "not installed" when it runs from its source tree."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def format_info(facts: dict[str, Any]) -> str:
+    """The facts of `info` as lines for people."""
+    extension = facts["extension"]
+    native = "not in use" if extension["reason"] else "in use"
+    lines = {
+        "tracin-ext": facts["version"],
+        "torch": facts["torch"],
+        "CPU": f"backend {facts['backend']}, {facts['threads']} threads",
+        "": f"not faster because {facts['reason']}" if facts["reason"] else "the fastest backend there is",
+        "CUDA": f"backend {facts['cuda_backend']}" if facts["cuda"] else f"not in use: {facts['cuda_reason']}",
+        "native extension": native,
+    }
+    if extension["version"] is not None:
+        lines |= {
+            "  version": extension["version"],
+            "  compiler": extension["compiler"],
+            "  CPU variants": f"{', '.join(extension['isa_variants'])}; in use: {facts['isa']}",
+            "  CUDA targets": ", ".join(extension["cuda_targets"]) or "none",
+        }
+    width = max(map(len, lines)) + 2
+    return "\n".join(f"{name:{width}}{text}" for name, text in lines.items())

@@ -1,0 +1,147 @@
+"""ConvE: one canonical module for every implementation whose weights `tracin.load_checkpoint` reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tracin.errors import InputError
+
+STACK_AXES = {"height": 2, "width": 3}
+
+
+class ConvE(nn.Module):
+    """ConvE (Dettmers et al., AAAI 2018), https://arxiv.org/abs/1707.01476.
+
+        x = stack(E[h], R[r]);  v = relu(bn1(conv(bn0(x))));  z = relu(bn2(fc(v)));  score = z . E[t] + bias[t]
+
+    Each embedding of `embedding_dim` values is viewed as `input_channels` planes of `embedding_height` x
+    `embedding_width`; the head's planes and the relation's are stacked in height or side by side in width.
+    The first word of every parameter name is the name of its layer (see `tracin.TracIn`, argument `layers`).
+
+    Args:
+        num_entities: N, rows of the entity table.
+        num_relations: R, rows of the relation table (inverse relations included).
+        embedding_dim: D.
+        embedding_height: rows of ONE embedding's plane, in pixels.
+        embedding_width: columns of one embedding's plane; D must be a multiple of height * width.
+        output_channels: C, filters of the convolution.
+        kernel_height, kernel_width: size of a filter, in pixels.
+        stack: "height" (image of 2 * height rows) or "width" (2 * width columns).
+        bn0, bn1, bn2: whether the batch norm of the image, the feature maps, the projection exists.
+        batch_norm_affine: whether batch norms have weight and bias.
+        conv_bias, entity_bias: whether the convolution, the score, has a bias.
+        relation_step: row of relation r is `relation_step * r`; 2 for PyKEEN's tables with inverse triples.
+        input_dropout, feature_dropout, hidden_dropout: probabilities, used in training only.
+
+    Raises:
+        InputError: if the sizes do not fit together.
+
+    Example:
+        >>> model = ConvE(135, 46, 32, embedding_height=8, embedding_width=4)
+        >>> model(torch.tensor([[0, 1, 2]])).shape
+        torch.Size([1])
+    """
+
+    def __init__(
+        self,
+        num_entities: int,
+        num_relations: int,
+        embedding_dim: int = 200,
+        *,
+        embedding_height: int = 20,
+        embedding_width: int = 10,
+        output_channels: int = 32,
+        kernel_height: int = 3,
+        kernel_width: int = 3,
+        stack: str = "height",
+        bn0: bool = True,
+        bn1: bool = True,
+        bn2: bool = True,
+        batch_norm_affine: bool = True,
+        conv_bias: bool = True,
+        entity_bias: bool = True,
+        relation_step: int = 1,
+        input_dropout: float = 0.2,
+        feature_dropout: float = 0.2,
+        hidden_dropout: float = 0.3,
+    ) -> None:
+        super().__init__()
+        if stack not in STACK_AXES:
+            raise InputError(f"stack is {stack!r}; expected 'height' or 'width'")
+        plane = embedding_height * embedding_width
+        if embedding_height < 1 or embedding_width < 1 or embedding_dim % plane:
+            raise InputError(
+                f"embedding_dim {embedding_dim} is not a multiple of embedding_height x embedding_width = "
+                f"{embedding_height} x {embedding_width}"
+            )
+        self.config: dict[str, Any] = dict(
+            num_entities=num_entities, num_relations=num_relations, embedding_dim=embedding_dim,
+            embedding_height=embedding_height, embedding_width=embedding_width, output_channels=output_channels,
+            kernel_height=kernel_height, kernel_width=kernel_width, stack=stack, bn0=bn0, bn1=bn1, bn2=bn2,
+            batch_norm_affine=batch_norm_affine, conv_bias=conv_bias, entity_bias=entity_bias,
+            relation_step=relation_step, input_dropout=input_dropout, feature_dropout=feature_dropout,
+            hidden_dropout=hidden_dropout,
+        )  # fmt: skip
+        self.stack = stack
+        self.relation_step = relation_step
+        self.plane = (embedding_dim // plane, embedding_height, embedding_width)  # C_in, rows, columns of one embedding
+        rows = embedding_height * (2 if stack == "height" else 1)
+        columns = embedding_width * (2 if stack == "width" else 1)
+        self.image = (self.plane[0], rows, columns)
+        out_rows, out_columns = rows - kernel_height + 1, columns - kernel_width + 1
+        if out_rows < 1 or out_columns < 1:
+            raise InputError(f"a {kernel_height} x {kernel_width} kernel does not fit a {rows} x {columns} image")
+
+        def norm(kind: type[nn.Module], size: int, present: bool) -> nn.Module | None:
+            return kind(size, affine=batch_norm_affine) if present else None
+
+        self.entity = nn.Embedding(num_entities, embedding_dim)
+        self.relation = nn.Embedding(num_relations, embedding_dim)
+        self.bn0 = norm(nn.BatchNorm2d, self.plane[0], bn0)
+        self.conv = nn.Conv2d(self.plane[0], output_channels, (kernel_height, kernel_width), bias=conv_bias)
+        self.bn1 = norm(nn.BatchNorm2d, output_channels, bn1)
+        self.fc = nn.Linear(output_channels * out_rows * out_columns, embedding_dim)
+        self.bn2 = norm(nn.BatchNorm1d, embedding_dim, bn2)
+        self.bias = nn.Parameter(torch.zeros(num_entities)) if entity_bias else None
+        nn.init.xavier_normal_(self.entity.weight)
+        nn.init.xavier_normal_(self.relation.weight)
+
+    def hidden(
+        self,
+        heads: Tensor,  # [B]
+        relations: Tensor,  # [B]
+    ) -> Tensor:  # [B, D]
+        """z, the activation that is compared with the tails' embeddings."""
+        planes = (len(heads), *self.plane)
+        x = torch.cat(
+            [self.entity(heads).view(planes), self.relation(self.relation_step * relations).view(planes)],
+            dim=STACK_AXES[self.stack],
+        )
+        config = self.config
+        x = F.dropout(x if self.bn0 is None else self.bn0(x), config["input_dropout"], self.training)
+        x = self.conv(x)
+        x = F.dropout2d(F.relu(x if self.bn1 is None else self.bn1(x)), config["feature_dropout"], self.training)
+        x = F.dropout(self.fc(x.flatten(1)), config["hidden_dropout"], self.training)
+        return F.relu(x if self.bn2 is None else self.bn2(x))
+
+    def forward(
+        self,
+        triples: Tensor,  # [B, 3] head, relation, tail
+    ) -> Tensor:  # [B]
+        """Scores (logits) of triples."""
+        heads, relations, tails = triples.unbind(1)
+        score = (self.hidden(heads, relations) * self.entity(tails)).sum(1)
+        return score if self.bias is None else score + self.bias[tails]
+
+    def score_tails(
+        self,
+        heads: Tensor,  # [B]
+        relations: Tensor,  # [B]
+    ) -> Tensor:  # [B, N]
+        """Scores (logits) of every entity as the tail of (head, relation)."""
+        scores = self.hidden(heads, relations) @ self.entity.weight.T
+        return scores if self.bias is None else scores + self.bias

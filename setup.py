@@ -1,0 +1,76 @@
+"""Runs CMake for tracin_ext._C. Metadata is in pyproject.toml, sources and flags are in CMakeLists.txt.
+
+A build that fails leaves a working pure-Python install and the reason in tracin_ext/_build_error.txt;
+with TRACIN_EXT=require it is an error. CXX names the compiler, CMAKE_ARGS adds options for CMake.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+def tool(name: str) -> str:
+    """The path of a program: beside this Python, where pip puts it, or on PATH."""
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return shutil.which(name, path=folders) or sys.exit(f"{name} was not found: pip install {name}")
+
+
+def compiler() -> str:
+    """The C++ compiler: CXX if set, else the first of the usual names."""
+    names = shlex.split(os.environ.get("CXX", ""))[:1] or ["c++", "g++", "clang++"]
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    sys.exit(f"no C++ compiler ({' or '.join(names)}): install g++ or clang++, or set CXX, then install again")
+
+
+def run(*command: object) -> None:
+    """Runs a command; a failure ends in SystemExit with the compiler's or CMake's first error."""
+    process = subprocess.run([str(part) for part in command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    print(process.stdout, flush=True)
+    if process.returncode:
+        error = re.search(r"^CMake Error[^\n]*\n(.+?)\n\n|^([^\n]*\berror: [^\n]*)", process.stdout + "\n\n", re.M | re.S)
+        text = next(filter(None, error.groups())) if error else process.stdout[-500:]
+        sys.exit(" ".join(text.split()))
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name))
+        package = ROOT / "tracin_ext" if self.editable_mode else target.parent
+        reason = package / "_build_error.txt"
+        for stale in [target, package / target.name, reason]:
+            stale.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copy(self.cmake(target.name), target)
+        except SystemExit as error:
+            if os.environ.get("TRACIN_EXT") == "require":
+                raise SystemExit(f"error: TRACIN_EXT=require, but {error}") from None
+            package.mkdir(parents=True, exist_ok=True)
+            reason.write_text(f"{error}\n")
+            self.warn(f"tracin_ext._C was not built, the package runs in pure Python: {error}")
+
+    def cmake(self, name: str) -> Path:
+        """Configures and builds; one folder per compiler and Python, because a changed compiler resets CMake's cache."""
+        cxx = compiler()
+        folder = ROOT / "build" / "-".join([*Path(cxx).parts[1:], sys.implementation.cache_tag])
+        run(
+            tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
+            f"-DCMAKE_CXX_COMPILER={cxx}", f"-DPython_EXECUTABLE={sys.executable}",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+        )  # fmt: skip
+        run(tool("cmake"), "--build", folder, "--target", "_C")
+        return folder / name
+
+
+setup(ext_modules=[Extension("tracin_ext._C", sources=[], optional=True)], cmdclass={"build_ext": CMakeBuild})

@@ -1,0 +1,102 @@
+"""ConvE weights as other programs name and shape them, and their scores from the formula in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tracin.model import ConvE
+
+N, R, C = 7, 4, 2
+BN = ("bn0", "bn1", "bn2")
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+CONV1 = {"bn0": "bn0", "conv": "conv1", "bn1": "bn1", "fc": "fc", "bn2": "bn2"}
+DETTMERS = {"entity": "emb_e.weight", "relation": "emb_rel.weight", "bias": "b", **CONV1}
+PYKEEN = {
+    "entity": "entity_representations.0._embeddings.weight", "bias": "entity_representations.1._embeddings.weight",
+    "relation": "relation_representations.0._embeddings.weight",
+    "bn0": "interaction.hr2d.0", "conv": "interaction.hr2d.2", "bn1": "interaction.hr2d.3",
+    "fc": "interaction.hr1d.0", "bn2": "interaction.hr1d.2",
+}  # fmt: skip
+PYKEEN_PLAIN = {key: value for key, value in PYKEEN.items() if key not in BN} | {"conv": "interaction.hr2d.1"}
+WIDTH = {"entity": "entity_embeddings.weight", "relation": "relation_embeddings.weight", **CONV1}
+KELPIE = {
+    "entity": "entity_embeddings", "relation": "relation_embeddings", "bn0": "batch_norm_1", "bn1": "batch_norm_2",
+    "bn2": "batch_norm_3", "conv": "convolutional_layer", "fc": "hidden_layer",
+}  # fmt: skip
+
+
+def random_weights(
+    height: int = 20, width: int = 10, stack: str = "height", planes: int = 1, kernel: tuple[int, int] = (3, 3),
+    skip: Iterable[str] = (),
+) -> dict[str, Tensor]:  # fmt: skip
+    """Random values of every tensor of a ConvE, under plain names, except those that begin with one of `skip`."""
+    torch.manual_seed(5)
+    dim = planes * height * width
+    rows, columns = (2 * height, width) if stack == "height" else (height, 2 * width)
+    features = C * (rows - kernel[0] + 1) * (columns - kernel[1] + 1)
+    weights = {
+        "entity": torch.randn(N, dim), "relation": torch.randn(R, dim), "bias": torch.randn(N),
+        "conv.weight": torch.randn(C, planes, *kernel), "conv.bias": torch.randn(C),
+        "fc.weight": torch.randn(dim, features) / features**0.5, "fc.bias": torch.randn(dim),
+    }  # fmt: skip
+    for name, size in (("bn0", planes), ("bn1", C), ("bn2", dim)):
+        values = (torch.randn(size), torch.randn(size), torch.randn(size), torch.rand(size) + 0.5, torch.tensor(9))
+        weights |= {f"{name}.{end}": value for end, value in zip(NORM, values, strict=True)}
+    return {name: value for name, value in weights.items() if not name.startswith(tuple(skip) or "-")}
+
+
+def expected_scores(
+    weights: dict[str, Tensor], plane: tuple[int, int, int], stack: str, rows: Tensor, heads: Tensor
+) -> Tensor:  # [B, N]
+    """ConvE from its formula in float64; `rows` are rows of the relation table."""
+    w = {name: value.double() for name, value in weights.items()}
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        if f"{name}.running_mean" not in w:
+            return x
+        weight, bias, mean, variance = (
+            w[f"{name}.{end}"].view(1, -1, *[1] * (x.dim() - 2)) if f"{name}.{end}" in w else default
+            for end, default in zip(NORM[:4], (1.0, 0.0, None, None), strict=True)
+        )
+        return (x - mean) / (variance + 1e-5).sqrt() * weight + bias
+
+    images = [w["entity"][heads].view(-1, *plane), w["relation"][rows].view(-1, *plane)]
+    x = norm(torch.cat(images, 2 if stack == "height" else 3), "bn0")
+    x = norm(F.conv2d(x, w["conv.weight"], w.get("conv.bias")), "bn1").relu()
+    z = norm(x.flatten(1) @ w["fc.weight"].T + w["fc.bias"], "bn2").relu()
+    return z @ w["entity"].T + w.get("bias", torch.zeros(N, dtype=torch.float64))
+
+
+def rename(weights: dict[str, Tensor], keys: dict[str, str]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, value in weights.items():
+        layer, dot, end = name.partition(".")
+        if layer in keys:
+            renamed[keys[layer] + dot + end] = value.unsqueeze(1) if "representations.1" in keys[layer] else value
+    return renamed
+
+
+def write(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def ids(count: int) -> dict[str, int]:
+    return {f"label {row}": row for row in range(count)}
+
+
+def assert_scores(model: ConvE, weights: dict[str, Tensor], plane: tuple[int, int, int], stack: str, step: int = 1):
+    heads, tails = torch.arange(N), torch.arange(N).flip(0)
+    relations = torch.arange(N) % (R // step)
+    expected = expected_scores(weights, plane, stack, step * relations, heads)
+    scale = expected.abs().max()
+    with torch.no_grad():
+        every = model.score_tails(heads, relations).double()
+        single = model(torch.stack([heads, relations, tails], 1)).double()
+    assert (every - expected).abs().max() <= 1e-5 * scale
+    assert (single - expected[heads, tails]).abs().max() <= 1e-5 * scale

@@ -1,0 +1,351 @@
+"""The command line: outputs of `tracin run` against the library, every flag, and what `tracin info` says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import Tensor
+
+import tracin
+from tracin.cli import main
+from tracin.cli_layers import layers_named
+from tracin.cli_run import spread
+from tracin.results import CSV_HEADER
+
+ROOT = Path(__file__).resolve().parent.parent
+ENTITIES, RELATIONS, LINES, TESTS = 12, 3, 40, 6
+
+# Flags of the original script that are switches or have values that do not change what comes out.
+ACCEPTED = (
+    ("--device", "cpu"), ("--device", "auto"), ("--batch-size", "7"), ("--embedding-dim", "8"),
+    ("--output-channels", "3"), ("--use-mixed-precision",), ("--use-gradient-checkpointing",),
+    ("--disable-memory-cleanup",), ("--use-vectorized-gradients",), ("--disable-vectorized-gradients",),
+    ("--cache-test-gradients",),
+    ("--disable-test-gradient-caching",), ("--enable-multi-gpu",), ("--use-optimized-tracin",),
+    ("--num-last-layers", "5"), ("--test-indices", "3"), ("--learning-rate", "0.001"), ("--mode", "test"),
+    ("--threads", "1"), ("--skip-unknown",), ("--backend", "factored"), ("--order", "absolute"),
+    ("--precision", "float32"), ("--embedding-height", "4", "--embedding-width", "2", "--stack", "height"),
+)  # fmt: skip
+FLAGS = {
+    "--model-path", "--train", "--test", "--entity-to-id", "--relation-to-id", "--edge-map", "--node-name-dict",
+    "--output", "-o", "--csv-output", "--mode", "--test-indices", "--max-test-triples", "--top-k", "--learning-rate",
+    "--embedding-dim", "--output-channels", "--device", "--output-per-triple", "--batch-size",
+    "--use-last-layers-only", "--num-last-layers", "--last-layer-names", "--use-mixed-precision",
+    "--use-gradient-checkpointing", "--disable-memory-cleanup", "--use-vectorized-gradients",
+    "--disable-vectorized-gradients", "--cache-test-gradients", "--disable-test-gradient-caching",
+    "--use-torch-compile", "--enable-multi-gpu", "--use-optimized-tracin",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A folder with a random model and graph, and the same in memory."""
+
+    folder: Path
+    checkpoint: tracin.Checkpoint
+    train: Tensor  # [LINES, 3]
+    test: Tensor  # [TESTS, 3]
+
+    def tracin(self, **arguments: Any) -> tracin.TracIn:
+        return tracin.TracIn(self.checkpoint, 1e-3, backend="factored", **arguments)
+
+    def run(self, *arguments: str, output: Path | None = None) -> Result:
+        files = {"--model-path": "model.pt", "--train": "train.txt", "--test": "test.txt"}
+        paths = [part for name, file in files.items() for part in (name, str(self.folder / file))]
+        paths += ["--output", str(output or self.folder / "out.json")]
+        return CliRunner().invoke(main, ["run", *paths, *arguments])
+
+    def json(self, *arguments: str) -> Any:
+        result = self.run("--backend", "factored", *arguments)
+        assert result.exit_code == 0, result.stderr
+        return json.loads((self.folder / "out.json").read_text())
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Graph:
+    generator = torch.Generator().manual_seed(3)
+
+    def triples(count: int) -> Tensor:
+        columns = [torch.randint(high, (count,), generator=generator) for high in (ENTITIES, RELATIONS, ENTITIES)]
+        return torch.stack(columns, 1)
+
+    train, test = triples(LINES), triples(TESTS)
+    train[7] = train[3]  # a duplicate: equal influences, ties by line
+    entities = {f"entity {i}": i for i in range(ENTITIES)}
+    relations = {f"relation:{i}": i for i in range(RELATIONS)}
+    torch.manual_seed(5)
+    model = tracin.ConvE(
+        ENTITIES, RELATIONS, 8, embedding_height=4, embedding_width=2, output_channels=3, kernel_width=2
+    ).eval()
+    tracin.save_checkpoint(
+        tmp_path / "model.pt", model, learning_rate=0.01, entity_to_id=entities, relation_to_id=relations
+    )
+    for name, rows in (("train.txt", train), ("test.txt", test)):
+        lines = (f"entity {h}\trelation:{r}\tentity {t}\n" for h, r, t in rows.tolist())
+        (tmp_path / name).write_text("".join(lines))
+    (tmp_path / "entities.txt").write_text("".join(f"{label}\t{i}\n" for label, i in entities.items()))
+    (tmp_path / "relations.txt").write_text("".join(f"{label}\t{i}\n" for label, i in relations.items()))
+    return Graph(tmp_path, tracin.load_checkpoint(tmp_path / "model.pt"), train, test)
+
+
+def triples_and_scores(items: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:  # [k, 3], [k]
+    rows = [[item["train_head"], item["train_relation"], item["train_tail"]] for item in items]
+    return torch.tensor(rows), torch.tensor([item["influence"] for item in items])
+
+
+# ---- outputs ----------------------------------------------------------------------------------------------------
+
+
+def test_mode_test_writes_all_influences_ordered(graph: Graph) -> None:
+    result = graph.json()
+    assert {key: value for key, value in result.items() if key != "results"} == {
+        "num_test_triples": TESTS, "num_training_triples": LINES, "top_k": None, "learning_rate": 0.001,
+    }  # fmt: skip
+    dense = graph.tracin().influence(graph.train, graph.test)
+    for record, scores, triple in zip(result["results"], dense, graph.test.tolist(), strict=True):
+        assert [record[key] for key in ("test_head", "test_relation", "test_tail")] == triple
+        rows = scores.abs().argsort(descending=True, stable=True)
+        found, values = triples_and_scores(record["top_influences"])
+        assert torch.equal(found, graph.train[rows])
+        torch.testing.assert_close(values, scores[rows])
+
+
+@pytest.mark.parametrize("order", ["absolute", "proponents", "opponents"])
+@pytest.mark.parametrize("top_k", [1, 5, LINES, LINES + 9])
+def test_top_k_is_the_start_of_all(graph: Graph, order: str, top_k: int) -> None:
+    all_of_them = graph.json("--order", order)["results"]
+    best = graph.json("--order", order, "--top-k", str(top_k))["results"]
+    for full, cut in zip(all_of_them, best, strict=True):
+        _, expected = triples_and_scores(full["top_influences"][:top_k])
+        _, found = triples_and_scores(cut["top_influences"])
+        torch.testing.assert_close(found, expected)
+
+
+def test_top_k_beyond_the_training_set_is_noted(graph: Graph) -> None:
+    result = graph.run("--top-k", "1000")
+    assert result.exit_code == 0
+    assert f"--top-k 1000 exceeds the {LINES} training triples: all are written" in result.stderr
+
+
+@pytest.mark.parametrize("spelling", ["--test-indices 0 3 5", "--test-indices 0 --test-indices 3 --test-indices 5"])
+def test_mode_single_takes_lines_of_the_file(graph: Graph, spelling: str) -> None:
+    csv_path = graph.folder / "c.csv"
+    records = graph.json("--mode", "single", "--top-k", "2", *spelling.split(), "--csv-output", str(csv_path))
+    assert [record["test_triple_index"] for record in records] == [0, 3, 5]
+    own = graph.tracin().self_influence(graph.test)
+    for record, index in zip(records, (0, 3, 5), strict=True):
+        assert record["test_triple"] == graph.test[index].tolist()
+        assert record["test_head_label"] == f"entity {graph.test[index, 0]}"
+        assert record["self_influence"] == pytest.approx(own[index].item())
+        with open(graph.folder / f"c_test_{index}.csv", newline="") as file:
+            header, *rows = csv.reader(file)
+        assert tuple(header) == CSV_HEADER
+        assert [float(row[12]) for row in rows] == [item["influence"] for item in record["influences"]]
+    assert not csv_path.exists()
+
+
+def test_mode_self(graph: Graph) -> None:
+    records = graph.json("--mode", "self")
+    own = graph.tracin().self_influence(graph.train)
+    rows = own.argsort(descending=True, stable=True)
+    assert [[record[key] for key in ("head", "relation", "tail")] for record in records] == graph.train[rows].tolist()
+    torch.testing.assert_close(torch.tensor([record["self_influence"] for record in records]), own[rows])
+
+
+def test_a_file_per_triple_makes_its_folder(graph: Graph) -> None:
+    folder = graph.folder / "new"
+    arguments = ("--output-per-triple", "--max-test-triples", "2", "--top-k", "1")
+    result = graph.run(*arguments, "--csv-output", str(folder / "c.csv"), output=folder / "any.json")
+    assert result.exit_code == 0, result.stderr
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "c_test_0.csv", "c_test_1.csv", "tracin_test_0.json", "tracin_test_1.json"
+    ]  # fmt: skip
+
+
+def test_csv_of_all_test_triples(graph: Graph) -> None:
+    result = graph.run("--csv-output", str(graph.folder / "c.csv"), "--top-k", "3")
+    assert result.exit_code == 0 and "one CSV of all test triples" in result.stderr
+    with open(graph.folder / "c.csv", newline="") as file:
+        _, *rows = csv.reader(file)
+    assert [row[:6:2] for row in rows[::3]] == [
+        [f"entity {h}", f"relation:{r}", f"entity {t}"] for h, r, t in graph.test.tolist()
+    ]
+    assert len(rows) == 3 * TESTS
+
+
+# ---- flags ------------------------------------------------------------------------------------------------------
+
+
+def test_help_names_every_flag_of_the_original() -> None:
+    text = CliRunner().invoke(main, ["run", "--help"]).stdout
+    assert FLAGS - set(text.replace(",", " ").replace("/", " ").split()) == set()
+
+
+@pytest.mark.parametrize("flags", ACCEPTED, ids=" ".join)
+def test_flags_that_leave_the_result_as_it_is(graph: Graph, flags: tuple[str, ...]) -> None:
+    expected = graph.json("--top-k", "4")
+    result = graph.run("--top-k", "4", *flags)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads((graph.folder / "out.json").read_text())
+    for ours, theirs in zip(found["results"], expected["results"], strict=True):
+        torch.testing.assert_close(
+            triples_and_scores(ours["top_influences"])[1], triples_and_scores(theirs["top_influences"])[1],
+            rtol=1e-4, atol=1e-9,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "note"),
+    [
+        ("--use-mixed-precision", "--use-mixed-precision has no effect yet: float32 is used"),
+        ("--use-gradient-checkpointing", "--use-gradient-checkpointing has no effect"),
+        ("--disable-memory-cleanup", "--disable-memory-cleanup has no effect"),
+        ("--disable-test-gradient-caching", "--disable-test-gradient-caching has no effect"),
+        ("--enable-multi-gpu", "--enable-multi-gpu has no effect: one device is used"),
+        ("--use-optimized-tracin", "--use-optimized-tracin has no effect: it is the default"),
+        ("--num-last-layers 1", "--num-last-layers has no effect: --use-last-layers-only was not given"),
+        ("--test-indices 1 2", "--test-indices has no effect in mode test"),
+        ("--mode self --csv-output c.csv", "--csv-output has no effect in mode self"),
+        ("--mode self", "--test has no effect in mode self"),
+        ("--mode single --max-test-triples 2", "--max-test-triples has no effect in mode single"),
+        ("--top-k 2", "--learning-rate 0.001 is used, not the checkpoint's 0.01"),
+    ],
+)
+def test_a_flag_without_effect_is_noted(graph: Graph, flags: str, note: str) -> None:
+    result = graph.run(*flags.split())
+    assert result.exit_code == 0, result.stderr
+    assert sum(line.startswith(f"note: {note}") for line in result.stderr.splitlines()) == 1
+    assert graph.run(*flags.split(), "--backend", "factored", "--quiet").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "layers"),
+    [
+        ("--use-last-layers-only", 2),
+        ("--use-last-layers-only --num-last-layers 1", ["fc"]),
+        ("--use-last-layers-only --num-last-layers 4", 4),
+        ("--last-layer-names fc.weight interaction.hr1d.2.bias", ["fc", "bn2"]),
+        ("--use-last-layers-only --last-layer-names entity", ["entity"]),
+    ],
+)
+def test_layers(graph: Graph, flags: str, layers: int | list[str]) -> None:
+    dense = graph.tracin(layers=layers).influence(graph.train, graph.test)
+    for record, scores in zip(graph.json(*flags.split())["results"], dense, strict=True):
+        _, values = triples_and_scores(record["top_influences"])
+        torch.testing.assert_close(values, scores[scores.abs().argsort(descending=True, stable=True)])
+
+
+def test_layer_names_of_frameworks() -> None:
+    model = tracin.ConvE(5, 2, 8, embedding_height=4, embedding_width=2, kernel_width=2, bn0=False)
+    names = (
+        "emb_e.weight", "relation_representations.0._embeddings.weight", "conv1.bias", "batch_norm_2.weight", "fc",
+        "interaction.hr1d.2.weight", "b",
+    )  # fmt: skip
+    assert layers_named(names, model) == ["entity", "relation", "conv", "bn1", "fc", "bn2", "bias"]
+    for name in ("bn0.weight", "fc2", "weight", ""):
+        with pytest.raises(tracin.InputError, match="its layers are entity, relation, conv, bn1, fc, bn2, bias"):
+            layers_named([name], model)
+
+
+def test_learning_rate_and_precision_reach_the_result(graph: Graph) -> None:
+    tracin_64 = tracin.TracIn(graph.checkpoint, 0.5, precision="float64", backend="sequential")
+    expected = tracin_64.influence(graph.train, graph.test[:1])[0]
+    flags = "--learning-rate 0.5 --precision float64 --max-test-triples 1 --order proponents"
+    result = graph.json(*flags.split())
+    assert result["learning_rate"] == 0.5
+    _, values = triples_and_scores(result["results"][0]["top_influences"])
+    torch.testing.assert_close(values.double(), expected.sort(descending=True).values, rtol=1e-6, atol=1e-9)
+
+
+def test_backends_of_the_flags(graph: Graph) -> None:
+    assert "running: sequential backend" in graph.run("--disable-vectorized-gradients", "--top-k", "1").stderr
+    both = graph.run("--disable-vectorized-gradients", "--use-torch-compile")
+    assert both.exit_code == 2 and "ask for different backends; choose one" in both.stderr
+
+
+def test_dictionaries_from_files_and_names(graph: Graph) -> None:
+    (graph.folder / "names.txt").write_text("".join(f"name {i}\t{i}\n" for i in range(ENTITIES)))
+    edges = {json.dumps({"predicate": f"biolink:{i}"}): f"relation:{i}" for i in range(RELATIONS)}
+    (graph.folder / "edges.json").write_text(json.dumps(edges))
+    files = {"--entity-to-id": "entities.txt", "--relation-to-id": "relations.txt"}
+    files |= {"--node-name-dict": "names.txt", "--edge-map": "edges.json"}
+    paths = [part for name, file in files.items() for part in (name, str(graph.folder / file))]
+    (record,) = graph.json("--mode", "single", "--top-k", "1", *paths)
+    head, relation, tail = graph.test[0].tolist()
+    assert (record["test_head_name"], record["test_tail_name"]) == (f"name {head}", f"name {tail}")
+    assert record["test_relation_name"] == f"biolink:{relation}"
+    assert record["influences"][0]["train_relation_name"].startswith("biolink:")
+
+
+def test_skip_unknown(graph: Graph) -> None:
+    with open(graph.folder / "train.txt", "a") as file:
+        file.write("entity 1\trelation:0\tentity 99\n")
+    assert "entity 99" in graph.run().stderr
+    result = graph.run("--skip-unknown", "--top-k", "1")
+    assert result.exit_code == 0
+    assert f"tracin: warning: {graph.folder / 'train.txt'}: 1 of {LINES + 1} lines left out" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--test-indices 0 3 -1 --top-k 2", "--test-indices 0 --test-indices 3 --test-indices -1 --top-k 2"),
+        ("--last-layer-names a b -o x", "--last-layer-names a --last-layer-names b -o x"),
+        ("--test-indices --top-k 2", "--test-indices --top-k 2"),
+        ("--top-k 1 2", "--top-k 1 2"),
+        ("", ""),
+    ],
+)
+def test_spread(arguments: str, expected: str) -> None:
+    assert list(spread(arguments.split())) == expected.split()
+
+
+# ---- the other commands -----------------------------------------------------------------------------------------
+
+
+def test_info_says_what_runs() -> None:
+    facts = tracin.info()
+    assert set(facts) == {
+        "version", "backend", "reason", "extension", "isa", "cuda", "cuda_backend", "cuda_reason", "threads", "torch"
+    }  # fmt: skip
+    assert facts["torch"] == torch.__version__ and facts["cuda"] == torch.cuda.is_available()
+    assert (facts["backend"] == "native") == (facts["reason"] is None)
+    result = CliRunner().invoke(main, ["info"])
+    assert result.exit_code == 0
+    for text in (torch.__version__, f"backend {facts['backend']}", facts["reason"] or "fastest"):
+        assert text in result.stdout
+
+
+def test_no_arguments_show_help() -> None:
+    result = CliRunner().invoke(main, [])
+    assert result.exit_code == 2
+    assert all(name in result.stderr for name in ("run", "train", "info"))
+
+
+@pytest.mark.parametrize("how", ["module", "script"])
+def test_drop_in(graph: Graph, how: str) -> None:
+    start, folder = (["-m", "run_tracin"], ROOT) if how == "module" else (["run_tracin.py"], ROOT / "python")
+    path = os.pathsep.join([str(ROOT / "python"), str(ROOT)]) if how == "module" else ""
+    command = [
+        sys.executable, *start, "--model-path", graph.folder / "model.pt", "--train", graph.folder / "train.txt",
+        "--test", graph.folder / "test.txt", "-o", graph.folder / "out.json", "--mode", "single", "--top-k", "3",
+        "--use-optimized-tracin", "--test-indices", "0", "4",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [record["test_triple_index"] for record in json.loads((graph.folder / "out.json").read_text())] == [0, 4]
+    failed = subprocess.run([*command, "99"], cwd=folder, env=environment, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("tracin: error: --test-indices 99")
+    assert "Traceback" not in failed.stderr

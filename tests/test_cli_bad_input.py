@@ -1,0 +1,200 @@
+"""Bad input to `tracin run`: exit code not 0, one line with the remedy, no output file, no traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import tracin
+from tracin import cli_run
+from tracin.cli import main
+
+ENTITIES = {f"e{i}": i for i in range(6)}
+RELATIONS = {"r0": 0, "r1": 1}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a model, its dictionaries and triples; outputs go to its folder `out`."""
+    torch.manual_seed(1)
+    model = tracin.ConvE(6, 2, 8, embedding_height=4, embedding_width=2, output_channels=3, kernel_width=2).eval()
+    tracin.save_checkpoint(tmp_path / "model.pt", model)
+    (tmp_path / "entities.txt").write_text(numbered_lines(ENTITIES))
+    (tmp_path / "relations.txt").write_text(numbered_lines(RELATIONS))
+    (tmp_path / "train.txt").write_text("e0\tr0\te1\ne1\tr1\te2\ne5\tr0\te0\n")
+    (tmp_path / "test.txt").write_text("e0\tr0\te2\ne3\tr1\te4\n")
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def numbered_lines(labels: dict[str, int]) -> str:
+    return "".join(f"{label}\t{index}\n" for label, index in labels.items())
+
+
+def run(folder: Path, *arguments: str, output: str = "out/result.json") -> Result:
+    files = {
+        "--model-path": "model.pt", "--train": "train.txt", "--test": "test.txt", "--entity-to-id": "entities.txt",
+        "--relation-to-id": "relations.txt", "--output": output,
+    }  # fmt: skip
+    paths = [part for flag, name in files.items() for part in (flag, str(folder / name))]
+    paths += ["--csv-output", str((folder / output).with_suffix(".csv"))]
+    return CliRunner().invoke(main, ["run", *paths, *arguments])
+
+
+def refused(folder: Path, result: Result, message: str, code: int = 1) -> None:
+    """One error line with this in it, nothing written."""
+    lines = result.stderr.splitlines()
+    errors = [line for line in lines if line.startswith("tracin: error: ")]
+    assert result.exit_code == code, result.stderr
+    assert len(errors) == 1 and errors[0] == lines[-1], result.stderr
+    assert message in errors[0], result.stderr
+    told = ("tracin: ", "note: ", "running: ", str(folder))
+    assert all(line.startswith(told) for line in lines if line), result.stderr  # a blank line follows ^C
+    assert result.stdout == "" and "Traceback" not in result.stderr
+    assert not any(path.is_file() for path in (folder / "out").rglob("*"))
+
+
+def change_model(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def mutate(folder: Path) -> None:
+        state = torch.load(folder / "model.pt", weights_only=True)
+        change(state["state_dict"])
+        torch.save(state, folder / "model.pt")
+
+    return mutate
+
+
+def truncate(folder: Path) -> None:
+    content = (folder / "model.pt").read_bytes()
+    (folder / "model.pt").write_bytes(content[: len(content) // 2])
+
+
+def other_family(folder: Path) -> None:
+    torch.save({"entity.weight": torch.zeros(6, 8), "relation.weight": torch.zeros(2, 8)}, folder / "model.pt")
+
+
+def write(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+BAD_FILES = {
+    "truncated checkpoint": (truncate, "model.pt"),
+    "empty checkpoint": (lambda folder: (folder / "model.pt").write_bytes(b"") and None, "model.pt"),
+    "missing checkpoint": (lambda folder: (folder / "model.pt").unlink(), "model.pt"),
+    "text for a checkpoint": (write("model.pt", "hello"), "model.pt"),
+    "another model family": (other_family, "model.pt"),
+    "NaN weights": (change_model(lambda state: state["fc.weight"].fill_(float("nan"))), "NaN"),
+    "infinite weights": (change_model(lambda state: state["entity.weight"][2].fill_(float("inf"))), "infinite"),
+    "dictionary of another data set": (
+        write("entities.txt", numbered_lines({f"x{i}": i for i in range(6)})), "train.txt line 1: head 'e0' is not in"),
+    "dictionary of another size": (write("entities.txt", numbered_lines(ENTITIES | {"e6": 6})), "entities"),
+    "dictionary with a gap": (
+        write("entities.txt", numbered_lines({k: i + (i > 3) for k, i in ENTITIES.items()})), "entit"),
+    "relation ids beyond the model": (
+        write("relations.txt", numbered_lines({f"r{i}": i for i in range(5)})), "relation"),
+    "duplicate id": (write("relations.txt", "r0\t0\nr1\t0\n"), "relations.txt line 2"),
+    "empty train": (write("train.txt", ""), "train.txt: the file has no lines"),
+    "empty test": (write("test.txt", "\n"), "test.txt: the file has no lines"),
+    "too few columns": (write("train.txt", "e0\tr0\te1\ne0\tr0\n"), "train.txt line 2"),
+    "missing train": (lambda folder: (folder / "train.txt").unlink(), "train.txt: there is no such file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("mutate", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_files(folder: Path, mutate: Callable[[Path], None], message: str) -> None:
+    mutate(folder)
+    refused(folder, run(folder), message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        ("--top-k 0", "Invalid value for '--top-k': 0 is not in the range x>=1.", 2),
+        ("--top-k -3", "Invalid value for '--top-k': -3 is not in the range x>=1.", 2),
+        ("--top-k many", "Invalid value for '--top-k'", 2),
+        ("--mode single --test-indices 2", "test.txt has 2 test triples; expected an index from 0 to 1", 1),
+        ("--mode single --test-indices 0 -1", "--test-indices -1", 1),
+        ("--mode single --test-indices", "'--test-indices' requires an argument", 2),
+        ("--mode all", "Invalid value for '--mode'", 2),
+        ("--learning-rate 0", "Invalid value for '--learning-rate'", 2),
+        ("--learning-rate nan", "expected positive numbers", 1),
+        ("--embedding-dim 200", "--embedding-dim is 200, but", 1),
+        ("--output-channels 32", "--output-channels is 32, but", 1),
+        ("--use-last-layers-only --num-last-layers 9", "expected 1 to 5", 1),
+        ("--last-layer-names fc3", "this model has no 'fc3'; its layers are entity", 1),
+        ("--backend sequential --use-torch-compile", "ask for different backends; choose one", 2),
+        ("--embedding-height 3", "embedding", 1),
+        ("--no-such-flag", "No such option", 2),
+    ],
+)
+def test_bad_arguments(folder: Path, arguments: str, message: str, code: int) -> None:
+    refused(folder, run(folder, *arguments.split()), message, code)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_cuda(folder: Path) -> None:
+    refused(folder, run(folder, "--device", "cuda"), "--device cpu")
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("none/result.json", "does not exist; create the folder"), ("train.txt/result.json", "is a file, not a folder"),
+     ("out", "is a folder; name a file in it")],
+)  # fmt: skip
+def test_bad_output_is_found_before_the_work(folder: Path, output: str, message: str) -> None:
+    (folder / "model.pt").unlink()  # would be the error if reading came first
+    refused(folder, run(folder, output=output), message)
+
+
+def test_no_dictionary(folder: Path) -> None:
+    paths = {"--model-path": "model.pt", "--train": "train.txt", "--output": "out/result.json"}
+    arguments = [part for flag, name in paths.items() for part in (flag, str(folder / name))]
+    result = CliRunner().invoke(main, ["run", *arguments, "--mode", "self"])
+    refused(folder, result, "holds no dictionary of labels; name one with --entity-to-id")
+
+
+def test_mode_test_needs_test_triples(folder: Path) -> None:
+    paths = {"--model-path": "model.pt", "--train": "train.txt", "--output": "out/result.json"}
+    arguments = [part for flag, name in paths.items() for part in (flag, str(folder / name))]
+    refused(folder, CliRunner().invoke(main, ["run", *arguments]), "mode test needs --test", 2)
+
+
+def test_one_file_for_both_outputs(folder: Path) -> None:
+    result = run(folder, "--csv-output", str(folder / "out/../out/result.json"))
+    refused(folder, result, "--output and --csv-output name the same file", 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "code"),
+    [
+        (KeyboardInterrupt(), "interrupted", 130),
+        (MemoryError(), "out of memory; take a smaller --batch-size", 1),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory", 1),
+        (PermissionError(13, "Permission denied", "secret.txt"), "secret.txt: Permission denied", 1),
+        (KeyError("fc"), "unexpected KeyError: 'fc'; --debug shows the traceback", 1),
+    ],
+)
+def test_what_else_can_happen(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, message: str, code: int
+) -> None:
+    (folder / "out/result.json").write_text("earlier")
+    seen: list[str] = []
+
+    def lose(*_: object) -> torch.Tensor:
+        seen.append("self_influence")
+        raise error
+
+    monkeypatch.setattr(cli_run.TracIn, "self_influence", lose)  # called when the output is already open
+    result = run(folder)
+    assert seen and (folder / "out/result.json").read_text() == "earlier"
+    (folder / "out/result.json").unlink()
+    refused(folder, result, message, code)
+
+
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    result = run(folder, "--debug", "--device", "cpu", "--mode", "single", "--test-indices", "7")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr and result.stderr.splitlines()[-1].startswith("tracin: error: --test-indices 7")

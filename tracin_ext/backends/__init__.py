@@ -1,0 +1,56 @@
+"""Five backends with the same methods; `create` is the one place that chooses."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+import tracin_ext
+from tracin_ext.backends.compiled import CompiledBackend
+from tracin_ext.backends.factored import FactoredBackend
+from tracin_ext.backends.native import NativeBackend
+from tracin_ext.backends.sequential import Loss, SequentialBackend
+from tracin_ext.backends.vectorized import VectorizedBackend
+
+NAMES = ("native", "compiled", "factored", "vectorized", "sequential")
+
+
+class Backend(Protocol):
+    """Scores blocks of triples for one checkpoint.
+
+    `test_bytes` and `triple_bytes` are what one test triple, one training triple of a block take in memory;
+    `label` says what runs.
+    """
+
+    name: str
+    label: str
+    test_bytes: int
+    triple_bytes: int
+
+    def test_factors(self, triples: Tensor) -> Any: ...  # [Q, 3]
+
+    def scores(self, test: Any, triples: Tensor) -> Tensor: ...  # test_factors, [B, 3] -> [Q, B]
+
+    def self_influence(self, triples: Tensor) -> Tensor: ...  # [B, 3] -> [B]
+
+
+def automatic(device: torch.device) -> tuple[str, str | None]:
+    """The backend that "auto" takes on a device, and why it is not native if it is not."""
+    if device.type not in NativeBackend.devices:
+        return "factored", f"the native backend has no kernels for {device.type} in this build"
+    reason = tracin_ext.status()["reason"]
+    return ("factored", reason) if reason else ("native", None)
+
+
+def create(
+    name: str, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, loss: Loss
+) -> Backend:
+    """A backend by name; raises RuntimeError with the reason if it cannot run here."""
+    if name == "sequential":
+        return SequentialBackend(model, layers, dtype, device, loss)
+    if name == "vectorized":
+        return VectorizedBackend(model, layers, dtype, device, loss)
+    factored = {"native": NativeBackend, "compiled": CompiledBackend, "factored": FactoredBackend}
+    return factored[name](model, layers, dtype, device)

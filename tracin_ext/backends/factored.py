@@ -1,0 +1,212 @@
+"""The factored form in plain PyTorch: no gradient is ever built (see the README, "How it works").
+
+Sizes: B triples, G distinct (head, relation), Q test triples, D embedding, C channels, J taps, P positions, F = C * P.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tracin_ext.grouping import Grouped, group_triples
+from tracin_ext.parameters import ConvEParameters, exact, parameters_of
+
+KINK = 1e-5  # pre-activations of the hidden layer this close to zero are settled in float64
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What the kernel of a pair needs from each side."""
+
+    heads: Tensor  # [B]
+    relations: Tensor  # [B]
+    tails: Tensor  # [B]
+    group: Tensor  # [B]
+    features: Tensor  # v [G, F]
+    hidden: Tensor  # z [B, D]
+    residual: Tensor  # w = dloss/dscore [B]
+    error: Tensor  # e, gradient at BN2's output [B, D]
+    normalised: Tensor  # e * un [B, D]
+    delta: Tensor  # gradient at fc's output [B, D]
+    statistics: Tensor  # S [B, C * (J + 1)]
+    head: Tensor  # c, gradient at E[h] through the convolution [B, D]
+    relation: Tensor  # q, gradient at R[r] [B, D]
+
+
+def image(p: ConvEParameters, grouped: Grouped) -> Tensor:  # [G, I, H, W]
+    """xn, the stacked embeddings after BN0's normalisation, before its affine part."""
+    planes = (-1, *p.plane)
+    stacked = torch.cat(
+        [p.entity[grouped.heads].view(planes), p.relation[p.relation_rows(grouped.relations)].view(planes)],
+        dim=2 if p.stack == "height" else 3,
+    ).to(p.dtype)
+    return (stacked - p.image_mean[:, None, None]) * p.image_rstd[:, None, None]
+
+
+def features(p: ConvEParameters, xn: Tensor) -> Tensor:  # [G, I, H, W] -> [G, F]
+    """v, the feature maps after ReLU, channel-major."""
+    x0 = xn * p.image_gamma[:, None, None] + p.image_beta[:, None, None]
+    y = functional.conv2d(x0, p.conv_weight) * p.conv_scale[:, None, None] + p.conv_shift[:, None, None]
+    return y.relu().flatten(1)
+
+
+def hidden(
+    p: ConvEParameters,
+    grouped: Grouped,
+    v: Tensor,  # [G, F]
+) -> tuple[Tensor, Tensor]:  # un [G, D], pre-activation [G, D]
+    un = (v @ p.fc_weight.T + (p.fc_bias - p.hidden_mean)) * p.hidden_rstd
+    return un, un * p.hidden_gamma + p.hidden_beta
+
+
+def settle_kinks(
+    p64: ConvEParameters,  # as `exact` gives it
+    grouped: Grouped,
+    pre: Tensor,  # [G, D], changed in place
+) -> None:
+    """Recomputes in float64 the pre-activations at ReLU's kink, so that float32 takes the same side as float64."""
+    rows, units = (pre.abs() < KINK * (p64.hidden_rstd * p64.hidden_gamma).abs().clamp(min=1)).nonzero(as_tuple=True)
+    if not len(rows):
+        return
+    distinct, index = rows.unique(return_inverse=True)
+    few = Grouped(grouped.heads[distinct], grouped.relations[distinct], distinct, distinct)
+    v = features(p64, image(p64, few))[index]
+    u = (v * p64.fc_weight[units].double()).sum(1) + p64.fc_bias[units]
+    un = (u - p64.hidden_mean[units]) * p64.hidden_rstd[units]
+    pre[rows, units] = (un * p64.hidden_gamma[units] + p64.hidden_beta[units]).to(pre.dtype)
+
+
+def backward(
+    p: ConvEParameters,
+    grouped: Grouped,
+    xn: Tensor,  # [G, I, H, W]
+    v: Tensor,  # [G, F]
+    un: Tensor,  # [G, D]
+    pre: Tensor,  # [G, D]
+) -> Factors:
+    """Everything that differs between the tails of one (head, relation)."""
+    group, tails = grouped.group, grouped.tails
+    z = pre.relu()[group]
+    tail = p.entity[tails]
+    score = (z * tail).sum(1)
+    if p.bias is not None:
+        score = score + p.bias[tails]
+    w = -torch.sigmoid(-score)
+    e = w[:, None] * tail * (pre > 0)[group]
+    delta = e * (p.hidden_gamma * p.hidden_rstd)
+    size, channels = len(tails), p.conv_weight.shape[0]
+    statistics, head, relation = xn.new_zeros(size, 0), xn.new_zeros(size, 0), xn.new_zeros(size, 0)
+    through_image = bool({"entity", "relation"} & p.tracked)
+    if p.form is not None or through_image:
+        y = (delta @ p.fc_weight) * (v > 0)[group]
+        y = y.view(size, channels, -1)  # [B, C, P]
+    if p.form is not None:
+        patches = functional.unfold(xn, p.conv_weight.shape[2:])[group]  # [B, J, P]
+        statistics = torch.cat([y @ patches.mT, y.sum(2, keepdim=True)], 2).flatten(1)
+    if through_image:
+        rows, columns = (n - k + 1 for n, k in zip(xn.shape[2:], p.conv_weight.shape[2:], strict=True))
+        grad = functional.conv_transpose2d(
+            (y * p.conv_scale[:, None]).view(size, channels, rows, columns), p.conv_weight
+        )
+        grad = grad * (p.image_gamma * p.image_rstd)[:, None, None]
+        halves = grad.tensor_split(2, dim=2 if p.stack == "height" else 3)
+        head, relation = halves[0].flatten(1), halves[1].flatten(1)
+    return Factors(
+        grouped.heads[group], grouped.relations[group], tails, group, v, z, w, e, e * un[group], delta,
+        statistics, head, relation,
+    )  # fmt: skip
+
+
+def compute_factors(p: ConvEParameters, grouped: Grouped, p64: ConvEParameters | None = None) -> Factors:
+    """Factors of a group of triples; `p64` settles ReLU's kink when p is float32."""
+    xn = image(p, grouped)
+    v = features(p, xn)
+    un, pre = hidden(p, grouped, v)
+    if p64 is not None:
+        settle_kinks(p64, grouped, pre)
+    return backward(p, grouped, xn, v, un, pre)
+
+
+def pair_scores(p: ConvEParameters, test: Factors, train: Factors) -> Tensor:  # [Q, B]
+    """Inner products of the per-sample gradients, over the tracked layers."""
+    tracked = p.tracked
+    scores = train.delta.new_zeros(len(test.tails), len(train.tails))
+    if "fc" in tracked:
+        gram = (test.features @ train.features.T)[test.group][:, train.group]
+        scores = scores + (test.delta @ train.delta.T) * (gram + float("fc.bias" in tracked))
+    if "bn2.bias" in tracked:
+        scores = scores + test.error @ train.error.T
+    if "bn2.weight" in tracked:
+        scores = scores + test.normalised @ train.normalised.T
+    if p.form is not None:
+        scores = scores + (test.statistics @ p.form) @ train.statistics.T
+    same_tail = test.tails[:, None] == train.tails
+    pull = test.residual[:, None] * train.residual
+    if "bias" in tracked:
+        scores = scores + same_tail * pull
+    if "relation" in tracked:
+        scores = scores + (test.relations[:, None] == train.relations) * (test.relation @ train.relation.T)
+    if "entity" in tracked:
+        scores = scores + (test.heads[:, None] == train.heads) * (test.head @ train.head.T)
+        scores = scores + same_tail * pull * (test.hidden @ train.hidden.T)
+        wz_test, wz_train = test.residual[:, None] * test.hidden, train.residual[:, None] * train.hidden
+        scores = scores + (test.tails[:, None] == train.heads) * (wz_test @ train.head.T)
+        scores = scores + (test.heads[:, None] == train.tails) * (test.head @ wz_train.T)
+    return scores
+
+
+def self_scores(p: ConvEParameters, train: Factors) -> Tensor:  # [B]
+    """Squared norms of the per-sample gradients: the diagonal of `pair_scores`."""
+    tracked = p.tracked
+    scores = torch.zeros_like(train.residual)
+    if "fc" in tracked:
+        gram = train.features.square().sum(1)[train.group]
+        scores = scores + train.delta.square().sum(1) * (gram + float("fc.bias" in tracked))
+    if "bn2.bias" in tracked:
+        scores = scores + train.error.square().sum(1)
+    if "bn2.weight" in tracked:
+        scores = scores + train.normalised.square().sum(1)
+    if p.form is not None:
+        scores = scores + ((train.statistics @ p.form) * train.statistics).sum(1)
+    if "bias" in tracked:
+        scores = scores + train.residual.square()
+    if "relation" in tracked:
+        scores = scores + train.relation.square().sum(1)
+    if "entity" in tracked:
+        wz = train.residual[:, None] * train.hidden
+        crossed = 2 * (train.heads == train.tails) * (train.head * wz).sum(1)
+        scores = scores + train.head.square().sum(1) + wz.square().sum(1) + crossed
+    return scores
+
+
+class FactoredBackend:
+    """Plain PyTorch on any device."""
+
+    name = "factored"
+    label = "factored form in PyTorch"
+
+    def __init__(self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self.parameters = parameters_of(model, layers, dtype, device)
+        self.exact = exact(self.parameters) if dtype == torch.float32 else None
+        p = self.parameters
+        taps = p.conv_weight[0].numel()
+        per_triple = 4 * p.features + (taps + 1) * p.features // p.conv_weight.shape[0] + 8 * p.entity.shape[1]
+        self.triple_bytes = per_triple * p.conv_weight.element_size()
+        self.test_bytes = (p.features + 8 * p.entity.shape[1] + p.conv_weight.shape[0] * (taps + 1)) * 8
+
+    def test_factors(self, triples: Tensor) -> Factors:  # [Q, 3]
+        """What is kept of the test side, for all training blocks."""
+        return self.factors(triples)
+
+    def factors(self, triples: Tensor) -> Factors:  # [B, 3]
+        return compute_factors(self.parameters, group_triples(triples), self.exact)
+
+    def scores(self, test: Factors, triples: Tensor) -> Tensor:  # [B, 3] -> [Q, B]
+        return pair_scores(self.parameters, test, self.factors(triples))
+
+    def self_influence(self, triples: Tensor) -> Tensor:  # [B, 3] -> [B]
+        return self_scores(self.parameters, self.factors(triples))

@@ -1,0 +1,50 @@
+"""Per-sample gradients by torch.func: vmap(grad), dense, a few triples at a time."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from tracin_ext.backends.sequential import Loss, tracked_parameters
+
+CHUNK_BYTES = 512 << 20  # dense gradients held at a time
+
+
+class VectorizedBackend:
+    """Works with any module that maps triples [B, 3] to scores [B] and that vmap can follow."""
+
+    name = "vectorized"
+    label = "torch.func vmap(grad), dense gradients"
+
+    def __init__(
+        self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, loss: Loss
+    ) -> None:
+        model = copy.deepcopy(model).to(device, dtype).eval().requires_grad_(False)
+        self.tracked = tracked_parameters(model, layers)
+        self.test_bytes = sum(p.numel() * p.element_size() for p in self.tracked.values())
+        self.triple_bytes = self.test_bytes
+        self.chunk = max(1, CHUNK_BYTES // max(1, self.triple_bytes))
+
+        def loss_of(parameters: dict[str, Tensor], triple: Tensor) -> Tensor:
+            return loss(functional_call(model, parameters, (triple[None],))).sum()
+
+        self.per_sample = vmap(grad(loss_of), in_dims=(None, 0))
+
+    def gradients(
+        self,
+        triples: Tensor,  # [B, 3]
+    ) -> Tensor:  # [B, parameters]
+        return torch.cat([g.flatten(1) for g in self.per_sample(self.tracked, triples).values()], 1)
+
+    def test_factors(self, triples: Tensor) -> Tensor:  # [Q, 3] -> [Q, parameters]
+        return torch.cat([self.gradients(chunk) for chunk in triples.split(self.chunk)])
+
+    def scores(self, test: Tensor, triples: Tensor) -> Tensor:  # [B, 3] -> [Q, B]
+        return torch.cat([test @ self.gradients(chunk).T for chunk in triples.split(self.chunk)], 1)
+
+    def self_influence(self, triples: Tensor) -> Tensor:  # [B, 3] -> [B]
+        return torch.cat([self.gradients(chunk).square().sum(1) for chunk in triples.split(self.chunk)])

@@ -1,0 +1,42 @@
+"""Triples grouped by distinct (head, relation): what the forward pass shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """B triples over G distinct (head, relation) pairs."""
+
+    heads: Tensor  # [G]
+    relations: Tensor  # [G]
+    group: Tensor  # [B] row of a triple's pair
+    tails: Tensor  # [B]
+
+    def __len__(self) -> int:
+        return len(self.tails)
+
+
+def order_by_head_relation(
+    triples: Tensor,  # [n, 3]
+) -> Tensor:  # [n]
+    """Permutation that sorts by (head, relation), file order within a pair."""
+    heads, relations = triples[:, 0], triples[:, 1]
+    span = int(relations.max()) + 1 if len(triples) else 1
+    return torch.argsort(heads * span + relations, stable=True)
+
+
+def group_triples(
+    triples: Tensor,  # [B, 3], equal (head, relation) pairs adjacent for the fewest groups
+) -> Grouped:
+    """Groups adjacent equal (head, relation) pairs."""
+    heads, relations, tails = triples.unbind(1)
+    if not len(triples):
+        return Grouped(heads, relations, tails, tails)
+    starts = torch.ones(len(triples), dtype=torch.bool, device=triples.device)
+    starts[1:] = (heads[1:] != heads[:-1]) | (relations[1:] != relations[:-1])
+    return Grouped(heads[starts], relations[starts], starts.cumsum(0) - 1, tails.contiguous())
