@@ -35,10 +35,14 @@ def compiler() -> str:
 
 def run(*command: object) -> None:
     """Runs a command; a failure ends in SystemExit with the compiler's or CMake's first error."""
-    process = subprocess.run([str(part) for part in command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.run(
+        [str(part) for part in command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     print(process.stdout, flush=True)
     if process.returncode:
-        error = re.search(r"^CMake Error[^\n]*\n(.+?)\n\n|^([^\n]*\berror: [^\n]*)", process.stdout + "\n\n", re.M | re.S)
+        error = re.search(
+            r"^CMake Error[^\n]*\n(.+?)\n\n|^([^\n]*\berror: [^\n]*)", process.stdout + "\n\n", re.M | re.S
+        )
         text = next(filter(None, error.groups())) if error else process.stdout[-500:]
         sys.exit(" ".join(text.split()))
 
@@ -61,7 +65,7 @@ class CMakeBuild(build_ext):
             self.warn(f"tracin_ext._C was not built, the package runs in pure Python: {error}")
 
     def cmake(self, name: str) -> Path:
-        """Configures and builds; one folder per compiler and Python, because a changed compiler resets CMake's cache."""
+        """Configures and builds, in one folder per compiler and Python: a changed compiler resets CMake's cache."""
         cxx = compiler()
         folder = ROOT / "build" / "-".join([*Path(cxx).parts[1:], sys.implementation.cache_tag])
         run(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
 from tracin.model import ConvE
 
 N, R, C = 7, 4, 2

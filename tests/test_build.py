@@ -23,9 +23,9 @@ SOURCES = ["CMakeLists.txt", "MANIFEST.in", "README.md", "csrc", "pyproject.toml
 
 def python(code: str, *path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs code in a fresh interpreter that imports from `path`, by default from this tree."""
-    folders = os.pathsep.join(map(str, path or (ROOT, ROOT / "python")))
-    variables = {**os.environ, "PYTHONPATH": folders, **environment}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
+    path = path or (ROOT, ROOT / "python")
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), **environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables, cwd=path[0])
 
 
 def status(*path: Path, before: str = "", **environment: str) -> dict:

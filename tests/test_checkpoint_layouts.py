@@ -24,6 +24,7 @@ from foreign_weights import (
     rename,
     write,
 )
+
 from tracin.checkpoints import load_checkpoint, load_model
 from tracin.errors import InputError
 from tracin.model import ConvE

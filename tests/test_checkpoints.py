@@ -25,6 +25,7 @@ from foreign_weights import (
     write,
 )
 from torch import Tensor
+
 from tracin.checkpoints import load_checkpoint, load_model, read_training_state, save_checkpoint
 from tracin.errors import InputError
 from tracin.model import ConvE
@@ -278,5 +279,3 @@ def test_save_into_nothing(tmp_path: Path) -> None:
 def test_fixtures_of_kinds_not_read(name: str, kind: str, fixtures_dir: Path) -> None:
     with pytest.raises(InputError, match=f"{name} is {kind}, which this release does not read"):
         load_checkpoint(fixtures_dir / "models" / name)
-
-

@@ -19,7 +19,7 @@ from torch import Tensor
 import tracin
 from tracin.cli import main
 from tracin.cli_layers import layers_named
-from tracin.cli_run import spread
+from tracin.cli_run import Options, chosen_backend, spread
 from tracin.results import CSV_HEADER
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -268,6 +268,12 @@ def test_learning_rate_and_precision_reach_the_result(graph: Graph) -> None:
 
 
 def test_backends_of_the_flags(graph: Graph) -> None:
+    flags = {"backend": "auto", "use_torch_compile": False, "use_vectorized_gradients": True}
+    for changed, name in (
+        ({}, "auto"), ({"use_torch_compile": True}, "compiled"), ({"use_vectorized_gradients": False}, "sequential"),
+        ({"backend": "compiled", "use_torch_compile": True}, "compiled"), ({"backend": "native"}, "native"),
+    ):  # fmt: skip
+        assert chosen_backend(Options(**flags | changed)) == name
     assert "running: sequential backend" in graph.run("--disable-vectorized-gradients", "--top-k", "1").stderr
     both = graph.run("--disable-vectorized-gradients", "--use-torch-compile")
     assert both.exit_code == 2 and "ask for different backends; choose one" in both.stderr

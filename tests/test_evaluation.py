@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+
 from tracin.errors import InputError
 from tracin.evaluation import Ranking, evaluate, head_ranks, tail_ranks
 from tracin.known_tails import KnownTails
@@ -18,7 +19,10 @@ def make_model(relation_step: int = 1, rows: int = 2 * NUM_RELATIONS) -> ConvE:
     model = ConvE(NUM_ENTITIES, rows, 12, embedding_height=4, embedding_width=3, relation_step=relation_step)
     with torch.no_grad():
         assert model.bias is not None
-        model.bias.normal_()
+        model.bias.normal_(std=0.1)
+        # Large enough that the ranks hang on head and relation.
+        model.entity.weight.normal_()
+        model.relation.weight.normal_(std=3)
         # Entities 2, 5 and 7 always have equal scores.
         for other in (5, 7):
             model.entity.weight[other] = model.entity.weight[2]

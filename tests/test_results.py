@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,20 @@ def test_links_and_devices_are_kept(tmp_path: Path) -> None:
     assert link.is_symlink() and target.read_text() == "new"
     assert fifo.is_fifo() and os.read(reader, 10) == b"new"
     os.close(reader)
+
+
+def test_standard_output_is_written_to_also_where_it_is_a_file(tmp_path: Path) -> None:
+    code = (
+        "import pathlib; from tracin.results import check_writable, replacing; path = pathlib.Path('/dev/stdout')\n"
+        "check_writable(path)\nwith replacing(path) as file: file.write('{}')"
+    )
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    piped = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (piped.stdout, piped.stderr) == ("{}", "")
+    with open(tmp_path / "out", "w+") as file:
+        subprocess.run(command, env=environment, stdout=file, check=True)
+        assert file.read() == "{}"
 
 
 def test_check_writable(tmp_path: Path) -> None:

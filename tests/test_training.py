@@ -11,8 +11,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 from torch import Tensor
+
 from tracin.checkpoints import load_checkpoint, read_training_state, save_checkpoint
-from tracin.cli_train import label_ids
+from tracin.cli_train import make_dictionaries
 from tracin.cli_train import train as train_command
 from tracin.errors import InputError
 from tracin.evaluation import evaluate
@@ -209,7 +210,7 @@ def test_resuming_what_does_not_fit(tmp_path: Path) -> None:
 def test_learns_umls() -> None:
     folder = Path(str(resources.files("tracin") / "data" / "umls"))
     paths = [folder / f"{name}.txt.gz" for name in ("train", "valid", "test")]
-    entities, relations = label_ids(paths)
+    entities, relations = make_dictionaries(paths)
     assert (len(entities), len(relations)) == (135, 46)
     training, valid, test = (read_triples(path, entities, relations) for path in paths)
     assert [len(triples) for triples in (training, valid, test)] == [5216, 652, 661]

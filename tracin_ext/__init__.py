@@ -1,4 +1,4 @@
-"""Tensor operations of TracIn: tensors in, tensors out. Works without the native extension; `status` says if it runs."""
+"""Tensor operations of TracIn. Works without the native extension; `status` says if it runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def status() -> dict[str, Any]:
         >>> tracin_ext.status()["available"]
         True
     """
-    info = {"version": None, "isa": None, "isa_variants": [], "compiler": None, "cuda_targets": []}
+    info: dict[str, Any] = {
+        "version": None, "isa": None, "isa_variants": [], "compiler": None, "cuda_targets": [],
+    }  # fmt: skip
     reason = _reason
     if native is not None:
         try:

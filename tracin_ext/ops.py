@@ -69,10 +69,8 @@ def influence_block(
     scores: Tensor,  # [Q, B], changed
     tile: int,
 ) -> None:
-    """scores[q, b] += rate * <gradient of test q, gradient of triple b>; one thread works on `tile` triples at a time."""
-    torch.ops.tracin_ext.influence_block(
-        list(model), relation_step, list(tests), fc_bias, triples, rate, scores, tile
-    )
+    """scores[q, b] += rate * <gradient of test q, gradient of triple b>; a thread works on `tile` triples at a time."""
+    torch.ops.tracin_ext.influence_block(list(model), relation_step, list(tests), fc_bias, triples, rate, scores, tile)
 
 
 def self_influence_block(
@@ -86,9 +84,7 @@ def self_influence_block(
     tile: int,
 ) -> None:
     """scores[b] += rate * |gradient of triple b|^2."""
-    torch.ops.tracin_ext.self_influence_block(
-        list(model), relation_step, form, tracked, triples, rate, scores, tile
-    )
+    torch.ops.tracin_ext.self_influence_block(list(model), relation_step, form, tracked, triples, rate, scores, tile)
 
 
 def merge_top_k(
@@ -107,7 +103,7 @@ def merge_top_k(
     key = values.abs() if order == "absolute" else values if order == "proponents" else -values
     key = key.masked_fill(index < 0, -torch.inf)
     by_index = index.argsort(1)
-    by_key = key.gather(1, by_index).argsort(1, descending=True, stable=True)[:, : best.shape[1]]
+    by_key = key.gather(1, by_index).argsort(dim=1, descending=True, stable=True)[:, : best.shape[1]]
     chosen = by_index.gather(1, by_key)
     best.copy_(values.gather(1, chosen))
     best_index.copy_(index.gather(1, chosen))

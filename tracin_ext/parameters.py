@@ -7,7 +7,7 @@ filter, P output positions of a filter, F = C * P features.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ class ConvEParameters:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that results are computed in; the tables may be narrower (see `exact`)."""
+        """The type that results are computed in; the tables may be narrower."""
         return self.conv_weight.dtype
 
     @property
@@ -80,10 +80,13 @@ def parameters_of(
     layers: Collection[str] = LAYERS,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    tables: torch.dtype | None = None,
 ) -> ConvEParameters:
-    """Reads a ConvE module with the attributes entity, relation, bn0, conv, bn1, fc, bn2, bias, plane, stack, relation_step.
+    """Reads a ConvE module: attributes entity, relation, bn0, conv, bn1, fc, bn2, bias, plane, stack, relation_step.
 
-    Everything derived is computed in float64 and rounded once.
+    Everything derived is computed in float64 and rounded once, to `dtype`. `tables` is the type of entity, relation,
+    bias and fc_weight where it differs: float32 tables with everything else in float64 are exact for a float32 model,
+    and share its memory.
     """
     conv_weight = model.conv.weight.detach().double().cpu()
     channels, planes = conv_weight.shape[:2]
@@ -107,15 +110,18 @@ def parameters_of(
     def cast(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype)
 
+    def table(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(device, tables or dtype)
+
     return ConvEParameters(
-        entity=cast(model.entity.weight.detach()),
-        relation=cast(model.relation.weight.detach()),
-        bias=None if model.bias is None else cast(model.bias.detach()),
+        entity=table(model.entity.weight),
+        relation=table(model.relation.weight),
+        bias=None if model.bias is None else table(model.bias),
         image_mean=cast(image_mean), image_rstd=cast(image_rstd),
         image_gamma=cast(image_gamma), image_beta=cast(image_beta),
         conv_weight=cast(conv_weight), conv_scale=cast(scale),
         conv_shift=cast(scale * (conv_bias - conv_mean) + conv_beta),
-        fc_weight=cast(model.fc.weight.detach()),
+        fc_weight=table(model.fc.weight),
         fc_bias=cast(torch.zeros(model.fc.out_features) if model.fc.bias is None else model.fc.bias.detach()),
         hidden_mean=cast(hidden[0]), hidden_rstd=cast(hidden[1]),
         hidden_gamma=cast(hidden[2]), hidden_beta=cast(hidden[3]),
@@ -162,16 +168,3 @@ def statistics_maps(
         "bn1": bn1.reshape(-1, width),
         "bn0": bn0.reshape(-1, width),
     }
-
-
-def exact(parameters: ConvEParameters) -> ConvEParameters:
-    """The same in float64, except the three large tables, whose gathered rows are widened where they are used.
-
-    For weights that were float32 to begin with, nothing is lost.
-    """
-    small = {
-        name: value.double()
-        for name, value in vars(parameters).items()
-        if isinstance(value, Tensor) and name not in ("entity", "relation", "bias", "fc_weight", "form")
-    }
-    return replace(parameters, **small)

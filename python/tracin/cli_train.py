@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import polars as pl
 import torch
 from click.core import ParameterSource
 
@@ -18,7 +17,7 @@ from tracin.errors import InputError
 from tracin.evaluation import evaluate
 from tracin.training import DEFAULT_EPOCHS, TrainingOptions
 from tracin.training import train as train_model
-from tracin.triples import _TRIPLE_COLUMNS, _blocks, _columns, read_dictionary, read_triples
+from tracin.triples import make_dictionaries, read_dictionary, read_triples
 
 FILE = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
@@ -65,7 +64,8 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--relation-to-id", type=FILE, help="Lines label<TAB>id.  [default: the files' labels, sorted]")
 @click.option("--skip-unknown", is_flag=True, help="Leave out triples with labels that the dictionaries lack.")
 @click.option("--output", "-o", type=FILE, required=True, help="Folder for the checkpoints epoch_NNN.pt.")
-@click.option("--epochs", type=POSITIVE, default=DEFAULT_EPOCHS, show_default=True, help="Last epoch, counted from the first run.")
+@click.option("--epochs", type=POSITIVE, default=DEFAULT_EPOCHS, show_default=True,
+              help="Number of the last epoch; those before --resume count.")
 @click.option("--every", type=POSITIVE, help="Epochs between checkpoints.  [default: only the last epoch]")
 @click.option("--resume", type=FILE, help="Checkpoint to go on from, with its dictionaries and options.")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True,
@@ -145,24 +145,10 @@ def dictionaries(
         checkpoint = load_checkpoint(resume)
         made = [checkpoint.entity_to_id, checkpoint.relation_to_id]
     elif None in given:
-        made = list(label_ids(paths))
+        made = list(make_dictionaries(paths))
     else:
         made = [None, None]
     entities, relations = (one if one is not None else other for one, other in zip(given, made, strict=True))
     if entities is None or relations is None:
         raise InputError(f"{resume} holds no dictionaries; name them with --entity-to-id and --relation-to-id")
-    return entities, relations
-
-
-def label_ids(paths: Sequence[Path]) -> tuple[dict[str, int], dict[str, int]]:
-    """Ids of the entities and of the relations that occur in files of triples, in the order of their labels."""
-    distinct = [pl.Series("label", [], dtype=pl.String)] * 2
-    for path in paths:
-        for block, first_line in _blocks(path):
-            head, relation, tail = _columns(block, first_line, path, _TRIPLE_COLUMNS).get_columns()
-            distinct = [
-                pl.concat([before, *(labels.rename("label") for labels in new)]).unique()
-                for before, new in zip(distinct, ((head, tail), (relation,)), strict=True)
-            ]
-    entities, relations = ({label: number for number, label in enumerate(labels.sort())} for labels in distinct)
     return entities, relations

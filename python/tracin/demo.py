@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from tracin.cli_command import Command
-from tracin.cli_train import label_ids
+from tracin.cli_train import make_dictionaries
 from tracin.evaluation import Ranking, head_ranks, tail_ranks
 from tracin.influence import TracIn
 from tracin.results import Influences, Labels, write_single
@@ -29,37 +31,48 @@ SHOWN = 4  # proponents, and opponents, of each test triple
 @click.option("--epochs", type=click.IntRange(min=1), default=DEFAULT_EPOCHS, show_default=True)
 def demo(output: Path, epochs: int) -> None:
     """Train a ConvE on UMLS, and show which training triples speak for and against some of its predictions."""
-    console = Console()
+    console = Console(highlight=False, soft_wrap=True)
     folder = resources.files("tracin") / "data" / "umls"
     paths = [Path(str(folder / f"{name}.txt.gz")) for name in ("train", "valid", "test")]
-    entities, relations = label_ids(paths)
+    entities, relations = make_dictionaries(paths)
     training, valid, test = (read_triples(path, entities, relations) for path in paths)
-    console.print(
-        f"UMLS: {len(entities)} entities, {len(relations)} relations, {len(training)} training triples; "
-        f"training a ConvE for {epochs} epochs ...", highlight=False,
-    )  # fmt: skip
+    console.print(f"UMLS: {len(entities)} entities, {len(relations)} relations, {len(training)} training triples")
+    console.print(f"training a ConvE for {epochs} epochs ...")
     start = time.perf_counter()
-    checkpoint = train(
-        training, num_entities=len(entities), num_relations=len(relations), epochs=epochs, valid=valid, known=test,
-        output=output, entity_to_id=entities, relation_to_id=relations,
-    )  # fmt: skip
+    with one_thread():
+        checkpoint = train(
+            training, num_entities=len(entities), num_relations=len(relations), epochs=epochs, valid=valid, known=test,
+            output=output, entity_to_id=entities, relation_to_id=relations,
+        )  # fmt: skip
     seconds = time.perf_counter() - start
     known = torch.cat([training, valid, test])
     ranks = tail_ranks(checkpoint.model, test, known)
     both = Ranking.of(torch.cat([ranks, head_ranks(checkpoint.model, test, known)]))
-    console.print(f"trained in {seconds:.1f} s; test triples, both directions, filtered: {both}", highlight=False)
+    console.print(f"trained in {seconds:.1f} s; test triples, both directions, filtered: {both}")
 
     chosen = choose(test, ranks)
     tracin = TracIn(checkpoint)
-    console.print(f"influence on {len(chosen)} test triples: {tracin.description}", highlight=False)
+    console.print(f"influence on {len(chosen)} test triples: {tracin.description}\n")
     labels = Labels({i: label for label, i in entities.items()}, {i: label for label, i in relations.items()})
     results = explain(tracin, training, test, chosen)
     for result in results:
-        console.print(table(result, float(ranks[result.index]), len(entities), labels))
+        console.print(table(result, float(ranks[result.index]), len(entities), labels), soft_wrap=False)
     json_path, csv_paths = output / "influences.json", {i: output / f"influences_test_{i}.csv" for i in chosen}
     write_single(json_path, csv_paths.__getitem__, results, labels)
     for path in (checkpoint.path, json_path, *csv_paths.values()):
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {path}")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A second thread gains little on products this small; on a busy machine, where threads wait for each other,
+    training took 83 s with two and 15 s with one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def choose(

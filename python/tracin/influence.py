@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-
 from torch import Tensor
-from tracin_ext import backends
-from tracin_ext.grouping import order_by_head_relation
-from tracin_ext.ops import merge_top_k
 
 from tracin.checkpoints import Checkpoint
+from tracin.devices import resolve_device
 from tracin.errors import InputError
 from tracin.layers import layers_of, select_layers
 from tracin.losses import loss_named
 from tracin.model import ConvE
 from tracin.progress import progress_bar
+from tracin_ext import backends
+from tracin_ext.grouping import order_by_head_relation
+from tracin_ext.ops import merge_top_k
 
 ORDERS = ("absolute", "proponents", "opponents")
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
@@ -116,7 +116,8 @@ class TracIn:
         """One line that says what runs."""
         count = "" if len(self.models) == 1 else f", {len(self.models)} checkpoints"
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
-        layers = "all layers" if set(self.layers) == set(layers_of(self.models[0])) else "layers " + ", ".join(self.layers)
+        every = set(self.layers) == set(layers_of(self.models[0]))
+        layers = "all layers" if every else "layers " + ", ".join(self.layers)
         return f"{self._backends[0].label}, {self.precision}, {layers}, {self.device}{threads}{count}"
 
     def influence(
@@ -228,10 +229,9 @@ class TracIn:
                 tests = [backend.test_factors(test[rows].to(self.device)) for backend in self._backends]
                 for columns in self._blocks(train, rows.stop - rows.start):
                     block = train[columns].to(self.device)
-                    scores = self.learning_rates[0] * self._backends[0].scores(tests[0], block)
-                    for rate, backend, factors in list(zip(self.learning_rates, self._backends, tests, strict=True))[1:]:
-                        scores += rate * backend.scores(factors, block)
-                    keep(rows, columns, scores)
+                    terms = zip(self.learning_rates, self._backends, tests, strict=True)
+                    scores = sum(backend.scores(factors, block).mul_(rate) for rate, backend, factors in terms)
+                    keep(rows, columns, torch.as_tensor(scores))
                     advance(len(columns))
 
     def _blocks(self, train: Tensor, tests: int = 1) -> Iterator[Tensor]:
@@ -240,7 +240,8 @@ class TracIn:
         if size == "auto":
             triple_bytes = max(backend.triple_bytes for backend in self._backends) + 8 * tests
             size = min(MAX_BLOCK, max(1, BLOCK_BYTES // triple_bytes))
-        yield from order_by_head_relation(train).split(size)
+        if len(train):
+            yield from order_by_head_relation(train).split(size)
 
     def _check(self, triples: Tensor, name: str) -> Tensor:
         if not isinstance(triples, Tensor) or triples.dim() != 2 or triples.shape[1] != 3:
@@ -267,7 +268,7 @@ def check_models(models: Sequence[ConvE]) -> None:
     for index, model in enumerate(models):
         shapes = {name: value.shape for name, value in model.state_dict().items()}
         if shapes != {name: value.shape for name, value in models[0].state_dict().items()}:
-            raise InputError(f"checkpoint {index} has other tensor shapes than checkpoint 0; expected checkpoints of one model")
+            raise InputError(f"checkpoint {index} has other tensor shapes than checkpoint 0; expected one model")
         for name, value in model.state_dict().items():
             if not value.isfinite().all():
                 raise InputError(f"{name} of checkpoint {index} has NaN or infinite values; the training diverged?")
@@ -284,16 +285,3 @@ def resolve_learning_rates(rates: float | Sequence[float] | None, given: Sequenc
     if not all(rate > 0 and rate < float("inf") for rate in several):
         raise InputError(f"learning_rates is {rates}; expected positive numbers")
     return several
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """"auto" is CUDA where there is some."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device is {device!r}; expected auto, cpu or cuda") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is 'cuda', but this PyTorch sees no CUDA device; take --device cpu or auto")
-    return resolved

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracin_ext.parameters import LAYERS
-
 from tracin.errors import InputError
 from tracin.model import ConvE
+from tracin_ext.parameters import LAYERS
 
 DEPTH = ("bn0", "conv", "bn1", "bn2", "fc")  # an int n takes the last n of these that the model has
 
@@ -23,7 +22,7 @@ def select_layers(model: ConvE, layers: str | int | Sequence[str]) -> tuple[str,
     present = layers_of(model)
     if layers == "all":
         return tuple(present)
-    if isinstance(layers, int) and not isinstance(layers, bool):
+    if isinstance(layers, int):
         depth = [layer for layer in DEPTH if layer in present]
         if not 1 <= layers <= len(depth):
             raise InputError(f"layers is {layers}; expected 1 to {len(depth)}, the last n of {', '.join(depth)}")

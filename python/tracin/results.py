@@ -244,11 +244,11 @@ def encode(value: object, depth: int = 0) -> Iterator[str]:
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
     """Opens a text file that takes the place of `path` once it is written whole; a failure leaves `path` as it was."""
-    target = path.resolve()  # a link stays a link
     if _is_device(path):
-        with open(target, "w", encoding="utf-8", newline="") as file:
+        with open(path, "w", encoding="utf-8", newline="") as file:
             yield file
         return
+    target = path.resolve()  # a link stays a link
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with open(part, "w", encoding="utf-8", newline="") as file:
@@ -260,7 +260,7 @@ def replacing(path: Path) -> Iterator[IO[str]]:
 
 def _is_device(path: Path) -> bool:
     """Devices and pipes are written to, never replaced; so is /dev/stdout, which may lead to a plain file."""
-    return path.is_relative_to("/dev") or (path.exists() and not path.is_file())
+    return str(path.parent) in ("/dev", "/dev/fd") or (path.exists() and not path.is_file())
 
 
 def check_writable(path: Path) -> None:
@@ -269,14 +269,14 @@ def check_writable(path: Path) -> None:
     Raises:
         InputError: if the folder does not exist or cannot be written to, or `path` is a folder.
     """
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        kind = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise InputError(f"output {path}: {folder} {kind}; create the folder or name another")
     if path.is_dir():
         raise InputError(f"output {path} is a folder; name a file in it")
     if _is_device(path):
         return
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        kind = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise InputError(f"output {path}: {folder} {kind}; create the folder or name another")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

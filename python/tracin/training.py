@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tracin.checkpoints import Checkpoint, load_checkpoint, read_training_state, save_checkpoint
+from tracin.devices import resolve_device
 from tracin.errors import InputError
 from tracin.evaluation import Ranking, evaluate, inverse_rows
-from tracin.influence import resolve_device
 from tracin.known_tails import KnownTails, check_ids
 from tracin.model import ConvE
 from tracin.progress import progress_bar
+from tracin.results import check_writable
 
 MODEL_OPTIONS = (
     "embedding_dim", "embedding_height", "embedding_width", "output_channels", "kernel_height", "kernel_width", "stack",
@@ -339,4 +340,5 @@ def _folder(output: str | Path) -> Path:
         Path(output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot create the folder {output} ({error.strerror}); choose another --output") from error
+    check_writable(Path(output) / "epoch.pt")
     return Path(output)

@@ -113,6 +113,20 @@ def read_dictionary(path: PathLike) -> dict[str, int]:
     return dict(zip(table["label"].to_list(), table["id"].to_list(), strict=True))
 
 
+def make_dictionaries(paths: Sequence[PathLike]) -> tuple[dict[str, int], dict[str, int]]:
+    """Ids of the entities and of the relations that occur in files of triples, in the order of their labels."""
+    distinct = [pl.Series("label", [], dtype=pl.String)] * 2
+    for path in paths:
+        for block, first_line in _blocks(path):
+            head, relation, tail = _columns(block, first_line, path, _TRIPLE_COLUMNS).get_columns()
+            distinct = [
+                pl.concat([before, *(labels.rename("label") for labels in new)]).unique()
+                for before, new in zip(distinct, ((head, tail), (relation,)), strict=True)
+            ]
+    entities, relations = ({label: number for number, label in enumerate(labels.sort())} for labels in distinct)
+    return entities, relations
+
+
 def read_names(path: PathLike) -> dict[int, str]:
     """Reads `human name<TAB>id` lines into id -> name; several ids may share a name.
 

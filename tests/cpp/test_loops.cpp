@@ -2,11 +2,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <random>
-#include <type_traits>
 #include <vector>
 
 #include "cpu/dispatch.h"
+#include "random_model.h"
 
 namespace {
 
@@ -16,62 +15,6 @@ using tracin::cpu::Word;
 using tracin::cpu::chunk_lanes;
 using tracin::cpu::mask_words;
 using tracin::cpu::round_up;
-
-std::mt19937 generator(1);
-int failures = 0;
-
-template <typename T>
-std::vector<T> normal(int64_t N) {
-  std::normal_distribution<double> distribution;
-  std::vector<T> values(N);
-  for (T& value : values) value = static_cast<T>(distribution(generator));
-  return values;
-}
-
-template <typename T>
-std::vector<T> integers(int64_t N, int64_t below) {
-  std::uniform_int_distribution<int64_t> distribution(0, below - 1);
-  std::vector<T> values(N);
-  for (T& value : values) value = static_cast<T>(distribution(generator));
-  return values;
-}
-
-// |got - expected| <= tolerance (1 + |expected|) for every element; reports the first that is not.
-template <typename T>
-void expect_close(const char* isa, const char* loop, const std::vector<T>& got, const std::vector<double>& expected) {
-  const double tolerance = std::is_same_v<T, float> ? 3e-5 : 1e-12;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    const double value = static_cast<double>(got[i]);
-    if (std::abs(value - expected[i]) <= tolerance * (1 + std::abs(expected[i]))) continue;
-    std::printf("FAIL %s %s<%s>: element %zu of %zu is %.17g, expected %.17g\n", isa, loop,
-                std::is_same_v<T, float> ? "float" : "double", i, expected.size(), value, expected[i]);
-    ++failures;
-    return;
-  }
-}
-
-// A model of random numbers; the vectors own what the struct points to.
-template <typename T>
-struct RandomModel {
-  static constexpr int64_t N = 11, R = 3, D = 12, X = 2 * D, P = 40, step = 2;
-  int64_t C, J, F, S;
-  std::vector<T> entity = normal<T>(N * D), relation = normal<T>(R * step * D), bias = normal<T>(N);
-  std::vector<T> pixel_mean = normal<T>(X), pixel_rstd = normal<T>(X), shift, kernel, pull;
-  std::vector<T> scale = normal<T>(D), offset = normal<T>(D), norm_scale = normal<T>(D), norm_offset = normal<T>(D);
-  std::vector<int32_t> taps;
-  Model<T> model{};
-
-  RandomModel(int64_t channels, int64_t taps_per_filter)
-      : C(channels), J(taps_per_filter), F(C * P), S(C * (J + 1)), shift(normal<T>(C)), kernel(normal<T>(C * J)),
-        pull(normal<T>(C * J)), taps(integers<int32_t>(P * J, X)) {
-    model.D = D, model.C = C, model.J = J, model.P = P, model.relation_step = step;
-    model.entity = entity.data(), model.relation = relation.data(), model.bias = bias.data();
-    model.taps = taps.data(), model.pixel_mean = pixel_mean.data(), model.pixel_rstd = pixel_rstd.data();
-    model.kernel = kernel.data(), model.shift = shift.data(), model.pull = pull.data();
-    model.scale = scale.data(), model.offset = offset.data();
-    model.norm_scale = norm_scale.data(), model.norm_offset = norm_offset.data();
-  }
-};
 
 // n samples of a model in panels of `lanes`, and the loops that start from an image.
 template <typename T>

@@ -52,5 +52,5 @@ def create(
         return SequentialBackend(model, layers, dtype, device, loss)
     if name == "vectorized":
         return VectorizedBackend(model, layers, dtype, device, loss)
-    factored = {"native": NativeBackend, "compiled": CompiledBackend, "factored": FactoredBackend}
+    factored: dict[str, type[Any]] = {"native": NativeBackend, "compiled": CompiledBackend, "factored": FactoredBackend}
     return factored[name](model, layers, dtype, device)

@@ -7,8 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracin_ext.backends.factored import FactoredBackend, Factors, backward, features, hidden, image, pair_scores, \
-    self_scores, settle_kinks  # fmt: skip
+from tracin_ext.backends.factored import (
+    FactoredBackend,
+    Factors,
+    backward,
+    features,
+    hidden,
+    image,
+    pair_scores,
+    self_scores,  # fmt: skip
+    settle_kinks,
+)
 from tracin_ext.grouping import group_triples
 
 

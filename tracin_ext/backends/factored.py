@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tracin_ext.grouping import Grouped, group_triples
-from tracin_ext.parameters import ConvEParameters, exact, parameters_of
+from tracin_ext.parameters import ConvEParameters, parameters_of
 
 KINK = 1e-5  # pre-activations of the hidden layer this close to zero are settled in float64
 
@@ -64,7 +64,7 @@ def hidden(
 
 
 def settle_kinks(
-    p64: ConvEParameters,  # as `exact` gives it
+    p64: ConvEParameters,  # float64, tables excepted
     grouped: Grouped,
     pre: Tensor,  # [G, D], changed in place
 ) -> None:
@@ -191,7 +191,8 @@ class FactoredBackend:
 
     def __init__(self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device) -> None:
         self.parameters = parameters_of(model, layers, dtype, device)
-        self.exact = exact(self.parameters) if dtype == torch.float32 else None
+        wide = parameters_of(model, layers, torch.float64, device, tables=dtype)
+        self.exact = wide if dtype == torch.float32 else None
         p = self.parameters
         taps = p.conv_weight[0].numel()
         per_triple = 4 * p.features + (taps + 1) * p.features // p.conv_weight.shape[0] + 8 * p.entity.shape[1]

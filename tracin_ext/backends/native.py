@@ -12,7 +12,7 @@ import tracin_ext
 from tracin_ext.backends.factored import compute_factors
 from tracin_ext.grouping import group_triples
 from tracin_ext.ops import TRACKED, ModelTensors, TestTensors, influence_block, self_influence_block
-from tracin_ext.parameters import ConvEParameters, exact, parameters_of
+from tracin_ext.parameters import ConvEParameters, parameters_of
 
 TILE = 512  # training triples that one thread works on at a time
 TEST_CHUNK = 512  # test triples whose factors are computed at a time
@@ -26,11 +26,13 @@ def taps_of(p: ConvEParameters) -> Tensor:  # [P, J] int32
     return functional.unfold(image[None], p.conv_weight.shape[2:])[0].T.to(torch.int32).contiguous()
 
 
-def pack_model(p: ConvEParameters) -> ModelTensors:
+def pack_model(
+    p: ConvEParameters,
+    wide: ConvEParameters,  # the same in float64, tables excepted
+) -> ModelTensors:
     """Folds the batch norms into the convolution and the hidden layer, in float64, then rounds to p's type."""
     planes, rows, columns = p.plane
     channels, taps = p.conv_weight.shape[0], p.conv_weight[0].numel()
-    wide = exact(p)
     per_tap = taps // planes
 
     def by_pixel(x: Tensor) -> Tensor:  # [I] -> [X]
@@ -68,8 +70,9 @@ class NativeBackend:
             raise RuntimeError(f"this build has no native kernels for {device.type}")
         self.label = f"native extension ({status['isa']})"
         p = self.parameters = parameters_of(model, layers, dtype, device)
-        self.exact = exact(p) if dtype == torch.float32 else None
-        self.model = pack_model(p)
+        wide = parameters_of(model, layers, torch.float64, device, tables=dtype)
+        self.exact = wide if dtype == torch.float32 else None
+        self.model = pack_model(p, wide)
         size = p.conv_weight.element_size()
         statistics = p.conv_weight.shape[0] * (p.conv_weight[0].numel() + 1)
         self.test_bytes = (p.features + 6 * p.entity.shape[1] + statistics) * size

@@ -1,0 +1,73 @@
+"""Random ConvE models of every variant, and triples with every coincidence of ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracin import ConvE
+
+ENTITIES, RELATIONS = 12, 4
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "two image planes": {"embedding_height": 4},
+    "kernel 2 x 3": {"kernel_height": 2},
+    "stacked in width": {"stack": "width"},
+    "no batch norm": {"bn0": False, "bn1": False, "bn2": False},
+    "batch norm not affine": {"batch_norm_affine": False},
+    "no bn0": {"bn0": False},
+    "no conv bias": {"conv_bias": False},
+    "no entity bias": {"entity_bias": False},
+    "zero gammas": {},
+    "kernel larger than an embedding": {"embedding_height": 4, "embedding_width": 8, "kernel_height": 5},
+    "inverse relations at odd rows": {"relation_step": 2},
+    "everything odd": {
+        "embedding_height": 4, "kernel_height": 2, "kernel_width": 4, "stack": "width", "bn0": False,
+        "batch_norm_affine": False, "output_channels": 7, "conv_bias": False,
+    },
+}  # fmt: skip
+
+
+def random_model(variant: str = "plain", seed: int = 0) -> ConvE:
+    """A ConvE with D = 32, whose every parameter and running statistic matters; in eval mode."""
+    torch.manual_seed(seed)
+    options = {"embedding_height": 8, "embedding_width": 4, "output_channels": 5} | VARIANTS[variant]
+    model = ConvE(ENTITIES, RELATIONS * options.get("relation_step", 1), 32, **options).eval()
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0, 0.3)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 2)
+        for name, parameter in model.named_parameters():
+            if name.startswith("bn"):
+                parameter.normal_(1.0 if name.endswith("weight") else 0.0, 0.5)
+            elif name.split(".")[0] in ("entity", "relation", "bias"):
+                parameter.normal_(0, 0.7)
+        if variant == "zero gammas":
+            for norm in (model.bn0, model.bn1, model.bn2):
+                norm.weight[0] = 0
+    return model
+
+
+def random_triples(size: int, seed: int = 0) -> Tensor:  # [size, 3]
+    """Few ids, so that every coincidence occurs; a self-loop and a duplicate where there is room."""
+    generator = torch.Generator().manual_seed(seed)
+    columns = [torch.randint(high, (size,), generator=generator) for high in (ENTITIES, RELATIONS, ENTITIES)]
+    triples = torch.stack(columns, 1)
+    if size > 6:
+        triples[5] = torch.tensor([3, 1, 3])
+        triples[6] = triples[2]
+    return triples
+
+
+def pairs_of_triples(size: int = 60) -> tuple[Tensor, Tensor]:  # [Q, 3], [size, 3]
+    """Tests that are also training triples, self-loops, repeats, and one whose head and tail swap another's."""
+    train = random_triples(size)
+    swapped = train[:1].flip(1)[:, [0, 1, 2]].clone()
+    swapped[:, 1] = train[0, 1]
+    extra = torch.tensor([[0, 0, 1], [3, 1, 3], [3, 1, 3]])
+    return torch.cat([train[:4], swapped, extra]), train
