@@ -23,7 +23,7 @@ test: build lint cpp-test
 	$(BIN)/python -m pytest
 
 bench: build .venv/stamp-bench
-	$(BIN)/python -m pytest bench --benchmark-only
+	$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 lint: build
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ static py::dict build_info() {
   info["version"] = TRACIN_VERSION;
   info["isa"] = tracin::cpu::chosen_variant().isa;
   info["isa_variants"] = variants;
+  info["bfloat16"] = tracin::cpu::narrow_products() != nullptr;
   info["compiler"] = TRACIN_COMPILER;
   info["cuda_targets"] = std::vector<std::string>{};
   return info;

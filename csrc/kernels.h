@@ -1,89 +1,150 @@
 // The contract between the ops and the kernels: raw pointers, sizes, no torch.
 //
-// Sizes, everywhere: B training triples of a block, Q test triples, G distinct (head, relation) pairs, N entities,
-// D embedding, X = 2 D image pixels (head's first), C channels, J taps of a filter, P positions, F = C P features,
-// S = C (J + 1) statistics. A panel [rows][lanes] holds one sample per lane.
+// Sizes, everywhere: B training triples of a block, Q test triples, D embedding, C channels, J taps of a filter,
+// F features, S = C (J + 1) statistics. A panel [rows][32] holds one sample per lane.
+//
+// The image has three parts: windows inside the head's half, windows inside the relation's, and the few rows (or
+// columns) of windows that see both. The halves are computed once per distinct head and once per relation.
 #pragma once
 #include <cstdint>
 
 namespace tracin {
 
-// C[m, n] = A[m, k] B[k, n], all row-major and contiguous, on the calling thread.
-template <typename T>
-using Product = void (*)(const T* a, const T* b, T* c, int64_t m, int64_t n, int64_t k);
+constexpr int64_t lanes = 32;  // of a panel: two vectors of 16 floats give a product kernel enough accumulators
 
-// Runs work(i) for i in [0, n) on the caller's threads; work must not throw.
+// Left operand [rows, k] of a product, static, packed [ceil(rows / height)][k][height].
+template <typename T>
+struct Operand {
+  const T* data;
+  int64_t rows, k, height;
+};
+
+// c [rows][32] (+)= a[row .. row + rows, from .. from + k] b [k][32] for each of `groups` panels b and c, which lie
+// b_stride and c_stride apart. Only the first `active` (16 or 32) lanes of the last panel are needed. Rows of c are
+// written in whole panels of a.height.
+template <typename T>
+using Multiply = void (*)(const Operand<T>& a, int64_t row, int64_t rows, int64_t from, int64_t k, const T* b,
+                          int64_t b_stride, int64_t groups, int64_t active, bool accumulate, T* c, int64_t c_stride);
+
+// The same in bfloat16 with float32 accumulation, over the whole of k (even, zero-filled): neighbours in k lie in
+// pairs, operands [k / 2][height][2], panels [k / 2][32][2]. `narrow` rounds a panel [k][32] to that form.
+struct Narrow {
+  void (*multiply)(const Operand<uint16_t>& a, int64_t row, int64_t rows, const uint16_t* b, int64_t b_stride,
+                   int64_t groups, int64_t active, bool accumulate, float* c, int64_t c_stride);
+  void (*narrow)(const float* panel, int64_t k, uint16_t* out);
+};
+
+// How products are done: height of the packed panels (0: one panel of all rows), the kernel, and the one of bfloat16
+// where the processor has it.
+template <typename T>
+struct Products {
+  int64_t height;
+  Multiply<T> multiply;
+  const Narrow* narrow = nullptr;
+};
+
+// Runs work(i) for i in [0, n) on the caller's threads, in any order.
 struct Parallel {
   void (*run)(int64_t n, void (*work)(void*, int64_t), void* context);
   template <typename Work>
   void operator()(int64_t n, Work work) const {
-    run(n, [](void* context, int64_t i) { (*static_cast<Work*>(context))(i); }, &work);
+    if (n) run(n, [](void* context, int64_t i) { (*static_cast<Work*>(context))(i); }, &work);
   }
+};
+
+// Windows of one part of the image: P positions of each filter over X pixels; `step` channels make a chunk of products.
+template <typename T>
+struct Segment {
+  int64_t P, X, step;
+  const int32_t* pixels;  // [X] pixel of the image, head's D first
+  const int32_t* taps;    // [P, J] which of the X pixels lies under tap j at position p
+  const T* forward;       // fc [D, C P], a packed operand per chunk
+  const T* backward;      // its transpose [C P, D], likewise
+  const uint16_t* narrow_backward = nullptr;  // the same in bfloat16, if the backward pass is to use it
 };
 
 // One checkpoint. BN1's pre-activation = sum_j kernel[c, j] xn[taps[p, j]] + shift[c]; BN2's = scale u + offset.
 template <typename T>
 struct Model {
-  int64_t D, C, J, P, relation_step;
-  const T* entity;            // [N, D]
-  const T* relation;          // [rows, D]
-  const T* bias;              // [N] or null
-  const int32_t* taps;        // [P, J] pixel under tap j at position p
-  const T* pixel_mean;        // [X] BN0's mean at a pixel
-  const T* pixel_rstd;        // [X]
-  const T* kernel;            // [C, J]
-  const T* shift;             // [C]
-  const T* pull;              // [C, J] derivative of the pre-activation by the raw pixel
-  const T* fc;                // [D, F]
-  const T* fc_t;              // [F, D]
-  const T* scale;             // [D]
-  const T* offset;            // [D]
-  const T* norm_scale;        // [D] un = norm_scale u + norm_offset
-  const T* norm_offset;       // [D]
-  const T* delta_scale;       // [D] delta = delta_scale e
-  const double* exact_pixel;  // [2, X] mean, 1/sigma; the four below settle ReLU's kink, null if T is double
+  int64_t D, C, J, relations, relation_step;
+  const T* entity;         // [N, D]
+  const T* relation;       // [rows, D]
+  const T* bias;           // [N] or null
+  const T* pixel_mean;     // [2 D] BN0's mean at a pixel
+  const T* pixel_rstd;     // [2 D]
+  const T* kernel;         // [C, J]
+  const T* shift;          // [C]
+  const T* pull;           // [C, J] derivative of the pre-activation by the raw pixel
+  const T* scale;          // [D]
+  const T* offset;         // [D]
+  const T* norm_scale;     // [D] un = norm_scale u + norm_offset
+  const T* norm_offset;    // [D]
+  const T* delta_scale;    // [D] delta = delta_scale e
+  Segment<T> head, middle, tail;  // tail: the relation's half; P = 0 where an image has no halves
+  const T* relation_u;            // [relations, D] u of the relation's half
+  const T* jacobians;  // [relations, ceil(S / 32), D, 32] dS/d delta of the relation's half, or null: not worth it
+  // All windows in double, to settle ReLU's kink; null if T is double.
+  int64_t P;
+  const int32_t* taps;         // [P, J] pixel of the image
+  const T* fc;                 // [D, C P]
+  const double* exact_pixel;   // [2, 2 D] mean, 1/sigma
   const double* exact_kernel;  // [C, J]
   const double* exact_shift;   // [C]
   const double* exact_hidden;  // [2, D] scale, offset
-  int64_t features() const { return C * P; }
   int64_t statistics() const { return C * (J + 1); }
 };
 
 // The test side, ready to be multiplied. Null: no layer that needs it is tracked.
 template <typename T>
 struct Tests {
-  int64_t Q, G;
+  int64_t Q;
   const int64_t* triples;  // [Q, 3]
-  const int64_t* group;    // [Q]
-  const T* features;       // [G, F] v
-  const T* delta;          // [Q, D] delta' * delta_scale: its product with e is delta . delta'
-  const T* linear;         // [Q, 2 D + S] e', e' un', M S'; zero where a layer is not tracked
-  const T* residual;       // [Q] w'
-  const T* pull;           // [Q, D] w' z'
-  const T* head;           // [Q, D] c'
-  const T* relation;       // [Q, D] q'
-  T fc_bias;               // 1 if fc.bias is tracked, else 0
-  bool statistics;         // whether columns 2 D.. of linear are not all zero
+  const int64_t* pair;     // [Q] distinct (head, relation) of a test
+  int64_t pairs, heads, relations;
+  const int64_t* pair_head;      // [pairs] distinct head of a pair
+  const int64_t* pair_relation;  // [pairs] distinct relation of a pair
+  const T* head_features;        // [heads, C P] v of the head's half, packed like Segment::forward; null: no fc
+  const T* middle_features;      // [pairs, C P]
+  const T* tail_gram;            // [relations, model relations] v . v' of the relation's half
+  const T* delta;                // [Q, D] delta' * delta_scale, packed: its product with e is delta . delta'
+  const T* linear;               // [Q, 2 D + S] or [Q, 2 D] e', e' un', M S', packed; zero where not tracked
+  bool statistics;               // whether linear has the columns of S
+  T fc_bias;                     // 1 if fc.bias is tracked, else 0
+  const T* residual;             // [Q] w'
+  const T* pull;                 // [Q, D] w' z', multiplies z
+  const T* head;                 // [Q, D] c', multiplies z
+  // Multiply (delta, gradient at the middle's pixels) of samples whose head is the test's head, whose head is its
+  // tail, whose relation is its relation: [Q, D + middle.X].
+  const T *same_head, *head_is_tail, *same_relation;
+  // head_features, middle_features, delta and linear in bfloat16, if the products are to use it.
+  const uint16_t *narrow_head = nullptr, *narrow_middle = nullptr, *narrow_delta = nullptr, *narrow_linear = nullptr;
 };
 
 // Which of a sample's gradients count towards its norm.
 template <typename T>
 struct Tracked {
-  const T* form;  // [S, S] M, or null
+  const T* form;  // [S, S] M, packed, or null
   bool fc, fc_bias, bn2_weight, bn2_bias, entity, relation, bias;
 };
 
 // scores[q, b] += rate * <gradient of test q, gradient of triple b>
 template <typename T>
-void influence_block(const Model<T>&, const Tests<T>&, const int64_t* triples,  // [B, 3], equal pairs adjacent
+void influence_block(const Model<T>&, const Tests<T>&, const int64_t* triples,  // [B, 3], equal heads adjacent
                      int64_t B, T rate, T* scores,                              // [Q, B]
-                     int64_t tile, Product<T>, const Parallel&);
+                     const Products<T>&, const Parallel&);
 
-// scores[b] += rate * |gradient of triple b|^2
+// scores[b] += rate * |gradient of triple b|^2; the model must have no halves.
 template <typename T>
-void self_influence_block(const Model<T>&, const Tracked<T>&, const int64_t* triples,  // [B, 3], equal pairs adjacent
+void self_influence_block(const Model<T>&, const Tracked<T>&, const int64_t* triples,  // [B, 3], equal heads adjacent
                           int64_t B, T rate, T* scores,                                // [B]
-                          int64_t tile, Product<T>, const Parallel&);
+                          const Products<T>&, const Parallel&);
+
+// What the relation's half gives once for all triples: u, v and the Jacobian of the statistics by delta.
+template <typename T>
+void relation_tables(const Model<T>&, T* u,  // [relations, D]
+                     T* v,                   // [relations, C tail.P]
+                     T* jacobians,           // [relations, ceil(S / 32), D, 32] or null
+                     const Products<T>&, const Parallel&);
 
 enum class Order { absolute, proponents, opponents };
 

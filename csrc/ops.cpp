@@ -3,13 +3,16 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
+#include "cpu/products.h"
 #include "kernels.h"
 
 using torch::headeronly::ScalarType;
@@ -36,7 +39,7 @@ constexpr ScalarType scalar<int64_t> = ScalarType::Long;
 template <>
 constexpr ScalarType scalar<int32_t> = ScalarType::Int;
 
-// Data of a contiguous tensor of the given shape; null for an empty one where that is allowed.
+// Data of a contiguous tensor of the given shape (-1: any size); null for an empty one where that is allowed.
 template <typename T>
 const T* data(const char* name, const Tensor& x, std::initializer_list<int64_t> shape, bool optional = false) {
   if (optional && x.numel() == 0) return nullptr;
@@ -44,107 +47,228 @@ const T* data(const char* name, const Tensor& x, std::initializer_list<int64_t> 
   check(x.is_contiguous(), std::string(name) + " is not contiguous");
   bool fits = x.dim() == static_cast<int64_t>(shape.size());
   int64_t axis = 0;
-  for (const int64_t size : shape) fits = fits && x.size(axis++) == size;
+  for (const int64_t size : shape) fits = fits && (x.size(axis) == size || size < 0), ++axis;
   check(fits, std::string(name) + " has the wrong shape");
   return x.const_data_ptr<T>();
 }
 
+int64_t padded(int64_t rows, int64_t height) { return height ? (rows + height - 1) / height * height : rows; }
+
+// Packed operand of `rows` x `k`: one panel after the other.
+template <typename T>
+const T* packed(const char* name, const Tensor& x, int64_t rows, int64_t k, int64_t height, bool optional = false) {
+  return data<T>(name, x, {padded(rows, height) * k}, optional);
+}
+
+// Numbers that come with the tensors of a checkpoint, in the order of tracin_ext.ops.ModelSizes.
+struct Sizes {
+  int64_t relation_step, relations, head_step, middle_step, tail_step, height;
+};
+
+Sizes sizes_of(const std::vector<int64_t>& x) {
+  check(x.size() == 6, "sizes: expected 6 numbers");
+  check(x[0] > 0 && x[1] >= 0 && x[2] > 0 && x[3] > 0 && x[4] > 0, "sizes: steps must be positive");
+  check(x[5] == 0 || x[5] == cpu::operand_height, "sizes: height must be 0 or the product kernel's");
+  return {x[0], x[1], x[2], x[3], x[4], x[5]};
+}
+
+template <typename T>
+Segment<T> segment_of(const Tensor* x, int64_t D, int64_t C, int64_t J, int64_t step, int64_t height) {
+  const int64_t X = x[0].numel(), P = x[1].size(0);
+  const int64_t chunks = (C + step - 1) / step, last = C - (chunks - 1) * step;
+  const int64_t rows = (chunks - 1) * padded(step * P, height) + padded(last * P, height);
+  Segment<T> s = {P, X, step, data<int32_t>("pixels", x[0], {X}), data<int32_t>("taps", x[1], {P, J}),
+                  packed<T>("forward", x[2], D, C * P, height), data<T>("backward", x[3], {rows * D})};
+  for (int64_t i = 0; i < X; ++i) check(s.pixels[i] >= 0 && s.pixels[i] < 2 * D, "pixels: outside the image");
+  for (int64_t i = 0; i < P * J; ++i) check(s.taps[i] >= 0 && s.taps[i] < X, "taps: outside the segment");
+  return s;
+}
+
+constexpr std::size_t model_tensors = 31, test_tensors = 19;
+
+// Operand in bfloat16, `size` numbers; null for an empty tensor.
+template <typename T>
+const uint16_t* narrow(const char* name, const Tensor& x, int64_t size, int64_t height) {
+  if (x.numel() == 0) return nullptr;
+  check(x.scalar_type() == ScalarType::BFloat16 && x.is_contiguous(), std::string(name) + " is not bfloat16");
+  check(x.numel() == size, std::string(name) + " has the wrong shape");
+  check(std::is_same_v<T, float> && height, std::string(name) + " needs float32 and the extension's own products");
+  check(cpu::own_products<float>().narrow != nullptr, "this processor has no products in bfloat16");
+  return static_cast<const uint16_t*>(x.const_data_ptr());
+}
+
+int64_t even(int64_t k) { return k + k % 2; }
+
+// Columns of an operand in bfloat16 whose chunks are filled up to whole pairs.
+template <typename T>
+int64_t narrow_columns(const Segment<T>& s, int64_t C) {
+  const int64_t chunks = (C + s.step - 1) / s.step;
+  return (chunks - 1) * even(s.step * s.P) + even((C - (chunks - 1) * s.step) * s.P);
+}
+
 // The tensors of a checkpoint, in the order of tracin_ext.ops.ModelTensors.
 template <typename T>
-Model<T> model_of(const Tensors& x, int64_t relation_step) {
-  check(x.size() == 15, "model: expected 15 tensors");
-  check(x[0].dim() == 2 && x[1].dim() == 2 && x[3].dim() == 2 && x[5].dim() == 2, "model: tables must be matrices");
-  const int64_t N = x[0].size(0), D = x[0].size(1), P = x[3].size(0), J = x[3].size(1), C = x[5].size(0);
-  const T* pixel = data<T>("pixel", x[4], {2, 2 * D});
-  const T* hidden = data<T>("hidden", x[10], {5, D});
-  const bool exact = x[11].numel() != 0;
-  return {
-      D, C, J, P, relation_step,
-      data<T>("entity", x[0], {N, D}), data<T>("relation", x[1], {x[1].size(0), D}), data<T>("bias", x[2], {N}, true),
-      data<int32_t>("taps", x[3], {P, J}), pixel, pixel + 2 * D, data<T>("kernel", x[5], {C, J}),
-      data<T>("shift", x[6], {C}), data<T>("pull", x[7], {C, J}), data<T>("fc", x[8], {D, C * P}),
-      data<T>("fc_t", x[9], {C * P, D}), hidden, hidden + D, hidden + 2 * D, hidden + 3 * D, hidden + 4 * D,
-      exact ? data<double>("exact_pixel", x[11], {2, 2 * D}) : nullptr,
-      exact ? data<double>("exact_kernel", x[12], {C, J}) : nullptr,
-      exact ? data<double>("exact_shift", x[13], {C}) : nullptr,
-      exact ? data<double>("exact_hidden", x[14], {2, D}) : nullptr,
-  };
+Model<T> model_of(const Tensors& x, const Sizes& sizes) {
+  check(x[0].dim() == 2 && x[1].dim() == 2 && x[4].dim() == 2, "model: tables must be matrices");
+  for (const int i : {9, 13, 17, 22}) check(x[i].dim() == 2, "model: taps must be matrices");
+  const int64_t N = x[0].size(0), D = x[0].size(1), C = x[4].size(0), J = x[4].size(1), P = x[22].size(0);
+  const int64_t S = C * (J + 1), h = sizes.height;
+  check(sizes.relations * sizes.relation_step <= x[1].size(0), "sizes: more relations than rows");
+  const T* pixel = data<T>("pixel", x[3], {2, 2 * D});
+  const T* hidden = data<T>("hidden", x[7], {5, D});
+  Model<T> m = {};
+  m.D = D, m.C = C, m.J = J, m.relations = sizes.relations, m.relation_step = sizes.relation_step;
+  m.entity = data<T>("entity", x[0], {N, D});
+  m.relation = data<T>("relation", x[1], {-1, D});
+  m.bias = data<T>("bias", x[2], {N}, true);
+  m.pixel_mean = pixel, m.pixel_rstd = pixel + 2 * D;
+  m.kernel = data<T>("kernel", x[4], {C, J});
+  m.shift = data<T>("shift", x[5], {C});
+  m.pull = data<T>("pull", x[6], {C, J});
+  m.scale = hidden, m.offset = hidden + D, m.norm_scale = hidden + 2 * D, m.norm_offset = hidden + 3 * D;
+  m.delta_scale = hidden + 4 * D;
+  m.head = segment_of<T>(&x[8], D, C, J, sizes.head_step, h);
+  m.middle = segment_of<T>(&x[12], D, C, J, sizes.middle_step, h);
+  m.tail = segment_of<T>(&x[16], D, C, J, sizes.tail_step, h);
+  check((m.head.P == 0) == (m.tail.P == 0), "model: one half of the image is missing");
+  m.relation_u = data<T>("relation_u", x[20], {sizes.relations, D}, true);
+  m.jacobians = data<T>("jacobians", x[21], {sizes.relations, (S + lanes - 1) / lanes, D, lanes}, true);
+  m.P = P;
+  m.taps = data<int32_t>("taps", x[22], {P, J});
+  for (int64_t i = 0; i < P * J; ++i) check(m.taps[i] >= 0 && m.taps[i] < 2 * D, "taps: outside the image");
+  m.fc = data<T>("fc", x[23], {D, C * P});
+  Segment<T>* segments[] = {&m.head, &m.middle, &m.tail};
+  for (int i = 0; i < 3; ++i)
+    segments[i]->narrow_backward =
+        narrow<T>("narrow_backward", x[28 + i], x[11 + 4 * i].numel() / std::max<int64_t>(1, D) * even(D), h);
+  if (x[24].numel() == 0) return m;
+  m.exact_pixel = data<double>("exact_pixel", x[24], {2, 2 * D});
+  m.exact_kernel = data<double>("exact_kernel", x[25], {C, J});
+  m.exact_shift = data<double>("exact_shift", x[26], {C});
+  m.exact_hidden = data<double>("exact_hidden", x[27], {2, D});
+  return m;
 }
 
 // The test side, in the order of tracin_ext.ops.TestTensors.
 template <typename T>
-Tests<T> tests_of(const Model<T>& m, const Tensors& x, bool fc_bias) {
-  check(x.size() == 9, "tests: expected 9 tensors");
-  check(x[4].dim() == 2 && x[2].dim() == 2, "tests: features and linear must be matrices");
-  const int64_t Q = x[4].size(0), G = x[2].size(0), D = m.D;
-  const bool statistics = x[4].size(1) != 2 * D;
-  return {
-      Q, G, data<int64_t>("triples", x[0], {Q, 3}), data<int64_t>("group", x[1], {Q}),
-      data<T>("features", x[2], {G, m.features()}, true), data<T>("delta", x[3], {Q, D}, true),
-      data<T>("linear", x[4], {Q, 2 * D + (statistics ? m.statistics() : 0)}), data<T>("residual", x[5], {Q}, true),
-      data<T>("pull", x[6], {Q, D}, true), data<T>("head", x[7], {Q, D}, true),
-      data<T>("relation", x[8], {Q, D}, true), T(fc_bias), statistics,
-  };
-}
-
-void check_ids(const Tensors& model, int64_t relation_step, const int64_t* triples, int64_t B) {
-  const int64_t entities = model[0].size(0), rows = model[1].size(0);
-  for (int64_t i = 0; i < 3 * B; ++i) {
-    const int64_t bound = i % 3 == 1 ? rows / relation_step : entities;
-    if (triples[i] < 0 || triples[i] >= bound) fail("triples: id " + std::to_string(triples[i]) + " exceeds the model");
+Tests<T> tests_of(const Model<T>& m, const Tensors& x, int64_t heads, bool statistics, bool fc_bias, int64_t height) {
+  const int64_t Q = x[0].size(0), pairs = x[2].numel(), D = m.D, width = D + m.middle.X;
+  Tests<T> t = {};
+  t.Q = Q, t.pairs = pairs, t.heads = heads, t.relations = x[6].dim() == 2 ? x[6].size(0) : 0;
+  t.triples = data<int64_t>("triples", x[0], {Q, 3});
+  t.pair = data<int64_t>("pair", x[1], {Q});
+  t.pair_head = data<int64_t>("pair_head", x[2], {pairs});
+  t.pair_relation = data<int64_t>("pair_relation", x[3], {pairs});
+  for (int64_t q = 0; q < Q; ++q) check(t.pair[q] >= 0 && t.pair[q] < pairs, "pair: out of range");
+  t.delta = packed<T>("delta", x[7], Q, D, height, true);
+  if (t.delta) {
+    t.middle_features = packed<T>("middle_features", x[5], pairs, m.C * m.middle.P, height);
+    if (m.head.P) {
+      t.head_features = packed<T>("head_features", x[4], heads, m.C * m.head.P, height);
+      t.tail_gram = data<T>("tail_gram", x[6], {t.relations, m.relations});
+      for (int64_t p = 0; p < pairs; ++p)
+        check(t.pair_head[p] >= 0 && t.pair_head[p] < heads && t.pair_relation[p] >= 0 &&
+                  t.pair_relation[p] < t.relations,
+              "pair_head or pair_relation: out of range");
+    }
   }
+  t.statistics = statistics, t.fc_bias = T(fc_bias);
+  t.linear = packed<T>("linear", x[8], Q, 2 * D + (statistics ? m.statistics() : 0), height);
+  t.residual = data<T>("residual", x[9], {Q}, true);
+  t.pull = data<T>("pull", x[10], {Q, D}, true);
+  t.head = data<T>("head", x[11], {Q, D}, true);
+  t.same_head = data<T>("same_head", x[12], {Q, width}, true);
+  t.head_is_tail = data<T>("head_is_tail", x[13], {Q, width}, true);
+  t.same_relation = data<T>("same_relation", x[14], {Q, width}, true);
+  const int64_t high = padded(Q, height), columns = 2 * D + (statistics ? m.statistics() : 0);
+  t.narrow_head = narrow<T>("narrow_head", x[15], padded(heads, height) * narrow_columns(m.head, m.C), height);
+  t.narrow_middle = narrow<T>("narrow_middle", x[16], padded(pairs, height) * narrow_columns(m.middle, m.C), height);
+  t.narrow_delta = narrow<T>("narrow_delta", x[17], high * even(D), height);
+  t.narrow_linear = narrow<T>("narrow_linear", x[18], high * even(columns), height);
+  check(!t.narrow_linear || !t.delta || t.narrow_delta, "narrow_linear needs narrow_delta");
+  check(!t.same_head || (t.pull && t.head && t.head_is_tail), "same_head needs pull, head and head_is_tail");
+  return t;
 }
 
-template <auto kernel_float, auto kernel_double>
-void influence_block(const Tensors& model, int64_t relation_step, const Tensors& tests, bool fc_bias,
-                     const Tensor& triples,  // [B, 3]
-                     double rate,
-                     const Tensor& scores,  // [Q, B], added to
-                     int64_t tile) {
-  check(model.size() == 15 && tests.size() == 9, "influence_block: expected 15 model and 9 test tensors");
-  check(tile > 0 && relation_step > 0, "influence_block: tile and relation_step must be positive");
-  const int64_t B = triples.size(0);
-  const int64_t* ids = data<int64_t>("triples", triples, {B, 3});
-  check_ids(model, relation_step, ids, B);
-  const auto run = [&](auto zero, auto kernel) {
-    using T = decltype(zero);
-    const Model<T> m = model_of<T>(model, relation_step);
-    const Tests<T> t = tests_of<T>(m, tests, fc_bias);
-    data<T>("scores", scores, {t.Q, B});
-    if (B && t.Q) kernel(m, t, ids, B, static_cast<T>(rate), scores.mutable_data_ptr<T>(), tile);
-  };
-  if (scores.scalar_type() == ScalarType::Double)
+void check_ids(const Tensors& model, const Sizes& sizes, const int64_t* triples, int64_t B) {
+  for (int64_t i = 0; i < 3 * B; ++i)
+    if (triples[i] < 0 || triples[i] >= (i % 3 == 1 ? sizes.relations : model[0].size(0)))
+      fail("triples: id " + std::to_string(triples[i]) + " exceeds the model");
+}
+
+// Calls run(T(), kernel of T) for the type of `example`.
+template <auto kernel_float, auto kernel_double, typename Run>
+void by_type(const Tensor& example, const Run& run) {
+  if (example.scalar_type() == ScalarType::Double)
     run(0.0, kernel_double);
   else
     run(0.0f, kernel_float);
 }
 
 template <auto kernel_float, auto kernel_double>
-void self_influence_block(const Tensors& model, int64_t relation_step,
-                          const Tensor& form,  // [S, S], or empty if no layer below fc is tracked
+void influence_block(const Tensors& model, const std::vector<int64_t>& numbers, const Tensors& tests, int64_t heads,
+                     bool statistics, bool fc_bias,
+                     const Tensor& triples,  // [B, 3]
+                     double rate,
+                     const Tensor& scores) {  // [Q, B], added to
+  check(model.size() == model_tensors && tests.size() == test_tensors, "influence_block: wrong number of tensors");
+  const Sizes sizes = sizes_of(numbers);
+  const int64_t B = triples.size(0);
+  const int64_t* ids = data<int64_t>("triples", triples, {B, 3});
+  check_ids(model, sizes, ids, B);
+  by_type<kernel_float, kernel_double>(scores, [&](auto zero, auto kernel) {
+    using T = decltype(zero);
+    const Model<T> m = model_of<T>(model, sizes);
+    const Tests<T> t = tests_of<T>(m, tests, heads, statistics, fc_bias, sizes.height);
+    data<T>("scores", scores, {t.Q, B});
+    check(!m.head.P || m.relation_u, "model: relation_u is missing");
+    if (B && t.Q) kernel(m, t, ids, B, static_cast<T>(rate), scores.mutable_data_ptr<T>(), sizes.height);
+  });
+}
+
+template <auto kernel_float, auto kernel_double>
+void self_influence_block(const Tensors& model, const std::vector<int64_t>& numbers,
+                          const Tensor& form,  // [S, S] packed, or empty if no layer below fc is tracked
                           int64_t tracked,     // bits: fc, fc.bias, bn2.weight, bn2.bias, entity, relation, bias
                           const Tensor& triples,  // [B, 3]
                           double rate,
-                          const Tensor& scores,  // [B], added to
-                          int64_t tile) {
-  check(model.size() == 15, "self_influence_block: expected 15 model tensors");
-  check(tile > 0 && relation_step > 0, "self_influence_block: tile and relation_step must be positive");
+                          const Tensor& scores) {  // [B], added to
+  check(model.size() == model_tensors, "self_influence_block: wrong number of tensors");
+  const Sizes sizes = sizes_of(numbers);
   const int64_t B = triples.size(0);
   const int64_t* ids = data<int64_t>("triples", triples, {B, 3});
-  check_ids(model, relation_step, ids, B);
+  check_ids(model, sizes, ids, B);
   const auto on = [&](int bit) { return ((tracked >> bit) & 1) != 0; };
-  const auto run = [&](auto zero, auto kernel) {
+  by_type<kernel_float, kernel_double>(scores, [&](auto zero, auto kernel) {
     using T = decltype(zero);
-    const Model<T> m = model_of<T>(model, relation_step);
+    const Model<T> m = model_of<T>(model, sizes);
+    check(m.head.P == 0 && m.middle.X == 2 * m.D, "self_influence_block: the image must be taken whole");
     const int64_t S = m.statistics();
-    const Tracked<T> t = {data<T>("form", form, {S, S}, true), on(0), on(1), on(2), on(3), on(4), on(5), on(6)};
+    const Tracked<T> t = {packed<T>("form", form, S, S, sizes.height, true),
+                          on(0), on(1), on(2), on(3), on(4), on(5), on(6)};
     data<T>("scores", scores, {B});
-    if (B) kernel(m, t, ids, B, static_cast<T>(rate), scores.mutable_data_ptr<T>(), tile);
-  };
-  if (scores.scalar_type() == ScalarType::Double)
-    run(0.0, kernel_double);
-  else
-    run(0.0f, kernel_float);
+    if (B) kernel(m, t, ids, B, static_cast<T>(rate), scores.mutable_data_ptr<T>(), sizes.height);
+  });
+}
+
+template <auto kernel_float, auto kernel_double>
+void relation_tables(const Tensors& model, const std::vector<int64_t>& numbers,
+                     const Tensor& u,            // [relations, D], changed
+                     const Tensor& v,            // [relations, C P of the tail segment], changed
+                     const Tensor& jacobians) {  // [relations, ceil(S / 32), D, 32] or empty, changed
+  check(model.size() == model_tensors, "relation_tables: wrong number of tensors");
+  const Sizes sizes = sizes_of(numbers);
+  by_type<kernel_float, kernel_double>(u, [&](auto zero, auto kernel) {
+    using T = decltype(zero);
+    const Model<T> m = model_of<T>(model, sizes);
+    data<T>("u", u, {sizes.relations, m.D});
+    data<T>("v", v, {sizes.relations, m.C * m.tail.P});
+    const bool wanted = data<T>("jacobians", jacobians,
+                                {sizes.relations, (m.statistics() + lanes - 1) / lanes, m.D, lanes}, true) != nullptr;
+    if (sizes.relations && m.tail.P)
+      kernel(m, u.mutable_data_ptr<T>(), v.mutable_data_ptr<T>(), wanted ? jacobians.mutable_data_ptr<T>() : nullptr,
+             sizes.height);
+  });
 }
 
 template <auto kernel_float, auto kernel_double>
@@ -158,60 +282,75 @@ void merge_top_k(const Tensor& scores,   // [Q, B]
   const int64_t Q = scores.size(0), B = scores.size(1), k = best.size(1);
   const int64_t* index = data<int64_t>("columns", columns, {B});
   data<int64_t>("best_index", best_index, {Q, k});
-  const auto run = [&](auto zero, auto kernel) {
+  by_type<kernel_float, kernel_double>(scores, [&](auto zero, auto kernel) {
     using T = decltype(zero);
     const T* values = data<T>("scores", scores, {Q, B});
     data<T>("best", best, {Q, k});
     if (Q && B && k)
       kernel(values, index, Q, B, k, static_cast<Order>(order), best.mutable_data_ptr<T>(),
              best_index.mutable_data_ptr<int64_t>());
-  };
-  if (scores.scalar_type() == ScalarType::Double)
-    run(0.0, kernel_double);
-  else
-    run(0.0f, kernel_float);
+  });
 }
 
-// The CPU's threads and products.
+// The CPU's threads: each takes the next item when it is done with one.
 void on_threads(int64_t n, void (*work)(void*, int64_t), void* context) {
+  std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
-  torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, std::min<int64_t>(n, torch::stable::get_num_threads()), 1, [&](int64_t, int64_t) {
     try {
-      for (int64_t i = begin; i < end && !failed; ++i) work(context, i);
+      for (int64_t i; !failed && (i = next++) < n;) work(context, i);
     } catch (const std::exception&) {  // must not leave a parallel region; what can fail is an allocation
       failed = true;
     }
   });
-  if (failed) throw std::runtime_error("out of memory: can't allocate the buffers of a tile; take smaller blocks");
+  if (failed) throw std::runtime_error("out of memory: can't allocate the buffers of a block; take smaller blocks");
 }
 
 template <typename T>
-Tensor view_of(const T* data, int64_t rows, int64_t columns) {
-  const std::array<int64_t, 2> sizes{rows, columns}, strides{columns, 1};
+Tensor view_of(const T* data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride) {
+  const std::array<int64_t, 2> sizes{rows, columns}, strides{row_stride, column_stride};
   return torch::stable::from_blob(const_cast<T*>(data), {sizes.data(), 2}, {strides.data(), 2},
                                   torch::stable::Device(torch::headeronly::DeviceType::CPU), scalar<T>);
 }
 
+// torch's matrix product on operands packed as one panel [k][rows].
 template <typename T>
-void torch_product(const T* a, const T* b, T* c, int64_t m, int64_t n, int64_t k) {
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(view_of(a, m, k)),
-                                    torch::stable::detail::from(view_of(b, k, n)),
-                                    torch::stable::detail::from(view_of(c, m, n))};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);
+void torch_multiply(const Operand<T>& a, int64_t row, int64_t rows, int64_t from, int64_t k, const T* b,
+                    int64_t b_stride, int64_t groups, int64_t, bool accumulate, T* c, int64_t c_stride) {
+  thread_local std::vector<T> sum;
+  sum.resize(rows * lanes);
+  for (int64_t g = 0; g < groups; ++g) {
+    T* out = c + g * c_stride;
+    std::array<StableIValue, 3> stack{
+        torch::stable::detail::from(view_of(a.data + from * a.height + row, rows, k, int64_t(1), a.height)),
+        torch::stable::detail::from(view_of(b + g * b_stride, k, lanes, lanes, int64_t(1))),
+        torch::stable::detail::from(view_of(accumulate ? sum.data() : out, rows, lanes, lanes, int64_t(1)))};
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+    torch::stable::detail::to<Tensor>(stack[0]);
+    for (int64_t i = 0; accumulate && i < rows * lanes; ++i) out[i] += sum[i];
+  }
 }
 
 const Parallel parallel{&on_threads};
 
 template <typename T>
+Products<T> products(int64_t height) {
+  return height ? cpu::own_products<T>() : Products<T>{0, &torch_multiply<T>};
+}
+
+template <typename T>
 void influence_block_cpu(const Model<T>& m, const Tests<T>& t, const int64_t* ids, int64_t B, T rate, T* scores,
-                         int64_t tile) {
-  influence_block<T>(m, t, ids, B, rate, scores, tile, &torch_product<T>, parallel);
+                         int64_t height) {
+  influence_block<T>(m, t, ids, B, rate, scores, products<T>(height), parallel);
 }
 template <typename T>
 void self_influence_block_cpu(const Model<T>& m, const Tracked<T>& t, const int64_t* ids, int64_t B, T rate, T* scores,
-                              int64_t tile) {
-  self_influence_block<T>(m, t, ids, B, rate, scores, tile, &torch_product<T>, parallel);
+                              int64_t height) {
+  self_influence_block<T>(m, t, ids, B, rate, scores, products<T>(height), parallel);
+}
+template <typename T>
+void relation_tables_cpu(const Model<T>& m, T* u, T* v, T* jacobians, int64_t height) {
+  relation_tables<T>(m, u, v, jacobians, products<T>(height), parallel);
 }
 template <typename T>
 void merge_top_k_cpu(const T* scores, const int64_t* columns, int64_t Q, int64_t B, int64_t k, Order order, T* best,
@@ -224,11 +363,13 @@ void merge_top_k_cpu(const T* scores, const int64_t* columns, int64_t Q, int64_t
 
 STABLE_TORCH_LIBRARY(tracin_ext, m) {
   m.def(
-      "influence_block(Tensor[] model, int relation_step, Tensor[] tests, bool fc_bias, Tensor triples, float rate, "
-      "Tensor(a!) scores, int tile) -> ()");
+      "influence_block(Tensor[] model, int[] sizes, Tensor[] tests, int heads, bool statistics, bool fc_bias, "
+      "Tensor triples, float rate, Tensor(a!) scores) -> ()");
   m.def(
-      "self_influence_block(Tensor[] model, int relation_step, Tensor form, int tracked, Tensor triples, float rate, "
-      "Tensor(a!) scores, int tile) -> ()");
+      "self_influence_block(Tensor[] model, int[] sizes, Tensor form, int tracked, Tensor triples, float rate, "
+      "Tensor(a!) scores) -> ()");
+  m.def(
+      "relation_tables(Tensor[] model, int[] sizes, Tensor(a!) u, Tensor(b!) v, Tensor(c!) jacobians) -> ()");
   m.def("merge_top_k(Tensor scores, Tensor columns, int order, Tensor(a!) best, Tensor(b!) best_index) -> ()");
 }
 
@@ -237,5 +378,6 @@ STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CPU, m) {
   m.impl("influence_block", TORCH_BOX((&influence_block<influence_block_cpu<float>, influence_block_cpu<double>>)));
   m.impl("self_influence_block",
          TORCH_BOX((&self_influence_block<self_influence_block_cpu<float>, self_influence_block_cpu<double>>)));
+  m.impl("relation_tables", TORCH_BOX((&relation_tables<relation_tables_cpu<float>, relation_tables_cpu<double>>)));
   m.impl("merge_top_k", TORCH_BOX((&merge_top_k<merge_top_k_cpu<float>, merge_top_k_cpu<double>>)));
 }

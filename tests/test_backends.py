@@ -148,6 +148,44 @@ def test_float32_takes_float64s_side_of_the_kink(backend: str) -> None:
     assert worst_error(result, expected) <= 1e-5
 
 
+@pytest.mark.parametrize("variant", ["plain", "two image planes", "everything odd", "kernel larger than an embedding"])
+def test_mixed_precision_is_close_to_float64(variant: str) -> None:
+    """bfloat16 has 8 bits: each factor of a product is off by up to 2^-9."""
+    needs("native")
+    if not tracin_ext.status()["bfloat16"]:
+        pytest.skip("this processor has no products in bfloat16")
+    test, train = pairs_of_triples(200)
+    expected = TracIn(random_model(variant), backend="factored", precision="float64").influence(train, test)
+    ti = TracIn(random_model(variant), backend="native", precision="mixed")
+    assert "mixed" in ti.description
+    assert 1e-6 < worst_error(ti.influence(train, test), expected) <= 1e-2
+    own = TracIn(random_model(variant), backend="factored", precision="float64").self_influence(train)
+    assert worst_error(ti.self_influence(train), own) <= 1e-2
+
+
+def test_mixed_precision_without_bfloat16_says_so_and_is_float32() -> None:
+    with pytest.warns(UserWarning, match="only the native backend has them.*using float32"):
+        ti = TracIn(random_model(), backend="factored", precision="mixed")
+    test, train = pairs_of_triples()
+    assert ti.precision == "float32"
+    assert worst_error(ti.influence(train, test), reference("plain")[0]) <= 1e-5
+
+
+@pytest.mark.parametrize("products", ["own", "torch"])
+def test_both_kinds_of_products_agree_with_autograd(products: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("native")
+    monkeypatch.setenv("TRACIN_PRODUCTS", products)
+    test, train = pairs_of_triples()
+    for precision, tolerance in TOLERANCE.items():
+        ti = TracIn(random_model(), backend="native", precision=precision)
+        assert ("torch products" in ti.description) == (products == "torch")
+        assert worst_error(ti.influence(train, test), reference("plain")[0]) <= tolerance
+        assert worst_error(ti.self_influence(train), reference("plain")[1]) <= tolerance
+    monkeypatch.setenv("TRACIN_PRODUCTS", "magic")
+    with pytest.raises(InputError, match="TRACIN_PRODUCTS=magic is not one of own, torch"):
+        TracIn(random_model(), backend="native")
+
+
 def test_native_needs_the_extension_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     status = tracin_ext.status() | {"available": False, "reason": "the native extension was not built: no compiler"}
     monkeypatch.setattr(tracin_ext, "status", lambda: status)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import tracin_ext
 
@@ -22,10 +23,15 @@ SOURCES = ["CMakeLists.txt", "MANIFEST.in", "README.md", "csrc", "pyproject.toml
 
 
 def python(code: str, *path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs code in a fresh interpreter that imports from `path`, by default from this tree."""
+    """Runs code in a fresh interpreter that imports from `path`, by default from this tree.
+
+    -S: an editable install has a finder in site-packages that would serve its own _C to a package without one.
+    """
     path = path or (ROOT, ROOT / "python")
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), **environment}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables, cwd=path[0])
+    folders = [*path, Path(torch.__file__).parent.parent]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), **environment}
+    command = [sys.executable, "-S", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=path[0])
 
 
 def status(*path: Path, before: str = "", **environment: str) -> dict:
@@ -40,7 +46,7 @@ def test_build_info_says_what_was_built() -> None:
     from tracin_ext import _C
 
     info = _C.build_info()
-    assert set(info) == {"version", "isa", "isa_variants", "compiler", "cuda_targets"}
+    assert set(info) == {"version", "isa", "isa_variants", "bfloat16", "compiler", "cuda_targets"}
     assert f'\nversion = "{info["version"]}"\n' in (ROOT / "pyproject.toml").read_text()
     assert info["isa_variants"][0] == "default"
     assert info["isa"] in info["isa_variants"]
@@ -50,7 +56,8 @@ def test_build_info_says_what_was_built() -> None:
 
 def test_status_has_the_same_keys_and_a_reason_exactly_when_unavailable() -> None:
     assert set(STATUS) == {
-        "available", "reason", "torch_required", "version", "isa", "isa_variants", "compiler", "cuda_targets",
+        "available", "reason", "torch_required", "version", "isa", "isa_variants", "bfloat16", "compiler",
+        "cuda_targets",
     }  # fmt: skip
     assert (STATUS["reason"] is None) == STATUS["available"]
 

@@ -80,16 +80,6 @@ def test_self_influence_is_the_diagonal() -> None:
     assert torch.allclose(ti.self_influence(train), ti.influence(train, train).diagonal(), rtol=1e-9)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_tiles_of_tests_change_nothing(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    test, train = pairs_of_triples()
-    whole = TracIn(random_model(), backend=backend).influence(train, test)
-    monkeypatch.setattr("tracin.influence.TEST_BYTES", 1)
-    tiled = TracIn(random_model(), backend=backend)
-    assert torch.allclose(tiled.influence(train, test), whole, rtol=1e-5, atol=1e-9)
-    assert torch.allclose(tiled.top_k(train, test, 3).scores, sorted_scores(whole, "absolute")[0][:, :3], rtol=1e-4)
-
-
 def test_no_test_by_train_matrix_in_top_k(monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
     merge = ops.merge_top_k

@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from models import ENTITIES, RELATIONS, random_model, random_triples
 from torch import Tensor
 
 import tracin_ext
 from tracin_ext import ops
+from tracin_ext.backends.factored import FactoredBackend
+from tracin_ext.backends.native import NativeBackend
+from tracin_ext.packing import pack, pack_model
+from tracin_ext.parameters import LAYERS
 
 STATUS = tracin_ext.status()
 native = pytest.mark.skipif(not STATUS["available"], reason=f"no native extension: {STATUS['reason']}")
@@ -21,104 +26,178 @@ REGISTERED = sorted(
     for name in torch._C._dispatch_get_all_op_names()
     if name.startswith("tracin_ext::")
 )
+EACH_OP = pytest.mark.parametrize("name", REGISTERED or [pytest.param("any", marks=native)])
 
-N, R, D, C, J, P = 11, 3, 6, 3, 4, 40
-F, S = C * P, C * (J + 1)
-
-
-def model_tensors(dtype: torch.dtype, *, bias: bool = True, settle: bool = True) -> ops.ModelTensors:
-    """A checkpoint of random numbers; `settle`: with the float64 copies that settle ReLU's kink."""
-    exact = [(2, 2 * D), (C, J), (C,), (2, D)] if settle else [(0,)] * 4
-    taps = torch.randint(0, 2 * D, (P, J), dtype=torch.int32)
-    shapes = [(N, D), (R, D), (N if bias else 0,), (P, J), (2, 2 * D), (C, J), (C,), (C, J), (D, F), (F, D), (5, D)]
-    tensors = [torch.randn(shape, dtype=dtype) for shape in shapes]
-    tensors[3] = taps
-    return ops.ModelTensors(*tensors, *(torch.randn(shape, dtype=torch.float64) for shape in exact))
+Q, B, K = 3, 7, 4
+LITTLE = ("bn2",)  # layers: no operand but `linear`, no form, no joins
 
 
-def triples(count: int) -> Tensor:  # [count, 3]
-    return torch.stack([torch.randint(0, bound, (count,)) for bound in (N, R, N)], 1)
+def backend(
+    dtype: torch.dtype = torch.float32,
+    layers: tuple[str, ...] = LAYERS,
+    variant: str = "plain",
+    products: str = "own",
+    mixed: bool = False,
+) -> NativeBackend:
+    """A random model, packed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACIN_PRODUCTS", products)
+        return NativeBackend(random_model(variant), layers, dtype, torch.device("cpu"), mixed)
 
 
-def factors_of_tests(dtype: torch.dtype, Q: int, *, tables: bool = True) -> ops.TestTensors:
-    """Test factors of random numbers; without `tables` only the terms of bn2, as if nothing else were tracked."""
-    G = 2
-    rows = [torch.randn((Q, D) if tables else (0,), dtype=dtype) for _ in range(4)]
-    features = torch.randn((G, F), dtype=dtype) if tables else torch.empty(0, 0, dtype=dtype)
-    linear = torch.randn((Q, 2 * D + (S if tables else 0)), dtype=dtype)
-    residual = torch.randn((Q if tables else 0,), dtype=dtype)
-    group = torch.randint(0, G, (Q,))
-    return ops.TestTensors(triples(Q), group, features, rows[0], linear, residual, *rows[1:])
+def sorted_triples(count: int) -> Tensor:  # [count, 3]
+    """Equal heads adjacent, as the ops need them."""
+    triples = random_triples(count)
+    return triples[triples[:, 0].argsort()]
 
 
-def influence_block_arguments(
-    dtype: torch.dtype = torch.float32, B: int = 7, Q: int = 3, tables: bool = True, settle: bool = True
-) -> dict[str, Any]:
+def influence_block_arguments(count: int = B, tests: int = Q, **of_backend: Any) -> dict[str, Any]:
+    native_backend = backend(**of_backend)
+    side = native_backend.test_factors(random_triples(tests, seed=1))
     return {
-        "model": model_tensors(dtype, bias=tables, settle=settle), "relation_step": 1,
-        "tests": factors_of_tests(dtype, Q, tables=tables), "fc_bias": tables, "triples": triples(B), "rate": 0.5,
-        "scores": torch.zeros(Q, B, dtype=dtype), "tile": 16,
+        "model": native_backend.model, "sizes": native_backend.sizes, "tests": side.tensors, "heads": side.heads,
+        "statistics": side.statistics, "fc_bias": True, "triples": sorted_triples(count), "rate": 0.5,
+        "scores": torch.zeros(tests, count, dtype=native_backend.parameters.dtype),
     }  # fmt: skip
 
 
-def self_influence_block_arguments(
-    dtype: torch.dtype = torch.float32, B: int = 7, tables: bool = True, settle: bool = True
-) -> dict[str, Any]:
+def self_influence_block_arguments(count: int = B, **of_backend: Any) -> dict[str, Any]:
+    native_backend = backend(**of_backend)
+    p = native_backend.parameters
+    model, sizes, _ = pack_model(p, native_backend.wide, native_backend.height, halves=False)
     return {
-        "model": model_tensors(dtype, bias=tables, settle=settle), "relation_step": 1,
-        "form": torch.randn((S, S) if tables else (0, 0), dtype=dtype), "tracked": 127 if tables else 12,
-        "triples": triples(B), "rate": 0.5, "scores": torch.zeros(B, dtype=dtype), "tile": 16,
+        "model": model, "sizes": sizes,
+        "form": p.conv_weight.new_empty(0) if p.form is None else pack(p.form, native_backend.height),
+        "tracked": 12 if p.form is None else 127, "triples": sorted_triples(count), "rate": 0.5,
+        "scores": torch.zeros(count, dtype=p.dtype),
     }  # fmt: skip
 
 
-def merge_top_k_arguments(dtype: torch.dtype = torch.float32, Q: int = 3, B: int = 7, k: int = 4) -> dict[str, Any]:
+def relation_tables_arguments(jacobians: bool = True, **of_backend: Any) -> dict[str, Any]:
+    native_backend = backend(**of_backend)
+    model, features = native_backend.model, native_backend.relation_features
     return {
-        "scores": torch.randn(Q, B, dtype=dtype), "columns": torch.arange(B), "order": 0,
-        "best": torch.zeros(Q, k, dtype=dtype), "best_index": torch.full((Q, k), -1),
+        "model": model, "sizes": native_backend.sizes, "u": torch.zeros_like(model.relation_u),
+        "v": torch.zeros_like(features), "jacobians": torch.zeros_like(model.jacobians[: None if jacobians else 0]),
+    }  # fmt: skip
+
+
+def merge_top_k_arguments(
+    dtype: torch.dtype = torch.float32, tests: int = Q, count: int = B, k: int = K
+) -> dict[str, Any]:
+    return {
+        "scores": torch.randn(tests, count, dtype=dtype), "columns": torch.arange(count), "order": 0,
+        "best": torch.zeros(tests, k, dtype=dtype), "best_index": torch.full((tests, k), -1),
     }  # fmt: skip
 
 
 def block_samples(arguments: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
-    """No triple, one, more than a vector of 16; both dtypes; everything tracked or little."""
-    sizes = [arguments(B=B) for B in (0, 1, 17)]
-    return [*sizes, arguments(torch.float64, settle=False), arguments(settle=False), arguments(tables=False)]
+    """No triple, one, more than a panel of 32; both dtypes and product kernels; everything tracked or little."""
+    return [
+        *(arguments(count) for count in (0, 1, 33)), arguments(dtype=torch.float64), arguments(products="torch"),
+        arguments(layers=LITTLE), arguments(variant="kernel larger than an embedding"),
+        arguments(variant="no entity bias"),
+    ]  # fmt: skip
 
 
 SAMPLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
-    "influence_block": lambda: [*block_samples(influence_block_arguments), influence_block_arguments(Q=0)],
+    "influence_block": lambda: [
+        *block_samples(influence_block_arguments), influence_block_arguments(tests=0),
+        influence_block_arguments(mixed=True),
+    ],
     "self_influence_block": lambda: block_samples(self_influence_block_arguments),
+    "relation_tables": lambda: [
+        relation_tables_arguments(), relation_tables_arguments(dtype=torch.float64),
+        relation_tables_arguments(jacobians=False), relation_tables_arguments(products="torch"),
+        relation_tables_arguments(variant="inverse relations at odd rows"),
+    ],
     "merge_top_k": lambda: [
-        *(merge_top_k_arguments(B=B, k=k) for B in (0, 1, 7) for k in (1, 10)),
-        merge_top_k_arguments(torch.float64), merge_top_k_arguments(Q=0), merge_top_k_arguments(k=0),
+        *(merge_top_k_arguments(count=count, k=k) for count in (0, 1, 7) for k in (1, 10)),
+        merge_top_k_arguments(torch.float64), merge_top_k_arguments(tests=0), merge_top_k_arguments(k=0),
     ],
 }  # fmt: skip
 
 ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "influence_block": influence_block_arguments,
     "self_influence_block": self_influence_block_arguments,
+    "relation_tables": relation_tables_arguments,
     "merge_top_k": merge_top_k_arguments,
 }
 
-# op, argument that is wrong, its value, what the message must say
-WRONG: list[tuple[str, str, Any, str]] = [
-    ("influence_block", "triples", torch.zeros(7, 2, dtype=torch.int64), "triples has the wrong shape"),
-    ("influence_block", "triples", torch.zeros(7, 3, dtype=torch.int32), "triples has the wrong dtype"),
-    ("influence_block", "triples", torch.full((7, 3), N), f"id {N} exceeds the model"),
-    ("influence_block", "triples", torch.full((7, 3), -1), "id -1 exceeds the model"),
-    ("influence_block", "triples", torch.zeros(3, 7, dtype=torch.int64).t(), "triples is not contiguous"),
-    ("influence_block", "scores", torch.zeros(3, 8), "scores has the wrong shape"),
-    ("influence_block", "scores", torch.zeros(3, 7, dtype=torch.float64), "wrong dtype"),
-    ("influence_block", "model", [torch.zeros(1)], "expected 15 model"),
-    ("influence_block", "tile", 0, "tile"),
-    ("self_influence_block", "form", torch.zeros(S, S + 1), "form has the wrong shape"),
-    ("self_influence_block", "scores", torch.zeros(8), "scores has the wrong shape"),
-    ("self_influence_block", "triples", torch.full((7, 3), N), f"id {N} exceeds the model"),
-    ("self_influence_block", "model", [torch.zeros(1)], "expected 15 model"),
-    ("self_influence_block", "tile", -1, "tile"),
-    ("merge_top_k", "order", 3, "order must be 0"),
-    ("merge_top_k", "columns", torch.arange(6), "columns has the wrong shape"),
-    ("merge_top_k", "best_index", torch.zeros(3, 4), "best_index has the wrong dtype"),
-    ("merge_top_k", "scores", torch.randn(7, 3).t(), "scores is not contiguous"),
+
+def change(**fields: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A tuple of tensors or numbers with some of its fields changed."""
+    return lambda value: value._replace(**{name: make(getattr(value, name)) for name, make in fields.items()})
+
+
+def put(value: Any) -> Callable[[Any], Any]:
+    return lambda _: value
+
+
+def last_plus(step: int) -> Callable[[Tensor], Tensor]:
+    """The same numbers but for the last, which is `step` more than the largest."""
+
+    def make(x: Tensor) -> Tensor:
+        changed = x.clone()
+        changed.view(-1)[-1] = x.max() + step
+        return changed
+
+    return make
+
+
+# op, argument that is wrong, what it is made of the right one by, what the message must say
+WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
+    ("influence_block", "triples", put(torch.zeros(B, 2, dtype=torch.int64)), "triples has the wrong shape"),
+    ("influence_block", "triples", put(torch.zeros(B, 3, dtype=torch.int32)), "triples has the wrong dtype"),
+    ("influence_block", "triples", put(torch.full((B, 3), ENTITIES)), f"id {ENTITIES} exceeds the model"),
+    ("influence_block", "triples", put(torch.full((B, 3), -1)), "id -1 exceeds the model"),
+    ("influence_block", "triples", put(torch.zeros(3, B, dtype=torch.int64).t()), "triples is not contiguous"),
+    ("influence_block", "scores", put(torch.zeros(Q, B + 1)), "scores has the wrong shape"),
+    ("influence_block", "scores", put(torch.zeros(Q, B, dtype=torch.float64)), "wrong dtype"),
+    ("influence_block", "model", put([torch.zeros(1)]), "wrong number of tensors"),
+    ("influence_block", "tests", put([torch.zeros(1)]), "wrong number of tensors"),
+    ("influence_block", "sizes", change(height=put(7)), "height must be 0 or"),
+    ("influence_block", "sizes", change(height=put(0)), "has the wrong shape"),
+    ("influence_block", "sizes", change(head_step=put(0)), "steps must be positive"),
+    ("influence_block", "sizes", change(relations=put(RELATIONS + 1)), "more relations than rows"),
+    ("influence_block", "sizes", put([1]), "expected 6 numbers"),
+    ("influence_block", "model", change(entity=Tensor.flatten), "tables must be matrices"),
+    ("influence_block", "model", change(middle_taps=Tensor.flatten), "taps must be matrices"),
+    ("influence_block", "model", change(taps=last_plus(1)), "taps: outside the image"),
+    ("influence_block", "model", change(head_taps=last_plus(1)), "taps: outside the segment"),
+    ("influence_block", "model", change(tail_pixels=last_plus(1)), "pixels: outside the image"),
+    ("influence_block", "model", change(tail_taps=Tensor.long), "taps has the wrong dtype"),
+    ("influence_block", "model", change(middle_forward=lambda x: x[1:]), "forward has the wrong shape"),
+    ("influence_block", "model", change(middle_backward=lambda x: x[1:]), "backward has the wrong shape"),
+    ("influence_block", "model", change(relation_u=lambda x: x[:0]), "relation_u is missing"),
+    ("influence_block", "model", change(jacobians=lambda x: x[1:]), "jacobians has the wrong shape"),
+    ("influence_block", "tests", change(pair=last_plus(1)), "pair: out of range"),
+    ("influence_block", "tests", change(pair_head=last_plus(1)), "pair_head or pair_relation: out of range"),
+    ("influence_block", "tests", change(pair_relation=last_plus(1)), "pair_head or pair_relation: out of range"),
+    ("influence_block", "tests", change(delta=lambda x: x[1:]), "delta has the wrong shape"),
+    ("influence_block", "tests", change(same_relation=lambda x: x[:, 1:].contiguous()), "same_relation has the wrong"),
+    ("influence_block", "tests", change(pull=lambda x: x[:0]), "same_head needs pull, head and head_is_tail"),
+    ("influence_block", "tests", change(narrow_delta=put(torch.ones(1))), "narrow_delta is not bfloat16"),
+    ("influence_block", "tests", change(narrow_delta=put(torch.ones(1).bfloat16())), "narrow_delta has the wrong"),
+    ("influence_block", "heads", put(100), "head_features has the wrong shape"),
+    ("influence_block", "statistics", put(False), "linear has the wrong shape"),
+    ("self_influence_block", "form", lambda x: x[1:], "form has the wrong shape"),
+    ("self_influence_block", "scores", put(torch.zeros(B + 1)), "scores has the wrong shape"),
+    ("self_influence_block", "triples", put(torch.full((B, 3), ENTITIES)), f"id {ENTITIES} exceeds the model"),
+    ("self_influence_block", "model", put([torch.zeros(1)]), "wrong number of tensors"),
+    ("self_influence_block", "sizes", change(relation_step=put(0)), "steps must be positive"),
+    ("self_influence_block", "model", lambda _: backend().model, "the image must be taken whole"),
+    ("self_influence_block", "model", change(middle_pixels=lambda x: x.repeat(2)), "the image must be taken whole"),
+    ("relation_tables", "u", lambda x: x[1:], "u has the wrong shape"),
+    ("relation_tables", "u", Tensor.double, "wrong dtype"),
+    ("relation_tables", "v", lambda x: x[:, 1:].contiguous(), "v has the wrong shape"),
+    ("relation_tables", "jacobians", lambda x: x[1:], "jacobians has the wrong shape"),
+    ("relation_tables", "model", put([torch.zeros(1)]), "wrong number of tensors"),
+    ("merge_top_k", "order", put(3), "order must be 0"),
+    ("merge_top_k", "columns", put(torch.arange(B - 1)), "columns has the wrong shape"),
+    ("merge_top_k", "best_index", put(torch.zeros(Q, K)), "best_index has the wrong dtype"),
+    ("merge_top_k", "scores", put(torch.randn(B, Q).t()), "scores is not contiguous"),
+    ("merge_top_k", "scores", put(torch.randn(B)), "must be matrices"),
 ]
 
 
@@ -133,12 +212,12 @@ def test_every_registered_op_has_a_function_samples_and_wrong_arguments() -> Non
     assert [name for name in REGISTERED if not callable(getattr(ops, name, None))] == []
 
 
-@pytest.mark.parametrize("name", REGISTERED)
+@EACH_OP
 def test_has_a_cpu_kernel(name: str) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"tracin_ext::{name}", "CPU")
 
 
-@pytest.mark.parametrize("name", REGISTERED)
+@EACH_OP
 def test_opcheck(name: str) -> None:
     samples = SAMPLES[name]()
     assert samples
@@ -148,24 +227,50 @@ def test_opcheck(name: str) -> None:
 
 
 @native
-@pytest.mark.parametrize(("name", "argument", "value", "message"), WRONG)
-def test_wrong_arguments_are_named(name: str, argument: str, value: Any, message: str) -> None:
+@pytest.mark.parametrize(("name", "argument", "make", "message"), WRONG)
+def test_wrong_arguments_are_named(name: str, argument: str, make: Callable[[Any], Any], message: str) -> None:
+    arguments = ARGUMENTS[name]()
     with pytest.raises(ValueError, match=message):
-        op(name)(**{**ARGUMENTS[name](), argument: value})
+        op(name)(**{**arguments, argument: make(arguments[argument])})
 
 
 @native
+@pytest.mark.parametrize("other", [{"products": "torch"}, {"dtype": torch.float64}])
+def test_bfloat16_needs_float32_and_own_products(other: dict[str, Any]) -> None:
+    arguments = influence_block_arguments(**other)
+    size = arguments["model"].middle_backward.numel()  # D is even: no column is filled up
+    narrow = torch.zeros(size, dtype=torch.bfloat16)
+    arguments["model"] = arguments["model"]._replace(narrow_middle_backward=narrow)
+    with pytest.raises(ValueError, match="narrow_backward needs float32 and the extension's own products"):
+        ops.influence_block(**arguments)
+
+
+@native
+@pytest.mark.parametrize("products", ["own", "torch"])
+@pytest.mark.parametrize("variant", ["plain", "kernel larger than an embedding"])
+def test_both_product_kernels_give_the_factored_scores(products: str, variant: str) -> None:
+    native_backend = backend(torch.float64, variant=variant, products=products)
+    factored = FactoredBackend(random_model(variant), LAYERS, torch.float64, torch.device("cpu"))
+    tests, train = random_triples(20, seed=1), sorted_triples(300)  # above 12 a head, and more than a tile
+    expected = factored.scores(factored.test_factors(tests), train)
+    torch.testing.assert_close(native_backend.scores(native_backend.test_factors(tests), train), expected)
+    torch.testing.assert_close(native_backend.self_influence(train), factored.self_influence(train))
+
+
+@pytest.mark.parametrize("kernel", [pytest.param("native", marks=native), "torch"])
 @pytest.mark.parametrize("order", ops.ORDERS)
 @pytest.mark.parametrize("k", [1, 3, 50])
-def test_merge_top_k_equals_a_full_sort(order: str, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merge_top_k_equals_a_full_sort(kernel: str, order: str, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernel == "torch":
+        monkeypatch.setattr(tracin_ext, "native", None)
     scores = torch.randint(-4, 5, (5, 37)).float()  # many ties
-    key = {"absolute": scores.abs(), "proponents": scores, "opponents": -scores}[order]
+    scores[scores == 2] = torch.nan  # NaN ranks last
+    key = {"absolute": scores.abs(), "proponents": scores, "opponents": -scores}[order].nan_to_num(-torch.inf)
     ranked = key.argsort(dim=1, descending=True, stable=True)[:, :k]
-    for kernel in (tracin_ext.native, None):
-        monkeypatch.setattr(tracin_ext, "native", kernel)
-        best, index = torch.zeros(5, k), torch.full((5, k), -1)
-        for columns in torch.randperm(37).split(10):
-            ops.merge_top_k(scores[:, columns].contiguous(), columns, order, best, index)
-        assert torch.equal(index[:, : ranked.shape[1]], ranked)
-        assert torch.equal(best[:, : ranked.shape[1]], scores.gather(1, ranked))
-        assert (index[:, ranked.shape[1] :] == -1).all()
+    best, index = torch.zeros(5, k), torch.full((5, k), -1)
+    for columns in torch.randperm(37).split(10):
+        ops.merge_top_k(scores[:, columns].contiguous(), columns, order, best, index)
+    filled = ranked.shape[1]
+    assert torch.equal(index[:, :filled], ranked)
+    torch.testing.assert_close(best[:, :filled], scores.gather(1, ranked), rtol=0, atol=0, equal_nan=True)
+    assert (index[:, filled:] == -1).all()

@@ -46,7 +46,7 @@ def status() -> dict[str, Any]:
         True
     """
     info: dict[str, Any] = {
-        "version": None, "isa": None, "isa_variants": [], "compiler": None, "cuda_targets": [],
+        "version": None, "isa": None, "isa_variants": [], "bfloat16": False, "compiler": None, "cuda_targets": [],
     }  # fmt: skip
     reason = _reason
     if native is not None:

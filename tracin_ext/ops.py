@@ -19,37 +19,78 @@ TRACKED = ("fc", "fc.bias", "bn2.weight", "bn2.bias", "entity", "relation", "bia
 
 
 class ModelTensors(NamedTuple):
-    """One checkpoint, as csrc/kernels.h describes it; empty tensors stand for what is absent."""
+    """One checkpoint, as csrc/kernels.h describes it; empty tensors stand for what is absent.
+
+    Each part of the image (head's half, middle, relation's half) has its X pixels, taps [P, J] among them, and the
+    columns of fc and of its transpose as packed operands, a chunk of channels after the other.
+    """
 
     entity: Tensor  # [N, D]
     relation: Tensor  # [rows, D]
     bias: Tensor  # [N] or empty
-    taps: Tensor  # [P, J] int32
-    pixel: Tensor  # [2, X] mean, 1/sigma
+    pixel: Tensor  # [2, 2 D] mean, 1/sigma
     kernel: Tensor  # [C, J]
     shift: Tensor  # [C]
     pull: Tensor  # [C, J]
-    fc: Tensor  # [D, F]
-    fc_t: Tensor  # [F, D]
     hidden: Tensor  # [5, D] scale, offset, norm_scale, norm_offset, delta_scale
-    exact_pixel: Tensor  # [2, X] float64; the last four are empty if the others are float64
+    head_pixels: Tensor  # [X] int32
+    head_taps: Tensor  # [P, J] int32
+    head_forward: Tensor
+    head_backward: Tensor
+    middle_pixels: Tensor
+    middle_taps: Tensor
+    middle_forward: Tensor
+    middle_backward: Tensor
+    tail_pixels: Tensor
+    tail_taps: Tensor
+    tail_forward: Tensor
+    tail_backward: Tensor
+    relation_u: Tensor  # [R, D] or empty
+    jacobians: Tensor  # [R, ceil(S / 32), D, 32] or empty
+    taps: Tensor  # [all P, J] int32, of the whole image
+    fc: Tensor  # [D, F]
+    exact_pixel: Tensor  # [2, 2 D] float64; the last four are empty if the others are float64
     exact_kernel: Tensor  # [C, J]
     exact_shift: Tensor  # [C]
     exact_hidden: Tensor  # [2, D]
+    narrow_head_backward: Tensor  # the backward operands in bfloat16, or empty
+    narrow_middle_backward: Tensor
+    narrow_tail_backward: Tensor
+
+
+class ModelSizes(NamedTuple):
+    """Numbers that come with ModelTensors."""
+
+    relation_step: int
+    relations: int
+    head_step: int  # channels in a chunk of products
+    middle_step: int
+    tail_step: int
+    height: int  # rows of a packed panel: 12 for the extension's own product kernel, 0 for torch's
 
 
 class TestTensors(NamedTuple):
     """The test side, ready to be multiplied; empty tensors where no layer that needs them is tracked."""
 
     triples: Tensor  # [Q, 3]
-    group: Tensor  # [Q]
-    features: Tensor  # [G, F] or empty
-    delta: Tensor  # [Q, D] delta' * delta_scale, or empty
-    linear: Tensor  # [Q, 2 D + S] e', e' un', M S' (or [Q, 2 D])
-    residual: Tensor  # [Q] w', or empty
-    pull: Tensor  # [Q, D] w' z', or empty
-    head: Tensor  # [Q, D] c', or empty
-    relation: Tensor  # [Q, D] q', or empty
+    pair: Tensor  # [Q] row of the distinct (head, relation)
+    pair_head: Tensor  # [pairs] row of the distinct head
+    pair_relation: Tensor  # [pairs] row of the distinct relation
+    head_features: Tensor  # [heads, C P] v of the head's half, packed in chunks
+    middle_features: Tensor  # [pairs, C P], packed in chunks
+    tail_gram: Tensor  # [relations, R] v . v' of the relation's half
+    delta: Tensor  # [Q, D] delta' * delta_scale, packed
+    linear: Tensor  # [Q, 2 D + S] or [Q, 2 D] e', e' un', M S', packed
+    residual: Tensor  # [Q] w'
+    pull: Tensor  # [Q, D] w' z'
+    head: Tensor  # [Q, D] c'
+    same_head: Tensor  # [Q, D + X] multiplies (delta, gradient at the middle's X pixels)
+    head_is_tail: Tensor  # [Q, D + X]
+    same_relation: Tensor  # [Q, D + X]
+    narrow_head: Tensor  # head_features, middle_features, delta and linear in bfloat16, or empty
+    narrow_middle: Tensor
+    narrow_delta: Tensor
+    narrow_linear: Tensor
 
 
 def _fake(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,30 +102,43 @@ def _fake(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def influence_block(
     model: ModelTensors,
-    relation_step: int,
+    sizes: ModelSizes,
     tests: TestTensors,
+    heads: int,  # rows of head_features
+    statistics: bool,  # whether linear has the columns of S
     fc_bias: bool,
-    triples: Tensor,  # [B, 3], equal (head, relation) adjacent for speed
+    triples: Tensor,  # [B, 3], equal heads adjacent
     rate: float,
     scores: Tensor,  # [Q, B], changed
-    tile: int,
 ) -> None:
-    """scores[q, b] += rate * <gradient of test q, gradient of triple b>; a thread works on `tile` triples at a time."""
-    torch.ops.tracin_ext.influence_block(list(model), relation_step, list(tests), fc_bias, triples, rate, scores, tile)
+    """scores[q, b] += rate * <gradient of test q, gradient of triple b>."""
+    torch.ops.tracin_ext.influence_block(
+        list(model), list(sizes), list(tests), heads, statistics, fc_bias, triples, rate, scores
+    )
 
 
 def self_influence_block(
     model: ModelTensors,
-    relation_step: int,
-    form: Tensor,  # [S, S] or empty
+    sizes: ModelSizes,
+    form: Tensor,  # [S, S] packed, or empty
     tracked: int,  # bits in the order of TRACKED
-    triples: Tensor,  # [B, 3]
+    triples: Tensor,  # [B, 3], equal heads adjacent
     rate: float,
     scores: Tensor,  # [B], changed
-    tile: int,
 ) -> None:
-    """scores[b] += rate * |gradient of triple b|^2."""
-    torch.ops.tracin_ext.self_influence_block(list(model), relation_step, form, tracked, triples, rate, scores, tile)
+    """scores[b] += rate * |gradient of triple b|^2; the model must take the image whole."""
+    torch.ops.tracin_ext.self_influence_block(list(model), list(sizes), form, tracked, triples, rate, scores)
+
+
+def relation_tables(
+    model: ModelTensors,
+    sizes: ModelSizes,
+    u: Tensor,  # [R, D], changed
+    v: Tensor,  # [R, C P of the relation's half], changed
+    jacobians: Tensor,  # [R, ceil(S / 32), D, 32] or empty, changed
+) -> None:
+    """What the relation's half of the image gives once per relation: u, v, and the statistics' derivative by delta."""
+    torch.ops.tracin_ext.relation_tables(list(model), list(sizes), u, v, jacobians)
 
 
 def merge_top_k(
@@ -101,8 +155,8 @@ def merge_top_k(
     values = torch.cat([best, scores], 1)
     index = torch.cat([best_index, columns.to(best_index.device).expand(len(scores), -1)], 1)
     key = values.abs() if order == "absolute" else values if order == "proponents" else -values
-    key = key.masked_fill(index < 0, -torch.inf)
-    by_index = index.argsort(1)
+    key = key.masked_fill(key.isnan() | (index < 0), -torch.inf)
+    by_index = index.masked_fill(index < 0, torch.iinfo(index.dtype).max).argsort(1)  # empty slots last
     by_key = key.gather(1, by_index).argsort(dim=1, descending=True, stable=True)[:, : best.shape[1]]
     chosen = by_index.gather(1, by_key)
     best.copy_(values.gather(1, chosen))
@@ -111,17 +165,28 @@ def merge_top_k(
 
 @_fake
 def _influence_block(
-    model: list[Tensor], relation_step: int, tests: list[Tensor], fc_bias: bool, triples: Tensor, rate: float,
-    scores: Tensor, tile: int,
-) -> None:  # fmt: skip
+    model: list[Tensor],
+    sizes: list[int],
+    tests: list[Tensor],
+    heads: int,
+    statistics: bool,
+    fc_bias: bool,
+    triples: Tensor,
+    rate: float,
+    scores: Tensor,
+) -> None:
     return None
 
 
 @_fake
 def _self_influence_block(
-    model: list[Tensor], relation_step: int, form: Tensor, tracked: int, triples: Tensor, rate: float, scores: Tensor,
-    tile: int,
-) -> None:  # fmt: skip
+    model: list[Tensor], sizes: list[int], form: Tensor, tracked: int, triples: Tensor, rate: float, scores: Tensor
+) -> None:
+    return None
+
+
+@_fake
+def _relation_tables(model: list[Tensor], sizes: list[int], u: Tensor, v: Tensor, jacobians: Tensor) -> None:
     return None
 
 

@@ -16,6 +16,7 @@ TRACIN_VARIANT(isa_default)
 #ifdef TRACIN_X86_VARIANTS
 TRACIN_VARIANT(isa_avx2)
 TRACIN_VARIANT(isa_avx512)
+extern const Narrow narrow_avx512bf16;
 #endif
 
 const std::vector<Variant>& variants() {
@@ -52,6 +53,15 @@ const Variant& chosen_variant() {
   return chosen;
 }
 
+const Narrow* narrow_products() {
+#ifdef TRACIN_X86_VARIANTS
+  static const bool supported = __builtin_cpu_supports("avx512bf16") && std::string(chosen_variant().isa) == "avx512";
+  return supported ? &narrow_avx512bf16 : nullptr;
+#else
+  return nullptr;
+#endif
+}
+
 template <>
 const Loops<float>& loops<float>() {
   return *chosen_variant().float_loops;
@@ -59,6 +69,14 @@ const Loops<float>& loops<float>() {
 template <>
 const Loops<double>& loops<double>() {
   return *chosen_variant().double_loops;
+}
+template <>
+Products<float> own_products<float>() {
+  return {operand_height, loops<float>().multiply, narrow_products()};
+}
+template <>
+Products<double> own_products<double>() {
+  return {operand_height, loops<double>().multiply};
 }
 
 }  // namespace tracin::cpu

@@ -16,6 +16,9 @@ struct Variant {
 // Every compiled variant, slowest first.
 const std::vector<Variant>& variants();
 
+// Products in bfloat16, or null where this processor (or the variant that TRACIN_CPU names) has none.
+const Narrow* narrow_products();
+
 // The fastest supported variant, or the one that the environment variable TRACIN_CPU names.
 // Throws std::invalid_argument if it names none, or one that this processor lacks.
 const Variant& chosen_variant();

@@ -2,13 +2,13 @@
 #pragma once
 #include <cstdint>
 
-#include "../kernels.h"
+#include "products.h"
 
 namespace tracin::cpu {
 
 // Samples in one chunk of an image: 64 bytes, whatever the instruction set.
 template <typename T>
-constexpr int64_t chunk_lanes = 64 / sizeof(T);
+constexpr int64_t chunk = 64 / sizeof(T);
 
 // Sign bits of 32 positions of a feature map, one word per sample; as wide as T, so that it masks T's lanes.
 template <typename T>
@@ -27,28 +27,36 @@ using Word = typename MaskWord<T>::type;
 static constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 static constexpr int64_t mask_words(int64_t positions) { return (positions + 31) / 32; }
 
+// Images of a panel are [32 / chunk][X][chunk]; `active` is the number of its lanes in use, rounded up to 16.
+// Channels c0 .. c1 are done at a time; v and y are [(c1 - c0) P][32], masks [C][mask_words(P)][32].
 template <typename T>
 struct Loops {
-  // Normalised pixels [chunk][X][chunk_lanes] of n samples; further lanes of the last chunk are zero.
-  void (*gather_images)(const Model<T>&, const int64_t* heads, const int64_t* relations, int64_t n, T* image);
-  // v [F][lanes] and its positive bits [C][mask_words(P)][lanes].
-  void (*convolve)(const Model<T>&, const T* image, int64_t lanes, T* v, Word<T>* mask);
-  // rows [n][width] <- panel [width][lanes]
-  void (*to_rows)(const T* panel, int64_t width, int64_t lanes, int64_t n, T* rows);
-  // panel [width][lanes] <- rows [n][width], times scale[width] if given; further lanes are zero.
-  void (*to_panel)(const T* rows, int64_t width, int64_t lanes, int64_t n, const T* scale, T* panel);
-  // u [G][D] becomes un; z [G][D] holds BN2's output before ReLU.
-  void (*normalise)(const Model<T>&, int64_t G, T* u, T* z);
-  // z = relu(z); residuals w [n]; rows e, e un [n][D], of samples whose pairs are given by group.
-  void (*residuals)(const Model<T>&, const int32_t* group, const int64_t* tails, int64_t n, const T* un, const T* z,
-                    T* w, T* error, T* normalised);
-  // y [F][lanes] becomes 0 where the bit of its pair (group [lanes]) is 0; statistics [S][lanes] of what remains.
-  void (*statistics)(const Model<T>&, const T* image, const Word<T>* mask, int64_t mask_lanes, const int32_t* group,
-                     int64_t lanes, T* y, T* statistics);
-  // Gradient at the raw pixels [X][lanes] from the masked y.
-  void (*pull_back)(const Model<T>&, const T* y, int64_t lanes, T* pixels);
-  // scores[b] += rate * (dots[b] (gram[group[b]] + fc_bias) + linear[b]); dots and gram may be null.
-  void (*combine)(const T* dots, const T* gram, const int32_t* group, const T* linear, int64_t n, T rate, T fc_bias,
+  Multiply<T> multiply;
+  // Normalised pixels of n <= 32 samples; further lanes are zero.
+  void (*gather_images)(const Model<T>&, const Segment<T>&, const int64_t* heads, const int64_t* relations, int64_t n,
+                        T* image);
+  void (*convolve)(const Model<T>&, const Segment<T>&, const T* image, int64_t active, int64_t c0, int64_t c1, T* v,
+                   Word<T>* mask);
+  // squares[lane] += |v|^2
+  void (*add_squares)(const T* v, int64_t rows, T* squares);
+  // Masks y by the bits at mask[(c words + word) 32 + place[lane]], then adds to the statistics [S][32].
+  void (*statistics)(const Model<T>&, const Segment<T>&, const T* image, const Word<T>* mask, const int32_t* place,
+                     int64_t active, int64_t c0, int64_t c1, T* y, T* statistics);
+  // Adds the gradient at the raw pixels [X][32] of masked y.
+  void (*pull_back)(const Model<T>&, const Segment<T>&, const T* y, int64_t active, int64_t c0, int64_t c1, T* pixels);
+  // rows[i][0 .. width) (+)= panel[.][i] for i < n; rows lie `stride` apart.
+  void (*to_rows)(const T* panel, int64_t width, int64_t n, bool accumulate, T* const* rows);
+  // panel[.][i] (+)= rows[i][0 .. width); lanes from n on are set to zero unless accumulating.
+  void (*to_panel)(const T* const* rows, int64_t width, int64_t n, bool accumulate, T* panel);
+  // From u [D] of a pair: un in its place, BN2's output before ReLU in z.
+  void (*normalise)(const Model<T>&, T* u, T* z);
+  // Loss residual w of a sample, e and e un [D], delta [D].
+  T (*residual)(const Model<T>&, const T* un, const T* z, int64_t tail, T* error, T* normalised, T* delta);
+  // gram[i] += head[head_of[i]] + tail[relation_of[i]] for i < n; head or tail may be null.
+  void (*add_halves)(const T* head, const int32_t* head_of, const T* tail, const int32_t* relation_of, int64_t n,
+                     T* gram);
+  // scores[i] += rate * (dots[i] (gram[pair[i]] + fc_bias) + linear[i]) for i < n; dots and gram may be null.
+  void (*combine)(const T* dots, const T* gram, const int32_t* pair, const T* linear, int64_t n, T rate, T fc_bias,
                   T* scores);
   T (*dot)(const T* a, const T* b, int64_t n);
 };

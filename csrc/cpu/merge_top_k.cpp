@@ -1,6 +1,7 @@
 // Keeps each test's best k of all scores seen so far. Cost: one comparison a score, and a sort of the few that enter.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "../kernels.h"
@@ -8,8 +9,10 @@
 namespace tracin {
 namespace {
 
+// NaN is worse than any number.
 template <typename T>
 T key_of(T score, Order order) {
+  if (std::isnan(score)) return -std::numeric_limits<T>::infinity();
   return order == Order::absolute ? std::fabs(score) : order == Order::proponents ? score : -score;
 }
 

@@ -1,82 +1,68 @@
-// scores[b] += rate * K(b, b): the squared norm of each triple's gradient; no pairs.
+// scores[b] += rate * K(b, b): the squared norm of each triple's gradient; no pairs. The image is taken whole, because
+// the gradients at the embeddings are needed in full.
 #include <algorithm>
 
-#include "tile.h"
+#include "factors.h"
 
 namespace tracin {
 namespace {
 
 template <typename T>
-struct Workspace {
-  cpu::Tile<T> tile;
-  cpu::Buffer<T> squares, image;  // |v|^2 [pair_lanes]; M S [S][lanes]
-};
-
-template <typename T>
-T self_score(const Model<T>& m, const Tracked<T>& on, const cpu::Tile<T>& t, int64_t i, T v_squared) {
+T self_score(const Model<T>& m, const Tracked<T>& on, const cpu::Block<T>& b, int64_t i) {
   const auto dot = cpu::loops<T>().dot;
-  const int64_t D = m.D, g = t.group.data()[i];
-  const T* error = t.error.data() + i * D;
-  const T* normalised = t.normalised.data() + i * D;
-  const T* z = t.z.data() + g * D;
-  const T w = t.w.data()[i];
+  const int64_t D = m.D, slot = b.pair[i];
+  const T *delta = b.rows.data() + i * b.width, *pixels = delta + D, *z = b.z.data() + slot * D;
+  const T w = b.w.data()[i];
   T score = 0;
-  if (on.fc) {
-    T delta = 0;
-    for (int64_t d = 0; d < D; ++d) delta += error[d] * m.delta_scale[d] * error[d] * m.delta_scale[d];
-    score += delta * (v_squared + T(on.fc_bias));
-  }
-  if (on.bn2_bias) score += dot(error, error, D);
-  if (on.bn2_weight) score += dot(normalised, normalised, D);
+  if (on.fc) score += dot(delta, delta, D) * (b.squares.data()[slot] + T(on.fc_bias));
   if (on.bias) score += w * w;
   if (on.entity) {
-    const T* c = t.pixel_rows.data() + 2 * i * D;
-    score += dot(c, c, D) + w * w * dot(z, z, D);
-    if (t.sample_heads.data()[i] == t.tails.data()[i]) score += 2 * w * dot(c, z, D);
+    score += dot(pixels, pixels, D) + w * w * dot(z, z, D);
+    if (b.heads[i] == b.tails[i]) score += 2 * w * dot(pixels, z, D);
   }
-  if (on.relation) {
-    const T* q = t.pixel_rows.data() + (2 * i + 1) * D;
-    score += dot(q, q, D);
-  }
+  if (on.relation) score += dot(pixels + D, pixels + D, D);
   return score;
 }
 
+// Adds the squares of a panel's rows to its lanes: e, e un, and S^T M S.
 template <typename T>
-void self_influence_tile(const Model<T>& m, const Tracked<T>& on, const int64_t* triples, int64_t n, T rate, T* scores,
-                         Product<T> product, Workspace<T>& space) {
-  cpu::Tile<T>& t = space.tile;
-  compute_tile(m, triples, n, on.form != nullptr, on.entity || on.relation, product, t);
-  T* squares = space.squares.sized(t.pair_lanes);
-  std::fill(squares, squares + t.pair_lanes, T(0));
-  for (int64_t f = 0; on.fc && f < m.features(); ++f) {
-    const T* row = t.v.data() + f * t.pair_lanes;
-    for (int64_t g = 0; g < t.G; ++g) squares[g] += row[g] * row[g];
-  }
-  for (int64_t i = 0; i < n; ++i) scores[i] += rate * self_score(m, on, t, i, squares[t.group.data()[i]]);
+void add_panel(const Model<T>& m, const Tracked<T>& on, const cpu::Block<T>& b, int64_t g, T rate, T* scores,
+               const Products<T>& products) {
+  thread_local cpu::Buffer<T> image;
+  const int64_t D = m.D, S = m.statistics(), n = std::min(lanes, b.B - g * lanes);
+  const T* panel = b.linear.data() + g * b.columns * lanes;
+  const auto add = [&](const T* x, const T* y, int64_t rows) {
+    for (int64_t d = 0; d < rows; ++d)
+      for (int64_t i = 0; i < n; ++i) scores[i] += rate * x[d * lanes + i] * y[d * lanes + i];
+  };
+  if (on.bn2_bias) add(panel, panel, D);
+  if (on.bn2_weight) add(panel + D * lanes, panel + D * lanes, D);
   if (!on.form) return;
-  const int64_t S = m.statistics();
-  const T* statistics = t.linear.data() + 2 * m.D * t.lanes;
-  T* image = space.image.sized(S * t.lanes);
-  product(on.form, statistics, image, S, t.lanes, S);
-  for (int64_t s = 0; s < S; ++s)
-    for (int64_t i = 0; i < n; ++i) scores[i] += rate * statistics[s * t.lanes + i] * image[s * t.lanes + i];
+  const T* statistics = panel + 2 * D * lanes;
+  T* out = image.sized(cpu::padded(S, products.height) * lanes);
+  products.multiply({on.form, S, S, products.height ? products.height : S}, 0, S, 0, S, statistics, 0, 1, lanes, false,
+                    out, 0);
+  add(statistics, out, S);
 }
 
 }  // namespace
 
 template <typename T>
-void self_influence_block(const Model<T>& m, const Tracked<T>& on, const int64_t* triples, int64_t B, T rate,
-                          T* scores, int64_t tile, Product<T> product, const Parallel& parallel) {
-  parallel((B + tile - 1) / tile, [&](int64_t i) {
-    thread_local Workspace<T> space;
-    const int64_t start = i * tile;
-    self_influence_tile(m, on, triples + 3 * start, std::min(tile, B - start), rate, scores + start, product, space);
+void self_influence_block(const Model<T>& m, const Tracked<T>& on, const int64_t* triples, int64_t B, T rate, T* scores,
+                          const Products<T>& products, const Parallel& parallel) {
+  thread_local cpu::Block<T> block;
+  cpu::Block<T>& b = block;
+  const cpu::Wanted<T> wanted = {nullptr, on.form != nullptr, on.entity || on.relation, on.fc};
+  cpu::compute_factors(m, wanted, triples, B, products, parallel, b);
+  parallel(cpu::panels(B), [&](int64_t g) {
+    for (int64_t i = g * lanes; i < std::min(B, (g + 1) * lanes); ++i) scores[i] += rate * self_score(m, on, b, i);
+    add_panel(m, on, b, g, rate, scores + g * lanes, products);
   });
 }
 
 template void self_influence_block(const Model<float>&, const Tracked<float>&, const int64_t*, int64_t, float, float*,
-                                   int64_t, Product<float>, const Parallel&);
+                                   const Products<float>&, const Parallel&);
 template void self_influence_block(const Model<double>&, const Tracked<double>&, const int64_t*, int64_t, double,
-                                   double*, int64_t, Product<double>, const Parallel&);
+                                   double*, const Products<double>&, const Parallel&);
 
 }  // namespace tracin

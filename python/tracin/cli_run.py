@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
 import torch
 from click.core import ParameterSource
-from torch import Tensor
 
-from tracin.checkpoints import Checkpoint, load_checkpoint
+from tracin.arguments import DEFAULT_LEARNING_RATE
 from tracin.cli_command import Command, say
-from tracin.cli_layers import layers_named
-from tracin.errors import InputError
-from tracin.influence import DEFAULT_LEARNING_RATE, ORDERS, PRECISIONS, TracIn
-from tracin.results import (
-    Influences,
-    Labels,
-    check_writable,
-    numbered,
-    write_per_triple,
-    write_self,
-    write_single,
-    write_test,
+from tracin.cli_inputs import (
+    Inputs,
+    Options,
+    describe_inputs,
+    notes_on_inputs,
+    read_inputs,
+    speaking_of_flags,
+    spelled,
 )
-from tracin.triples import read_dictionary, read_edge_map, read_names, read_triples
+from tracin.cli_layers import layers_named
+from tracin.cli_modes import MODES, Clock, Run
+from tracin.errors import InputError
+from tracin.influence import ORDERS, PRECISIONS, TracIn
+from tracin.memory import parse_size
+from tracin.results import check_writable, is_device
 from tracin_ext import backends
-
-SCORES_HELD = 64 << 20  # influences in memory at a time when all of them are written
 
 # Options that take several values after one flag, as argparse's nargs="+" does.
 SEVERAL_VALUES = ("--test-indices", "--last-layer-names")
@@ -76,15 +71,16 @@ def spread(args: list[str]) -> Iterator[str]:
         yield arg
 
 
-Options = SimpleNamespace  # the options by their Python names, and `given`: those named on the command line
+class Size(click.ParamType):
+    """Bytes, as a number or with a unit."""
 
+    name = "size"
 
-@dataclass(frozen=True)
-class Inputs:
-    checkpoint: Checkpoint
-    train: Tensor  # [n_train, 3]
-    test: Tensor  # [n_test, 3]; no rows in mode self
-    labels: Labels
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_size(int(value) if str(value).isdecimal() else value)
+        except InputError as error:
+            self.fail(str(error).removeprefix("memory_limit is "), param, ctx)
 
 
 def flag(*names: str, **settings: Any) -> Any:
@@ -138,6 +134,9 @@ FILE = click.Path(path_type=Path)
               help="auto takes native, else factored.")
 @click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32", show_default=True)
 @click.option("--batch-size", type=POSITIVE, help="Training triples at a time.  [default: what fits in memory]")
+@click.option("--memory-limit", type=Size(), metavar="SIZE",
+              help="For the whole process, such as 4G.  [default: half of what is available]")
+@flag("--resume", help="Go on where an interrupted run of the same inputs stopped; with --top-k and in mode self.")
 @click.option("--threads", type=POSITIVE, help="CPU threads.  [default: one per core]")
 @flag("--use-vectorized-gradients/--disable-vectorized-gradients", default=True,
       help="The latter takes the sequential backend: one backward pass per triple.")
@@ -160,21 +159,65 @@ def run(ctx: click.Context, **values: Any) -> None:
     given = [name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     options = Options(**values, given=given)
     report = (lambda _: None) if options.quiet else say
+    clock = Clock()
     backend = chosen_backend(options)
-    for note in notes(options):
+    partial = partial_path(options)
+    for note in (*notes(options), *notes_on_partial(options, partial)):
         report(f"note: {note}")
     prepare_outputs(options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    inputs = read_inputs(options)
+    with clock("reading"):
+        inputs = read_inputs(options)
     report(describe_inputs(options, inputs))
     for note in notes_on_inputs(options, inputs):
         report(f"note: {note}")
-    tracin = create(options, inputs, backend)
-    report(f"running: {tracin.backend} backend, {tracin.description}")
-    start = time.perf_counter()
-    written = MODES[options.mode](options, inputs, tracin)
-    report(f"scored and written in {time.perf_counter() - start:.2f} s: {written}")
+    with speaking_of_flags():
+        with clock("setting up"):
+            tracin = create(options, inputs, backend)
+        report(f"running: {tracin.backend} backend, {tracin.description}")
+        written = work(Run(options, inputs, tracin, clock, partial))
+    if "test factors" in tracin.seconds:
+        scoring = clock.seconds.pop("scoring")
+        clock.seconds["test factors"] = tracin.seconds["test factors"]
+        clock.seconds["scoring"] = scoring - tracin.seconds["test factors"]
+    report(f"wrote {written}")
+    report(clock.split("writing"))
+
+
+def work(run: Run) -> str:
+    """Scores, writes, and removes what it kept of unfinished results; returns the names of the outputs."""
+    partial = run.partial
+    if partial is None:
+        return MODES[run.options.mode](run)
+    if not run.options.resume:
+        partial.unlink(missing_ok=True)
+    try:
+        written = MODES[run.options.mode](run)
+    except (KeyboardInterrupt, SystemExit, MemoryError, OSError):
+        if partial.exists():
+            say(f"note: what is finished is kept in {partial}; the same command with --resume goes on from there")
+        raise
+    partial.unlink(missing_ok=True)
+    return written
+
+
+def partial_path(options: Options) -> Path | None:
+    """Where unfinished results are kept, beside the output; None for results that are written as they come."""
+    if (options.top_k is None and options.mode != "self") or is_device(options.output):
+        return None
+    return options.output.with_name(f"{options.output.name}.partial")
+
+
+def notes_on_partial(options: Options, partial: Path | None) -> Iterator[str]:
+    if partial is None:
+        if options.resume:
+            reason = "without --top-k" if options.top_k is None else "for an output that is no file"
+            yield f"--resume has no effect {reason}: influences are written as they come"
+    elif options.resume and not partial.exists():
+        yield f"--resume has no effect: there is no {partial}"
+    elif partial.exists() and not options.resume:
+        yield f"{partial}, what an interrupted run finished, is overwritten; --resume goes on from it instead"
 
 
 def chosen_backend(options: Options) -> str:
@@ -208,11 +251,6 @@ def notes(options: Options) -> Iterator[str]:
         )
 
 
-def spelled(name: str) -> str:
-    """The flag of an option's Python name."""
-    return "--" + name.removesuffix("_path").replace("_", "-")
-
-
 def prepare_outputs(options: Options) -> None:
     """Finds out before the work whether its results can be written; makes the folder of a file per triple."""
     if options.mode != "self" and options.test_path is None:
@@ -224,56 +262,6 @@ def prepare_outputs(options: Options) -> None:
         if options.mode == "test" and options.output_per_triple:
             path.parent.mkdir(parents=True, exist_ok=True)
         check_writable(path)
-
-
-def read_inputs(options: Options) -> Inputs:
-    """Reads every file that the command names and checks them against each other."""
-    checkpoint = load_checkpoint(
-        options.model_path,
-        options.embedding_height,
-        options.embedding_width,
-        options.stack,
-        None if options.entity_to_id is None else read_dictionary(options.entity_to_id),
-        None if options.relation_to_id is None else read_dictionary(options.relation_to_id),
-    )
-    for name in ("embedding_dim", "output_channels"):
-        size, asked = checkpoint.model.config[name], getattr(options, name)
-        if asked not in (None, size):
-            raise InputError(f"{spelled(name)} is {asked}, but {options.model_path} has {size}; leave the flag out")
-    entities, relations = checkpoint.entity_to_id, checkpoint.relation_to_id
-    if entities is None or relations is None:
-        missing = "--entity-to-id" if entities is None else "--relation-to-id"
-        raise InputError(f"{options.model_path} holds no dictionary of labels; name one with {missing}")
-    labels = Labels(
-        {index: label for label, index in entities.items()},
-        {index: label for label, index in relations.items()},
-        None if options.node_name_dict is None else read_names(options.node_name_dict),
-        None if options.edge_map is None else read_edge_map(options.edge_map),
-    )
-    train = read_triples(options.train_path, entities, relations, skip_unknown=options.skip_unknown)
-    test = train[:0]
-    if options.mode != "self":
-        test = read_triples(options.test_path, entities, relations, skip_unknown=options.skip_unknown)
-    return Inputs(checkpoint, train, test, labels)
-
-
-def describe_inputs(options: Options, inputs: Inputs) -> str:
-    config = inputs.checkpoint.model.config
-    test = f", {len(inputs.test)} test triples" if options.mode != "self" else ""
-    return (
-        f"{options.model_path}: {inputs.checkpoint.format}, {len(inputs.labels.entities)} entities, "
-        f"{len(inputs.labels.relations)} relations, embeddings of {config['embedding_dim']} as "
-        f"{config['embedding_height']} x {config['embedding_width']} stacked in {config['stack']}; "
-        f"{len(inputs.train)} training triples{test}"
-    )
-
-
-def notes_on_inputs(options: Options, inputs: Inputs) -> Iterator[str]:
-    own = inputs.checkpoint.learning_rate
-    if own not in (None, options.learning_rate) and "learning_rate" not in options.given:
-        yield f"--learning-rate {options.learning_rate} is used, not the checkpoint's {own:g}"
-    if options.mode != "self" and (options.top_k or 0) > len(inputs.train):
-        yield f"--top-k {options.top_k} exceeds the {len(inputs.train)} training triples: all are written"
 
 
 def create(options: Options, inputs: Inputs, backend: str) -> TracIn:
@@ -291,77 +279,5 @@ def create(options: Options, inputs: Inputs, backend: str) -> TracIn:
         device=options.device,
         batch_size=options.batch_size or "auto",
         progress=False if options.quiet else None,
+        memory_limit=options.memory_limit,
     )
-
-
-def score(
-    options: Options, inputs: Inputs, tracin: TracIn, indices: list[int], with_self: bool = True
-) -> Iterator[Influences]:
-    """The influences on the test triples of these indices, one test triple after the other."""
-    test = inputs.test[indices]
-    own = tracin.self_influence(test).tolist() if with_self else [None] * len(test)
-    best = ranked(tracin, inputs.train, test, options.top_k, options.order)
-    for index, (head, relation, tail), self_influence, (rows, scores) in zip(
-        indices, test.tolist(), own, best, strict=True
-    ):
-        yield Influences(index, (head, relation, tail), self_influence, inputs.train[rows], scores)
-
-
-def ranked(
-    tracin: TracIn,
-    train: Tensor,  # [n_train, 3]
-    test: Tensor,  # [n_test, 3]
-    top_k: int | None,
-    order: str,
-) -> Iterator[tuple[Tensor, Tensor]]:  # rows of train [k], their influences [k], for each test triple
-    """The training triples in the order to be written; all of them without top_k, for a few test triples at a time."""
-    if top_k is not None:
-        top = tracin.top_k(train, test, top_k, order)
-        yield from zip(top.indices, top.scores, strict=True)
-        return
-    for tests in test.split(max(1, SCORES_HELD // len(train))):
-        for scores in tracin.influence(train, tests):
-            key = {"absolute": -scores.abs(), "proponents": -scores, "opponents": scores}[order]
-            rows = key.argsort(stable=True)
-            yield rows, scores[rows]
-
-
-def run_test(options: Options, inputs: Inputs, tracin: TracIn) -> str:
-    test = inputs.test[: options.max_test_triples]
-    indices = list(range(len(test)))
-    facts = {"top_k": options.top_k, "learning_rate": options.learning_rate}
-    if options.output_per_triple:
-        results = score(options, inputs, tracin, indices)
-        write_per_triple(options.output.parent, options.csv_output, results, inputs.labels, **facts)
-        csv = "" if options.csv_output is None else f", CSV files {numbered(options.csv_output, 0)}, ..."
-        return f"{len(test)} files {options.output.parent / 'tracin_test_<i>.json'}{csv}"
-    results = score(options, inputs, tracin, indices, with_self=options.csv_output is not None)
-    sizes = {"num_test": len(test), "num_train": len(inputs.train)}
-    write_test(options.output, options.csv_output, results, inputs.labels, **sizes, **facts)
-    csv = "" if options.csv_output is None else f", {options.csv_output} (one CSV of all test triples)"
-    return f"{options.output}{csv}"
-
-
-def run_single(options: Options, inputs: Inputs, tracin: TracIn) -> str:
-    indices, csv = list(options.test_indices), options.csv_output
-    for index in indices:
-        if not 0 <= index < len(inputs.test):
-            raise InputError(
-                f"--test-indices {index}: {options.test_path} has {len(inputs.test)} test triples; "
-                f"expected an index from 0 to {len(inputs.test) - 1}"
-            )
-
-    def csv_path(index: int) -> Path:
-        return csv if len(indices) == 1 else numbered(csv, index)
-
-    results = score(options, inputs, tracin, indices)
-    write_single(options.output, None if csv is None else csv_path, results, inputs.labels)
-    return ", ".join(str(path) for path in [options.output, *(map(csv_path, indices) if csv is not None else [])])
-
-
-def run_self(options: Options, inputs: Inputs, tracin: TracIn) -> str:
-    write_self(options.output, inputs.train, tracin.self_influence(inputs.train))
-    return str(options.output)
-
-
-MODES = {"test": run_test, "single": run_single, "self": run_self}

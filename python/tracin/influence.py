@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tracin.arguments import check_models, check_triples, resolve_learning_rates
 from tracin.checkpoints import Checkpoint
 from tracin.devices import resolve_device
 from tracin.errors import InputError
+from tracin.info import version
 from tracin.layers import layers_of, select_layers
 from tracin.losses import loss_named
+from tracin.memory import Need, parse_size, share_out
 from tracin.model import ConvE
-from tracin.progress import progress_bar
+from tracin.partial import Partial, digest, digest_models
+from tracin.progress import progress_stages
+from tracin.work import Work, attempt
 from tracin_ext import backends
 from tracin_ext.grouping import order_by_head_relation
 from tracin_ext.ops import merge_top_k
 
 ORDERS = ("absolute", "proponents", "opponents")
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
-DEFAULT_LEARNING_RATE = 1e-3
-BLOCK_BYTES = 512 << 20  # memory of one block of training triples when batch_size is "auto"
-TEST_BYTES = 2 << 30  # memory of the test factors held at a time
-MAX_BLOCK = 8192
+PRECISIONS = {"float32": torch.float32, "mixed": torch.float32, "float64": torch.float64}
+
+# Arrays [Q, B] of scores alive at a time: the factored form adds up its terms one by one, and compares them all.
+SCORE_COPIES = {"native": 1}
+OTHER_SCORE_COPIES = 8
 
 
 @dataclass(frozen=True)
@@ -51,11 +59,20 @@ class TracIn:
         loss: "bce", softplus(-score) of the triple.
         layers: "all"; or names among entity, relation, bn0, conv, bn1, fc, bn2, bias; or an int n, the last n of
             (bn0, conv, bn1, bn2, fc) that the model has: 1 is fc, 2 is bn2 and fc.
-        precision: "float32" or "float64".
+        precision: "float32", "float64", or "mixed": the native backend's backward and pair products in bfloat16 with
+            float32 accumulation, where the processor has them; else float32, with a warning.
         backend: "auto" (native, else factored) or one of native, compiled, factored, vectorized, sequential.
         device: "auto", "cpu", "cuda" or a torch device.
-        batch_size: training triples in a block, or "auto"; results do not depend on it.
+        batch_size: training triples in a block, or "auto", as many as fit in memory; halved, with one warning, when
+            memory runs out. Results depend on it by rounding only.
         progress: True, False, or None for progress bars only on a terminal.
+        memory_limit: bytes, or a size such as "4G" or "512M". It bounds the whole process: what it holds already
+            (models, triples, libraries), the results, the factors of the test triples worked on at a time, and a block
+            of training triples with its scores; on a GPU, the same of its memory. None: half of what the machine has
+            available, and at most 2 GiB of test factors. Results depend on it by rounding only.
+
+    Attributes:
+        seconds: what the calls so far took, by stage: "test factors", "influence", "self-influence".
 
     Raises:
         InputError: for an argument out of range or a backend or device that cannot run here.
@@ -76,10 +93,12 @@ class TracIn:
         device: str | torch.device = "auto",
         batch_size: int | str = "auto",
         progress: bool | None = None,
+        memory_limit: int | str | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
-        if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+        whole = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0
+        if batch_size != "auto" and not whole:
             raise InputError(f"batch_size is {batch_size!r}; expected 'auto' or a positive number of triples")
         given = list(model_or_checkpoints) if isinstance(model_or_checkpoints, Sequence) else [model_or_checkpoints]
         if not given:
@@ -92,6 +111,9 @@ class TracIn:
         self.device = resolve_device(device)
         self.batch_size = batch_size
         self.progress = progress
+        self.memory_limit = None if memory_limit is None else parse_size(memory_limit)
+        self.loss = loss
+        self.seconds: dict[str, float] = {}
         self.backend = self._resolve_backend(backend)
         self._backends = [self._create(model, loss) for model in self.models]
 
@@ -105,11 +127,16 @@ class TracIn:
         return name
 
     def _create(self, model: ConvE, loss: str) -> backends.Backend:
-        dtype = PRECISIONS[self.precision]
+        dtype, mixed = PRECISIONS[self.precision], self.precision == "mixed"
         try:
-            return backends.create(self.backend, model, self.layers, dtype, self.device, loss_named(loss))
+            backend = backends.create(self.backend, model, self.layers, dtype, self.device, loss_named(loss), mixed)
         except RuntimeError as error:
             raise InputError(f"backend {self.backend!r} cannot run here: {error}") from error
+        if mixed and not getattr(backend, "mixed", False):
+            why = "this processor has none" if self.backend == "native" else "only the native backend has them"
+            warnings.warn(f"mixed precision needs products in bfloat16, {why}: using float32", stacklevel=4)
+            self.precision = "float32"
+        return backend
 
     @property
     def description(self) -> str:
@@ -140,13 +167,15 @@ class TracIn:
         Example:
             >>> TracIn(model).influence(train, test[:5]).shape
         """
-        train, test = self._check(train, "train"), self._check(test, "test")
+        train = check_triples(train, "train", self.models[0])
+        test = check_triples(test, "test", self.models[0])
         result = torch.empty(len(test), len(train), dtype=PRECISIONS[self.precision])
 
         def keep(rows: slice, columns: Tensor, scores: Tensor) -> None:
             result[rows, columns] = scores.cpu()
 
-        self._score(train, test, keep)
+        work = self._work(len(train), len(test), result.nbytes)
+        self._score(train, test, work, keep, Partial(None, dict, work, {}, ""))
         return result
 
     def top_k(
@@ -155,6 +184,7 @@ class TracIn:
         test: Tensor,  # [n_test, 3]
         k: int = 10,
         order: str = "absolute",
+        partial: str | os.PathLike[str] | None = None,
     ) -> TopK:
         """The k most influential training triples of each test triple, without a test-by-train matrix.
 
@@ -163,12 +193,16 @@ class TracIn:
             test: test triples [n_test, 3] of ids.
             k: how many; all of them if k exceeds n_train.
             order: "absolute" (largest |influence| first), "proponents" (largest first), "opponents" (smallest first).
+            partial: a file for what is finished, saved every 10 s and when the work is stopped (an exception, SIGINT,
+                SIGTERM). A call with the same inputs and the same file goes on from there, to the same results. Remove
+                the file once the results are safe.
 
         Returns:
             TopK(indices [n_test, k], scores [n_test, k]).
 
         Raises:
-            InputError: if k is not positive, the order unknown, or ids exceed the model.
+            InputError: if k is not positive, the order unknown, ids exceed the model, or `partial` is damaged or
+                belongs to other inputs.
 
         Example:
             >>> TracIn(model).top_k(train, test, k=3, order="proponents").indices
@@ -177,7 +211,8 @@ class TracIn:
             raise InputError(f"k is {k!r}; expected a positive number of training triples")
         if order not in ORDERS:
             raise InputError(f"order is {order!r}; expected one of {', '.join(ORDERS)}")
-        train, test = self._check(train, "train"), self._check(test, "test")
+        train = check_triples(train, "train", self.models[0])
+        test = check_triples(test, "test", self.models[0])
         k = min(k, len(train))
         dtype = PRECISIONS[self.precision]
         indices = torch.full((len(test), k), -1, device=self.device)
@@ -186,102 +221,170 @@ class TracIn:
         def keep(rows: slice, columns: Tensor, block: Tensor) -> None:
             merge_top_k(block.contiguous(), columns, order, scores[rows], indices[rows])
 
-        self._score(train, test, keep)
+        def inputs() -> dict[str, str]:
+            return self._inputs(train) | {"test triples": digest({"": test}), "k": str(k), "order": order}
+
+        work = self._work(len(train), len(test), indices.nbytes + scores.nbytes)
+        results = {"indices": indices, "scores": scores}
+        self._score(train, test, work, keep, Partial(partial, inputs, work, results, self._asked))
         return TopK(indices.cpu(), scores.cpu())
 
     def self_influence(
         self,
         train: Tensor,  # [n_train, 3]
+        partial: str | os.PathLike[str] | None = None,
     ) -> Tensor:  # [n_train]
         """Influence of each triple on itself: learning rate times the squared norm of its gradient.
 
         Args:
             train: triples [n_train, 3] of ids.
+            partial: a file for what is finished, as in `top_k`.
 
         Returns:
             Self-influences [n_train], in the precision of this object, on the CPU. Large: mislabelled or hard.
 
         Raises:
-            InputError: if ids exceed the model.
+            InputError: if ids exceed the model, or `partial` is damaged or belongs to other inputs.
 
         Example:
             >>> TracIn(model).self_influence(train).argsort(descending=True)[:10]
         """
-        train = self._check(train, "train")
+        train = check_triples(train, "train", self.models[0])
         result = torch.zeros(len(train), dtype=PRECISIONS[self.precision])
-        with progress_bar("self-influence", len(train), self.progress) as advance, torch.no_grad():
-            for columns in self._blocks(train):
-                block = train[columns].to(self.device)
-                total = sum(
-                    rate * backend.self_influence(block)
-                    for rate, backend in zip(self.learning_rates, self._backends, strict=True)
-                )
-                result[columns] = torch.as_tensor(total).cpu()
+        work = self._work(len(train), None, result.nbytes)
+        saved = Partial(partial, lambda: self._inputs(train), work, {"scores": result}, self._asked)
+        saved.restore()
+        order = order_by_head_relation(train)
+        with progress_stages(self.progress) as stage, torch.no_grad(), saved.saving(), self._timed("self-influence"):
+            advance = stage("self-influence", len(train), "triples", done=work.finished)
+            advance(0)
+            while (start := int(work.done[0])) < len(train):
+                columns = order[start : start + work.block]
+                scores = attempt(self._diagonal, train[columns])
+                if scores is None:
+                    work.halve_block(len(columns))
+                    continue
+                with saved.changing():
+                    result[columns] = scores.cpu()
+                    work.done[0] += len(columns)
                 advance(len(columns))
+                saved.tick()
         return result
 
-    def _score(self, train: Tensor, test: Tensor, keep: Callable[[slice, Tensor, Tensor], None]) -> None:
-        """Calls keep(test rows, training rows [B], scores [Q, B]) for every tile of tests and block of training."""
-        tile = max(1, TEST_BYTES // (len(self._backends) * max(b.test_bytes for b in self._backends)))
-        tiles = [slice(start, min(start + tile, len(test))) for start in range(0, len(test), tile)]
-        with progress_bar("influence", len(train) * len(tiles), self.progress) as advance, torch.no_grad():
-            for rows in tiles:
-                tests = [backend.test_factors(test[rows].to(self.device)) for backend in self._backends]
-                for columns in self._blocks(train, rows.stop - rows.start):
-                    block = train[columns].to(self.device)
-                    terms = zip(self.learning_rates, self._backends, tests, strict=True)
-                    scores = sum(backend.scores(factors, block).mul_(rate) for rate, backend, factors in terms)
-                    keep(rows, columns, torch.as_tensor(scores))
-                    advance(len(columns))
+    def _score(
+        self,
+        train: Tensor,  # [n_train, 3]
+        test: Tensor,  # [n_test, 3]
+        work: Work,
+        keep: Callable[[slice, Tensor, Tensor], None],
+        saved: Partial,
+    ) -> None:
+        """Calls keep(test rows, training rows [B], scores [Q, B]) for every tile of tests and block of training.
 
-    def _blocks(self, train: Tensor, tests: int = 1) -> Iterator[Tensor]:
-        """Rows of each block, ordered so that triples of one (head, relation) are adjacent."""
-        size: Any = self.batch_size
-        if size == "auto":
-            triple_bytes = max(backend.triple_bytes for backend in self._backends) + 8 * tests
-            size = min(MAX_BLOCK, max(1, BLOCK_BYTES // triple_bytes))
-        if len(train):
-            yield from order_by_head_relation(train).split(size)
+        Blocks run through the training triples ordered by (head, relation), whose forward pass is shared.
+        """
+        saved.restore()
+        order = order_by_head_relation(train)
+        with progress_stages(self.progress) as stage, torch.no_grad(), saved.saving():
+            prepared = stage("test factors", len(test), "triples", done=int((work.done == work.total).sum()))
+            advance = stage("influence", len(test) * len(train), "pairs", done=work.finished)
+            while (rows := work.next_tile()) is not None:
+                with self._timed("test factors"):
+                    factors = attempt(self._test_factors, test[rows])
+                if factors is None:
+                    work.halve_tile(rows.stop - rows.start)
+                    continue
+                prepared(rows.stop - rows.start)
+                advance(0)
+                with self._timed("influence"):
+                    while (start := int(work.done[rows.start])) < len(train):
+                        columns = order[start : start + work.block]
+                        scores = attempt(self._block_scores, factors, train[columns])
+                        if scores is None:
+                            work.halve_block(len(columns))
+                            continue
+                        with saved.changing():
+                            keep(rows, columns, scores)
+                            work.done[rows] += len(columns)
+                        advance(scores.numel())
+                        saved.tick()
 
-    def _check(self, triples: Tensor, name: str) -> Tensor:
-        if not isinstance(triples, Tensor) or triples.dim() != 2 or triples.shape[1] != 3:
-            shape = tuple(triples.shape) if isinstance(triples, Tensor) else type(triples).__name__
-            raise InputError(f"{name} is {shape}; expected a tensor of shape [n, 3]: head, relation, tail")
-        if triples.is_floating_point() or triples.dtype == torch.bool:
-            raise InputError(f"{name} has dtype {triples.dtype}; expected integer ids")
-        triples = triples.long().cpu()
-        if not len(triples):
-            return triples
-        model = self.models[0]
-        entities, relations = model.entity.num_embeddings, model.relation.num_embeddings // model.relation_step
-        for column, what, count in ((0, "head", entities), (1, "relation", relations), (2, "tail", entities)):
-            low, high = triples[:, column].min(), triples[:, column].max()
-            if low < 0 or high >= count:
-                bad = int(low if low < 0 else high)
-                row = int((triples[:, column] == bad).nonzero()[0])
-                raise InputError(f"{name} row {row}: {what} id {bad} is outside the model's 0..{count - 1}")
-        return triples
+    def _test_factors(
+        self,
+        test: Tensor,  # [Q, 3]
+    ) -> list[Any]:
+        return [backend.test_factors(test.to(self.device)) for backend in self._backends]
+
+    def _block_scores(
+        self,
+        tests: list[Any],
+        block: Tensor,  # [B, 3]
+    ) -> Tensor:  # [Q, B]
+        block = block.to(self.device)
+        return added_up(
+            backend.scores(factors, block).mul_(rate)
+            for rate, backend, factors in zip(self.learning_rates, self._backends, tests, strict=True)
+        )
+
+    def _diagonal(
+        self,
+        block: Tensor,  # [B, 3]
+    ) -> Tensor:  # [B]
+        block = block.to(self.device)
+        return added_up(
+            backend.self_influence(block).mul_(rate)
+            for rate, backend in zip(self.learning_rates, self._backends, strict=True)
+        )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def _work(self, triples: int, tests: int | None, results: int) -> Work:
+        """Nothing done yet; `tests` None: self-influences; `results`: their bytes."""
+        size = PRECISIONS[self.precision].itemsize
+        copies = SCORE_COPIES.get(self.backend, OTHER_SCORE_COPIES) + (len(self._backends) > 1)
+        need = Need(
+            results=results,
+            test=0 if tests is None else sum(backend.test_bytes for backend in self._backends),
+            triple=max(backend.triple_bytes for backend in self._backends),
+            pair=copies * size,
+        )
+        block = self.batch_size if isinstance(self.batch_size, int) else None
+        rows = 1 if tests is None else tests
+        sizes = share_out(need, self.memory_limit, rows, triples, block, self.device)
+        return Work(triples, torch.zeros(rows, dtype=torch.int64), *sizes)
+
+    @property
+    def _asked(self) -> str:
+        return f"batch_size {self.batch_size}, memory_limit {self.memory_limit}"
+
+    def _inputs(
+        self,
+        train: Tensor,  # [n_train, 3]
+    ) -> dict[str, str]:
+        """What results depend on, test triples excepted."""
+        return {
+            "tracin": version(),
+            "torch": torch.__version__,
+            "model weights": digest_models(self.models),
+            "training triples": digest({"": train}),
+            "learning rates": ", ".join(map(str, self.learning_rates)),
+            "loss": self.loss,
+            "layers": ", ".join(self.layers),
+            "precision": self.precision,
+            "backend": self._backends[0].label,
+            "device": str(self.device),
+        }
 
 
-def check_models(models: Sequence[ConvE]) -> None:
-    """All of one shape, all weights finite."""
-    for index, model in enumerate(models):
-        shapes = {name: value.shape for name, value in model.state_dict().items()}
-        if shapes != {name: value.shape for name, value in models[0].state_dict().items()}:
-            raise InputError(f"checkpoint {index} has other tensor shapes than checkpoint 0; expected one model")
-        for name, value in model.state_dict().items():
-            if not value.isfinite().all():
-                raise InputError(f"{name} of checkpoint {index} has NaN or infinite values; the training diverged?")
-
-
-def resolve_learning_rates(rates: float | Sequence[float] | None, given: Sequence[Any]) -> list[float]:
-    """One rate per checkpoint."""
-    if rates is None:
-        own = [getattr(item, "learning_rate", None) for item in given]
-        return [DEFAULT_LEARNING_RATE if rate is None else float(rate) for rate in own]
-    several = [float(rates)] * len(given) if isinstance(rates, int | float) else [float(rate) for rate in rates]
-    if len(several) != len(given):
-        raise InputError(f"{len(several)} learning rates for {len(given)} checkpoints; give one for all or one each")
-    if not all(rate > 0 and rate < float("inf") for rate in several):
-        raise InputError(f"learning_rates is {rates}; expected positive numbers")
-    return several
+def added_up(terms: Iterator[Tensor]) -> Tensor:
+    """The sum of tensors of one shape, in the first one's memory."""
+    total = next(terms)
+    for term in terms:
+        total += term
+    return total

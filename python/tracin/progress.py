@@ -7,31 +7,65 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+Advance = Callable[[int], None]
+Stage = Callable[..., Advance]
+RATE_SECONDS = 300  # the rate is that of so much time; a block may take longer than rich's 30 s
 
 
-class RateColumn(TextColumn):
-    """Triples per second."""
+class RateColumn(ProgressColumn):
+    """Units of work per second."""
 
-    def __init__(self) -> None:
-        super().__init__("")
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{format_count(speed)} {task.fields['unit']}".rstrip() + "/s" if speed else "")
 
-    def render(self, task):  # type: ignore[no-untyped-def]
-        from rich.text import Text
 
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+def format_count(count: float) -> str:
+    """1,234 or 5,678 k or 9,012 M."""
+    for size, letter in ((1e9, " M"), (1e6, " k")):
+        if count >= size:
+            return f"{count / (size / 1e3):,.0f}{letter}"
+    return f"{count:,.0f}" if count >= 10 else f"{count:.2g}"
 
 
 @contextmanager
-def progress_bar(description: str, total: int, shown: bool | None = None) -> Iterator[Callable[[int], None]]:
-    """Yields advance(n). `shown` None: only if stderr is a terminal."""
+def progress_stages(shown: bool | None = None) -> Iterator[Stage]:
+    """Yields stage(description, total, unit="", done=0) -> advance(n): a bar for each stage of the work.
+
+    `shown` None: only if stderr is a terminal. advance(0) says that work begins: the rate counts from there.
+    """
     if not (sys.stderr.isatty() if shown is None else shown):
-        yield lambda n: None
+        yield lambda *_, **__: lambda n: None
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), RateColumn(), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda n: progress.advance(task, n)
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, speed_estimate_period=RATE_SECONDS
+    ) as progress:
+
+        def stage(description: str, total: int, unit: str = "", done: int = 0) -> Advance:
+            task = progress.add_task(description, total=total, completed=done, unit=unit)
+            return lambda n: progress.advance(task, n)
+
+        yield stage
+
+
+@contextmanager
+def progress_bar(description: str, total: int, shown: bool | None = None, unit: str = "") -> Iterator[Advance]:
+    """One stage alone."""
+    with progress_stages(shown) as stage:
+        yield stage(description, total, unit)

@@ -244,7 +244,7 @@ def encode(value: object, depth: int = 0) -> Iterator[str]:
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
     """Opens a text file that takes the place of `path` once it is written whole; a failure leaves `path` as it was."""
-    if _is_device(path):
+    if is_device(path):
         with open(path, "w", encoding="utf-8", newline="") as file:
             yield file
         return
@@ -258,7 +258,7 @@ def replacing(path: Path) -> Iterator[IO[str]]:
         part.unlink(missing_ok=True)
 
 
-def _is_device(path: Path) -> bool:
+def is_device(path: Path) -> bool:
     """Devices and pipes are written to, never replaced; so is /dev/stdout, which may lead to a plain file."""
     return str(path.parent) in ("/dev", "/dev/fd") or (path.exists() and not path.is_file())
 
@@ -271,7 +271,7 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise InputError(f"output {path} is a folder; name a file in it")
-    if _is_device(path):
+    if is_device(path):
         return
     folder = path.resolve().parent
     if not folder.is_dir():

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <vector>
 
 #include "cpu/dispatch.h"
@@ -10,159 +11,303 @@
 namespace {
 
 using tracin::Model;
+using tracin::Segment;
+using tracin::lanes;
 using tracin::cpu::Loops;
 using tracin::cpu::Word;
-using tracin::cpu::chunk_lanes;
+using tracin::cpu::chunk;
 using tracin::cpu::mask_words;
+using tracin::cpu::operand_height;
 using tracin::cpu::round_up;
 
-// n samples of a model in panels of `lanes`, and the loops that start from an image.
 template <typename T>
-void test_image_loops(const char* isa, const Loops<T>& loops, const RandomModel<T>& random, int64_t n) {
-  const Model<T>& m = random.model;
-  const int64_t X = random.X, C = random.C, J = random.J, P = random.P, D = random.D, F = random.F, S = random.S;
-  const int64_t L = chunk_lanes<T>, lanes = round_up(n, L), words = mask_words(P);
-  const auto heads = integers<int64_t>(n, random.N), relations = integers<int64_t>(n, random.R);
+std::vector<double> doubles(const std::vector<T>& values) {
+  return {values.begin(), values.end()};
+}
 
-  std::vector<T> image(lanes * X, NAN);
-  loops.gather_images(m, heads.data(), relations.data(), n, image.data());
-  std::vector<double> pixels(lanes * X, 0.0);
-  const auto pixel = [&](int64_t i, int64_t x) { return (i / L * X + x) * L + i % L; };
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t x = 0; x < X; ++x) {
-      const T raw = x < D ? m.entity[heads[i] * D + x] : m.relation[relations[i] * m.relation_step * D + x - D];
-      pixels[pixel(i, x)] = (static_cast<double>(raw) - m.pixel_mean[x]) * m.pixel_rstd[x];
-    }
-  expect_close(isa, "gather_images", image, pixels);
+// Rows `row` .. and columns `from` .. of an operand; what lies behind a group's last panel must stay.
+template <typename T>
+void test_multiply(const char* isa, const Loops<T>& loops, int64_t rows, int64_t k, int64_t row, int64_t from,
+                   int64_t groups, int64_t active, bool accumulate) {
+  const int64_t part = std::min(rows - row, 2 * operand_height), depth = k - from - from / 2;
+  const int64_t written = round_up(part, operand_height), b_stride = (depth + 1) * lanes, c_rows = written + 1;
+  const std::vector<T> matrix = normal<T>(rows * k), packed = pack(matrix, rows, k, operand_height);
+  const std::vector<T> b = normal<T>(groups * b_stride), before = normal<T>(groups * c_rows * lanes);
+  std::vector<T> c = before, got;
+  loops.multiply({packed.data(), rows, k, operand_height}, row, part, from, depth, b.data(), b_stride, groups, active,
+                 accumulate, c.data(), c_rows * lanes);
+  std::vector<double> expected;
+  for (int64_t at = 0; at < groups * c_rows * lanes; ++at) {
+    const int64_t g = at / (c_rows * lanes), i = at / lanes % c_rows, lane = at % lanes;
+    if ((i >= part && i < written) || (g + 1 == groups && lane >= active)) continue;
+    double sum = i >= part || accumulate ? before[at] : 0;
+    for (int64_t l = 0; i < part && l < depth; ++l)
+      sum += static_cast<double>(matrix[(row + i) * k + from + l]) * b[g * b_stride + l * lanes + lane];
+    expected.push_back(sum);
+    got.push_back(c[at]);
+  }
+  expect_close(isa, "multiply", got, expected, std::sqrt(k));
+}
 
-  std::vector<T> v(F * lanes, NAN);
-  std::vector<Word<T>> mask(C * words * lanes);
-  loops.convolve(m, image.data(), lanes, v.data(), mask.data());
-  std::vector<double> features(F * lanes), bits(F * lanes), signs(F * lanes);
-  for (int64_t f = 0; f < F; ++f)
-    for (int64_t i = 0; i < lanes; ++i) {
-      double sum = m.shift[f / P];
-      for (int64_t j = 0; j < J; ++j) sum += pixels[pixel(i, m.taps[f % P * J + j])] * m.kernel[f / P * J + j];
-      features[f * lanes + i] = sum > 0 ? sum : 0;
-      bits[f * lanes + i] = mask[(f / P * words + f % P / 32) * lanes + i] >> (f % P % 32) & 1;
-      signs[f * lanes + i] = v[f * lanes + i] > 0;
-    }
-  expect_close(isa, "convolve", v, features);
-  expect_close(isa, "convolve (mask)", bits, signs);
+template <typename T>
+void test_multiplies(const char* isa, const Loops<T>& loops, int64_t rows, int64_t k) {
+  for (int64_t row = 0; row < rows; row += operand_height)
+    for (const int64_t from : {int64_t(0), k / 3})
+      for (const int64_t groups : {1, 3})
+        for (const int64_t active : {16, 32})
+          for (const bool accumulate : {false, true})
+            test_multiply(isa, loops, rows, k, row, from, groups, active, accumulate);
+}
 
-  // As many triples as pairs, each pointing at a random pair.
-  const auto group = integers<int32_t>(lanes, lanes);
-  auto y = normal<T>(F * lanes);
-  std::vector<T> sums(S * lanes, NAN);
-  std::vector<double> masked(F * lanes), expected(S * lanes, 0.0), pulled(X * lanes, 0.0);
-  for (int64_t f = 0; f < F; ++f)
-    for (int64_t i = 0; i < lanes; ++i) {
-      const double value = bits[f * lanes + group[i]] * y[f * lanes + i];
-      const int64_t c = f / P;
-      masked[f * lanes + i] = value;
-      expected[(c * (J + 1) + J) * lanes + i] += value;
-      for (int64_t j = 0; j < J; ++j) {
-        const int64_t x = m.taps[f % P * J + j];
-        expected[(c * (J + 1) + j) * lanes + i] += value * image[pixel(i, x)];
-        pulled[x * lanes + i] += value * m.pull[c * J + j];
+// To bfloat16, the nearer one, and in a tie the even one.
+uint16_t rounded(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+float widened(uint16_t value) {
+  const uint32_t bits = uint32_t(value) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+// Products in bfloat16: neighbours in k lie in pairs.
+void test_narrow(const tracin::Narrow& narrow, int64_t rows, int64_t k, int64_t groups, int64_t active,
+                 bool accumulate) {
+  const int64_t even = round_up(k, 2), high = round_up(rows, operand_height);
+  const auto matrix = normal<float>(rows * k), b = normal<float>(groups * k * lanes);
+  const auto before = normal<float>(groups * high * lanes);
+  std::vector<uint16_t> operand(high * even, 0), panels(groups * even * lanes, 1);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t l = 0; l < k; ++l)
+      operand[(r / operand_height * even + l / 2 * 2) * operand_height + r % operand_height * 2 + l % 2] =
+          rounded(matrix[r * k + l]);
+  for (int64_t g = 0; g < groups; ++g) narrow.narrow(&b[g * k * lanes], k, &panels[g * even * lanes]);
+  std::vector<float> c = before;
+  const int64_t row = rows > operand_height ? operand_height : 0, part = rows - row;
+  narrow.multiply({operand.data(), rows, even, operand_height}, row, part, panels.data(), even * lanes, groups, active,
+                  accumulate, c.data(), high * lanes);
+  std::vector<float> got;
+  std::vector<double> expected;
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t i = 0; i < part; ++i)
+      for (int64_t lane = 0; lane < (g + 1 < groups ? lanes : active); ++lane) {
+        const int64_t at = (g * high + i) * lanes + lane;
+        double sum = accumulate ? before[at] : 0;
+        for (int64_t l = 0; l < k; ++l)
+          sum += static_cast<double>(widened(rounded(matrix[(row + i) * k + l]))) *
+                 widened(rounded(b[(g * k + l) * lanes + lane]));
+        expected.push_back(sum);
+        got.push_back(c[at]);
       }
-    }
-  loops.statistics(m, image.data(), mask.data(), lanes, group.data(), lanes, y.data(), sums.data());
-  expect_close(isa, "statistics (y)", y, masked);
-  expect_close(isa, "statistics", sums, expected);
-  std::vector<T> at_pixels(X * lanes, NAN);
-  loops.pull_back(m, y.data(), lanes, at_pixels.data());
-  expect_close(isa, "pull_back", at_pixels, pulled);
+  expect_close("bfloat16", "multiply", got, expected, std::sqrt(k));
 }
 
+// Channels c0 .. c1 of n samples: the loops that start from an image.
 template <typename T>
-void test_panels(const char* isa, const Loops<T>& loops, int64_t n) {
-  const int64_t width = 7, lanes = round_up(n, chunk_lanes<T>);
-  const auto rows = normal<T>(n * width), scale = normal<T>(width);
-  for (const T* factor : {scale.data(), static_cast<const T*>(nullptr)}) {
-    std::vector<T> panel(width * lanes, NAN), back(n * width, NAN);
-    std::vector<double> expected(width * lanes, 0.0), expected_back(n * width);
+struct ImageTest {
+  const char* isa;
+  const Loops<T>& loops;
+  const Model<T>& m;
+  const Segment<T>& s;
+  int64_t entities, n, active = round_up(n, 16), words = mask_words(s.P);
+  std::vector<int64_t> heads = integers<int64_t>(n, entities), relations = integers<int64_t>(n, m.relations);
+  std::vector<T> image = std::vector<T>(lanes * s.X, T(0));
+  std::vector<Word<T>> mask = std::vector<Word<T>>(2 * m.C * words * lanes, 0);
+
+  int64_t pixel(int64_t i, int64_t x) const { return (i / chunk<T> * s.X + x) * chunk<T> + i % chunk<T>; }
+
+  void gather() {
+    std::fill(image.begin(), image.begin() + active * s.X, T(NAN));
+    loops.gather_images(m, s, heads.data(), relations.data(), n, image.data());
+    std::vector<double> expected(active * s.X, 0.0);
     for (int64_t i = 0; i < n; ++i)
-      for (int64_t d = 0; d < width; ++d)
-        expected[d * lanes + i] = expected_back[i * width + d] =
-            static_cast<double>(rows[i * width + d]) * (factor ? factor[d] : 1);
-    loops.to_panel(rows.data(), width, lanes, n, factor, panel.data());
-    expect_close(isa, "to_panel", panel, expected);
-    loops.to_rows(panel.data(), width, lanes, n, back.data());
-    expect_close(isa, "to_rows", back, expected_back);
+      for (int64_t x = 0; x < s.X; ++x) {
+        const int64_t at = s.pixels[x];
+        const T raw = at < m.D ? m.entity[heads[i] * m.D + at]
+                               : m.relation[relations[i] * m.relation_step * m.D + at - m.D];
+        expected[pixel(i, x)] = (static_cast<double>(raw) - m.pixel_mean[at]) * m.pixel_rstd[at];
+      }
+    expect_close(isa, "gather_images", image, expected);
+  }
+
+  // Masks of two panels: the second is the first once more, so that a sample's column may lie in either.
+  void convolve(int64_t c0, int64_t c1) {
+    const int64_t rows = (c1 - c0) * s.P;
+    std::vector<T> v(rows * lanes, T(NAN)), got;
+    loops.convolve(m, s, image.data(), active, c0, c1, v.data(), mask.data());
+    std::vector<double> expected, bits, signs;
+    for (int64_t f = 0; f < rows; ++f)
+      for (int64_t i = 0; i < active; ++i) {
+        const int64_t c = c0 + f / s.P, p = f % s.P;
+        double sum = m.shift[c];
+        for (int64_t j = 0; j < m.J; ++j)
+          sum += static_cast<double>(image[pixel(i, s.taps[p * m.J + j])]) * m.kernel[c * m.J + j];
+        got.push_back(v[f * lanes + i]);
+        expected.push_back(std::fmax(sum, 0));
+        bits.push_back(mask[(c * words + p / 32) * lanes + i] >> (p % 32) & 1);
+        signs.push_back(got.back() > 0);
+      }
+    expect_close(isa, "convolve", got, expected);
+    expect_close(isa, "convolve (mask)", bits, signs);
+    std::copy_n(mask.begin(), m.C * words * lanes, mask.begin() + m.C * words * lanes);
+  }
+
+  void backward(int64_t c0, int64_t c1) {
+    const int64_t rows = (c1 - c0) * s.P, S = m.statistics(), panel = m.C * words * lanes;
+    const auto column = integers<int32_t>(lanes, active);
+    std::vector<int32_t> place = column;
+    for (int64_t i = 0; i < lanes; i += 3) place[i] += static_cast<int32_t>(panel);
+    std::vector<T> y = normal<T>(rows * lanes), sums = normal<T>(S * lanes), pulled = normal<T>(s.X * lanes);
+    auto masked = doubles(y), expected_sums = doubles(sums), expected_pulled = doubles(pulled);
+    for (int64_t f = 0; f < rows; ++f)
+      for (int64_t i = 0; i < active; ++i) {
+        const int64_t c = c0 + f / s.P, p = f % s.P;
+        if (!(mask[(c * words + p / 32) * lanes + column[i]] >> (p % 32) & 1)) masked[f * lanes + i] = 0;
+        const double value = masked[f * lanes + i];
+        expected_sums[(c * (m.J + 1) + m.J) * lanes + i] += value;
+        for (int64_t j = 0; j < m.J; ++j) {
+          const int64_t x = s.taps[p * m.J + j];
+          expected_sums[(c * (m.J + 1) + j) * lanes + i] += value * image[pixel(i, x)];
+          expected_pulled[x * lanes + i] += value * m.pull[c * m.J + j];
+        }
+      }
+    loops.statistics(m, s, image.data(), mask.data(), place.data(), active, c0, c1, y.data(), sums.data());
+    expect_close(isa, "statistics (y)", y, masked);
+    expect_close(isa, "statistics", sums, expected_sums);
+    loops.pull_back(m, s, y.data(), active, c0, c1, pulled.data());
+    expect_close(isa, "pull_back", pulled, expected_pulled);
+  }
+};
+
+template <typename T>
+void test_images(const char* isa, const Loops<T>& loops, const RandomModel<T>& random, int64_t n) {
+  for (const bool halves : {true, false}) {
+    const PackedModel<T> packed(random, operand_height, halves);
+    for (const Segment<T>* s : {&packed.model.head, &packed.model.middle, &packed.model.tail}) {
+      if (!s->P) continue;
+      ImageTest<T> test{isa, loops, packed.model, *s, random.N, n};
+      test.gather();
+      for (int64_t c0 = 0; c0 < random.C; c0 += s->step) test.convolve(c0, std::min(random.C, c0 + s->step));
+      for (int64_t c0 = 0; c0 < random.C; c0 += s->step) test.backward(c0, std::min(random.C, c0 + s->step));
+    }
   }
 }
 
 template <typename T>
-void test_row_loops(const char* isa, const Loops<T>& loops, RandomModel<T>& random, int64_t n) {
-  const Model<T>& m = random.model;
-  const int64_t D = random.D;
-  const auto u = normal<T>(n * D);
-  std::vector<T> un = u, z(n * D, NAN);
-  std::vector<double> un_expected(n * D), z_expected(n * D);
-  for (int64_t i = 0; i < n * D; ++i) {
-    z_expected[i] = static_cast<double>(m.scale[i % D]) * u[i] + m.offset[i % D];
-    un_expected[i] = static_cast<double>(m.norm_scale[i % D]) * u[i] + m.norm_offset[i % D];
+void test_panels(const char* isa, const Loops<T>& loops, int64_t n, int64_t width) {
+  const int64_t stride = width + 3;
+  const std::vector<T> rows = normal<T>(n * stride), panel = normal<T>(width * lanes);
+  for (const bool accumulate : {false, true}) {
+    std::vector<T> to_rows = rows, to_panel = panel;
+    std::vector<double> expected_rows = doubles(rows), expected_panel = doubles(panel);
+    std::vector<T*> targets(n);
+    std::vector<const T*> sources(n);
+    for (int64_t i = 0; i < n; ++i) targets[i] = &to_rows[i * stride], sources[i] = &rows[i * stride];
+    for (int64_t d = 0; d < width; ++d)
+      for (int64_t i = 0; i < lanes; ++i) {
+        const double in_panel = panel[d * lanes + i], in_row = i < n ? rows[i * stride + d] : 0;
+        expected_panel[d * lanes + i] = in_row + (accumulate ? in_panel : 0);
+        if (i < n) expected_rows[i * stride + d] = in_panel + (accumulate ? in_row : 0);
+      }
+    loops.to_panel(sources.data(), width, n, accumulate, to_panel.data());
+    expect_close(isa, "to_panel", to_panel, expected_panel);
+    loops.to_rows(panel.data(), width, n, accumulate, targets.data());
+    expect_close(isa, "to_rows", to_rows, expected_rows);
   }
-  loops.normalise(m, n, un.data(), z.data());
+}
+
+template <typename T>
+void test_rows(const char* isa, const Loops<T>& loops, const Model<T>& m, int64_t tail) {
+  const int64_t D = m.D;
+  const std::vector<T> u = normal<T>(D);
+  std::vector<T> un = u, z(D, T(NAN));
+  std::vector<double> un_expected(D), z_expected(D);
+  for (int64_t d = 0; d < D; ++d) {
+    z_expected[d] = static_cast<double>(m.scale[d]) * u[d] + m.offset[d];
+    un_expected[d] = static_cast<double>(m.norm_scale[d]) * u[d] + m.norm_offset[d];
+  }
+  loops.normalise(m, un.data(), z.data());
   expect_close(isa, "normalise (z)", z, z_expected);
   expect_close(isa, "normalise (un)", un, un_expected);
 
   for (T& value : z) value = value > 0 ? value : 0;
-  const auto group = integers<int32_t>(n, n);
-  const auto tails = integers<int64_t>(n, random.N);
-  std::vector<T> w(n, NAN), e(n * D, NAN), e_un(n * D, NAN);
-  std::vector<double> w_expected(n), e_expected(n * D), e_un_expected(n * D);
-  for (int64_t i = 0; i < n; ++i) {
-    double score = m.bias ? m.bias[tails[i]] : 0;
-    for (int64_t d = 0; d < D; ++d) score += static_cast<double>(z[group[i] * D + d]) * m.entity[tails[i] * D + d];
-    w_expected[i] = -1 / (1 + std::exp(score));
-    for (int64_t d = 0; d < D; ++d) {
-      const double error = z[group[i] * D + d] > 0 ? w_expected[i] * m.entity[tails[i] * D + d] : 0;
-      e_expected[i * D + d] = error;
-      e_un_expected[i * D + d] = error * un[group[i] * D + d];
-    }
+  double score = m.bias ? m.bias[tail] : 0;
+  for (int64_t d = 0; d < D; ++d) score += static_cast<double>(z[d]) * m.entity[tail * D + d];
+  const double w = -1 / (1 + std::exp(score));
+  std::vector<T> error(D, T(NAN)), normalised(D, T(NAN)), delta(D, T(NAN));
+  std::vector<double> error_expected(D), normalised_expected(D), delta_expected(D);
+  for (int64_t d = 0; d < D; ++d) {
+    error_expected[d] = z[d] > 0 ? w * m.entity[tail * D + d] : 0;
+    normalised_expected[d] = error_expected[d] * un[d];
+    delta_expected[d] = error_expected[d] * m.delta_scale[d];
   }
-  loops.residuals(m, group.data(), tails.data(), n, un.data(), z.data(), w.data(), e.data(), e_un.data());
-  expect_close(isa, "residuals (w)", w, w_expected);
-  expect_close(isa, "residuals (e)", e, e_expected);
-  expect_close(isa, "residuals (e un)", e_un, e_un_expected);
+  const T got = loops.residual(m, un.data(), z.data(), tail, error.data(), normalised.data(), delta.data());
+  expect_close(isa, "residual (w)", std::vector<T>{got}, {w});
+  expect_close(isa, "residual (e)", error, error_expected);
+  expect_close(isa, "residual (e un)", normalised, normalised_expected);
+  expect_close(isa, "residual (delta)", delta, delta_expected);
 }
 
 template <typename T>
 void test_scores(const char* isa, const Loops<T>& loops, int64_t n) {
   const auto dots = normal<T>(n), gram = normal<T>(n), linear = normal<T>(n), before = normal<T>(n);
-  const auto group = integers<int32_t>(n, n);
+  const auto pair = integers<int32_t>(n, n), other = integers<int32_t>(n, n);
   const T rate = T(0.5), fc_bias = T(1);
-  for (bool with_fc : {true, false}) {
+  for (const bool with_fc : {true, false}) {
     std::vector<T> scores = before;
     std::vector<double> expected(n);
     for (int64_t i = 0; i < n; ++i) {
-      const double fc = with_fc ? static_cast<double>(dots[i]) * (static_cast<double>(gram[group[i]]) + fc_bias) : 0;
+      const double fc = with_fc ? static_cast<double>(dots[i]) * (static_cast<double>(gram[pair[i]]) + fc_bias) : 0;
       expected[i] = before[i] + rate * (fc + linear[i]);
     }
-    loops.combine(with_fc ? dots.data() : nullptr, with_fc ? gram.data() : nullptr, group.data(), linear.data(), n, rate,
-                  fc_bias, scores.data());
+    loops.combine(with_fc ? dots.data() : nullptr, with_fc ? gram.data() : nullptr, pair.data(), linear.data(), n,
+                  rate, fc_bias, scores.data());
     expect_close(isa, "combine", scores, expected);
+  }
+  for (const int halves : {0, 1, 2, 3}) {
+    const T *head = halves & 1 ? dots.data() : nullptr, *tail = halves & 2 ? linear.data() : nullptr;
+    std::vector<T> sums = before;
+    std::vector<double> expected = doubles(before);
+    for (int64_t i = 0; i < n; ++i) expected[i] += (head ? head[pair[i]] : 0.0) + (tail ? tail[other[i]] : 0.0);
+    loops.add_halves(head, pair.data(), tail, other.data(), n, sums.data());
+    expect_close(isa, "add_halves", sums, expected);
   }
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(dots[i]) * linear[i];
-  expect_close(isa, "dot", std::vector<T>{loops.dot(dots.data(), linear.data(), n)}, {sum});
+  expect_close(isa, "dot", std::vector<T>{loops.dot(dots.data(), linear.data(), n)}, {sum}, std::sqrt(n));
+}
+
+template <typename T>
+void test_add_squares(const char* isa, const Loops<T>& loops, int64_t rows) {
+  const std::vector<T> v = normal<T>(rows * lanes);
+  std::vector<T> squares = normal<T>(lanes);
+  std::vector<double> expected = doubles(squares);
+  for (int64_t i = 0; i < rows * lanes; ++i) expected[i % lanes] += static_cast<double>(v[i]) * v[i];
+  loops.add_squares(v.data(), rows, squares.data());
+  expect_close(isa, "add_squares", squares, expected);
 }
 
 template <typename T>
 void test(const char* isa, const Loops<T>& loops) {
-  RandomModel<T> models[] = {{5, 9}, {4, 12}, {1, 6}};
-  models[1].model.bias = nullptr;
-  const int64_t L = chunk_lanes<T>;
-  for (int64_t n : {int64_t(1), int64_t(7), L - 1, L, L + 1, 3 * L + 5}) {
-    for (RandomModel<T>& random : models) {
-      test_image_loops(isa, loops, random, n);
-      test_row_loops(isa, loops, random, n);
-    }
-    test_panels(isa, loops, n);
-    test_scores(isa, loops, n);
+  const RandomModel<T> models[] = {RandomModel<T>({11, 13, 7, 9, {33, 40, 5}, {3, 2, 7}}),
+                                   RandomModel<T>({5, 17, 5, 12, {4, 7, 64}, {5, 4, 1}}),
+                                   RandomModel<T>({5, 6, 4, 33, {3, 2, 1}, {4, 3, 4}})};
+  for (const RandomModel<T>& random : models) {
+    for (const int64_t n : {1, 7, 15, 16, 17, 31, 32}) test_images(isa, loops, random, n);
+    PackedModel<T> packed(random, 0, false);
+    Model<T>& model = packed.model;
+    test_rows(isa, loops, model, random.N - 1);
+    model.bias = nullptr;
+    test_rows(isa, loops, model, 0);
   }
+  for (const int64_t n : {1, 15, 16, 17, 31, 32})
+    for (const int64_t width : {1, 15, 16, 17, 40}) test_panels(isa, loops, n, width);
+  for (const int64_t rows : {1, 11, 12, 13, 25, 36})
+    for (const int64_t k : {1, 3, 12, 41}) test_multiplies(isa, loops, rows, k);
+  for (const int64_t n : {1, 7, 31, 32, 33, 100}) test_scores(isa, loops, n), test_add_squares(isa, loops, n);
 }
 
 }  // namespace
@@ -176,6 +321,14 @@ int main() {
     test(variant.isa, *variant.float_loops);
     test(variant.isa, *variant.double_loops);
     std::printf("%s: %d failures so far\n", variant.isa, failures);
+  }
+  if (const tracin::Narrow* narrow = tracin::cpu::narrow_products()) {
+    for (const int64_t rows : {1, 12, 13, 36})
+      for (const int64_t k : {1, 2, 7, 40})
+        for (const int64_t active : {16, 32})
+          for (const bool accumulate : {false, true}) test_narrow(*narrow, rows, k, active / 8, active, accumulate);
+  } else {
+    std::printf("SKIP bfloat16: this processor has no products in it\n");
   }
   return failures ? 1 : 0;
 }

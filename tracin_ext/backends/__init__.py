@@ -45,12 +45,20 @@ def automatic(device: torch.device) -> tuple[str, str | None]:
 
 
 def create(
-    name: str, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, loss: Loss
+    name: str,
+    model: Any,
+    layers: tuple[str, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    loss: Loss,
+    mixed: bool = False,
 ) -> Backend:
     """A backend by name; raises RuntimeError with the reason if it cannot run here."""
     if name == "sequential":
         return SequentialBackend(model, layers, dtype, device, loss)
     if name == "vectorized":
         return VectorizedBackend(model, layers, dtype, device, loss)
-    factored: dict[str, type[Any]] = {"native": NativeBackend, "compiled": CompiledBackend, "factored": FactoredBackend}
+    if name == "native":
+        return NativeBackend(model, layers, dtype, device, mixed)
+    factored: dict[str, type[Any]] = {"compiled": CompiledBackend, "factored": FactoredBackend}
     return factored[name](model, layers, dtype, device)

@@ -2,58 +2,38 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 import tracin_ext
-from tracin_ext.backends.factored import compute_factors
-from tracin_ext.grouping import group_triples
-from tracin_ext.ops import TRACKED, ModelTensors, TestTensors, influence_block, self_influence_block
-from tracin_ext.parameters import ConvEParameters, parameters_of
+from tracin_ext.backends.factored import Factors, compute_factors, features, image, linear_image
+from tracin_ext.grouping import Grouped, group_triples, order_by_head_relation
+from tracin_ext.ops import (
+    TRACKED,
+    TestTensors,
+    influence_block,
+    relation_tables,
+    self_influence_block,
+)
+from tracin_ext.packing import JACOBIAN_BYTES, Part, columns_of, pack, pack_chunks, pack_model, pack_narrow
+from tracin_ext.parameters import parameters_of
 
-TILE = 512  # training triples that one thread works on at a time
 TEST_CHUNK = 512  # test triples whose factors are computed at a time
+HEIGHTS = {"own": 12, "torch": 0}  # rows of a packed panel by the product kernel that TRACIN_PRODUCTS names
 
 
-def taps_of(p: ConvEParameters) -> Tensor:  # [P, J] int32
-    """Pixel (head's first, then relation's) under each tap of the filter at each position."""
-    planes, rows, columns = p.plane
-    pixels = torch.arange(2 * planes * rows * columns, dtype=torch.float64).view(2, planes, rows, columns)
-    image = torch.cat([pixels[0], pixels[1]], dim=1 if p.stack == "height" else 2)
-    return functional.unfold(image[None], p.conv_weight.shape[2:])[0].T.to(torch.int32).contiguous()
+@dataclass(frozen=True)
+class NativeTests:
+    """The test side, and the numbers that come with it."""
 
-
-def pack_model(
-    p: ConvEParameters,
-    wide: ConvEParameters,  # the same in float64, tables excepted
-) -> ModelTensors:
-    """Folds the batch norms into the convolution and the hidden layer, in float64, then rounds to p's type."""
-    planes, rows, columns = p.plane
-    channels, taps = p.conv_weight.shape[0], p.conv_weight[0].numel()
-    per_tap = taps // planes
-
-    def by_pixel(x: Tensor) -> Tensor:  # [I] -> [X]
-        return x.repeat_interleave(rows * columns).repeat(2)
-
-    filters = wide.conv_weight.reshape(channels, taps) * wide.conv_scale[:, None]
-    kernel = filters * wide.image_gamma.repeat_interleave(per_tap)
-    shift = filters @ wide.image_beta.repeat_interleave(per_tap) + wide.conv_shift
-    pixel = torch.stack([by_pixel(wide.image_mean), by_pixel(wide.image_rstd)])
-    scale = wide.hidden_gamma * wide.hidden_rstd
-    norm_offset = (wide.fc_bias - wide.hidden_mean) * wide.hidden_rstd
-    offset = norm_offset * wide.hidden_gamma + wide.hidden_beta
-    hidden = torch.stack([scale, offset, wide.hidden_rstd, norm_offset, scale])
-    nothing = torch.empty(0)
-    settled = (pixel, kernel, shift, hidden[:2]) if p.dtype == torch.float32 else (nothing,) * 4
-    return ModelTensors(
-        p.entity.contiguous(), p.relation.contiguous(), nothing if p.bias is None else p.bias, taps_of(p),
-        pixel.to(p.dtype), kernel.to(p.dtype), shift.to(p.dtype),
-        (kernel * wide.image_rstd.repeat_interleave(per_tap)).to(p.dtype), p.fc_weight.contiguous(),
-        p.fc_weight.T.contiguous(), hidden.to(p.dtype), *(x.contiguous() for x in settled),
-    )  # fmt: skip
+    tensors: TestTensors
+    heads: int
+    statistics: bool
 
 
 class NativeBackend:
@@ -62,63 +42,162 @@ class NativeBackend:
     name = "native"
     devices = ("cpu",)
 
-    def __init__(self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, mixed: bool = False
+    ) -> None:
         status = tracin_ext.status()
         if not status["available"]:
             raise RuntimeError(status["reason"])
         if device.type not in self.devices:
             raise RuntimeError(f"this build has no native kernels for {device.type}")
-        self.label = f"native extension ({status['isa']})"
+        products = os.environ.get("TRACIN_PRODUCTS", "own")
+        if products not in HEIGHTS:
+            raise RuntimeError(f"TRACIN_PRODUCTS={products} is not one of {', '.join(HEIGHTS)}; correct or unset it")
+        self.height = HEIGHTS[products]
+        self.mixed = mixed and status["bfloat16"] and products == "own"
+        self.label = f"native extension ({status['isa']}{', torch products' if products == 'torch' else ''})"
         p = self.parameters = parameters_of(model, layers, dtype, device)
-        wide = parameters_of(model, layers, torch.float64, device, tables=dtype)
-        self.exact = wide if dtype == torch.float32 else None
-        self.model = pack_model(p, wide)
-        size = p.conv_weight.element_size()
-        statistics = p.conv_weight.shape[0] * (p.conv_weight[0].numel() + 1)
-        self.test_bytes = (p.features + 6 * p.entity.shape[1] + statistics) * size
-        self.triple_bytes = 0  # tiles are held by threads, not by triples
+        self.wide = parameters_of(model, layers, torch.float64, device, tables=dtype)
+        self.exact = self.wide if dtype == torch.float32 else None
+        size, dim = p.conv_weight.element_size(), p.entity.shape[1]
+        self.statistics = p.conv_weight.shape[0] * (p.conv_weight[0].numel() + 1)
+        self.test_bytes = (p.features + 8 * dim + self.statistics) * size
+        self.triple_bytes = (6 * dim + 3 * self.statistics) * size
+        model_tensors, self.sizes, self.parts = pack_model(p, self.wide, self.height, True, self.mixed)
+        self.model, self.relation_features = self._with_relation_tables(model_tensors)
 
-    def test_factors(self, triples: Tensor) -> TestTensors:  # [Q, 3]
+    def _with_relation_tables(self, model: Any) -> tuple[Any, Tensor]:
+        p, (_, _, tail) = self.parameters, self.parts
+        if not len(tail.positions):
+            return model, p.conv_weight.new_empty(0)
+        dim, relations, channels = p.entity.shape[1], self.sizes.relations, p.conv_weight.shape[0]
+        u, v = p.fc_weight.new_empty(relations, dim), p.fc_weight.new_empty(relations, channels * len(tail.positions))
+        shape = (relations, -(-self.statistics // 32), dim, 32)
+        fits = torch.Size(shape).numel() * p.fc_weight.element_size() <= JACOBIAN_BYTES
+        jacobians = p.fc_weight.new_empty(shape if fits and p.form is not None else 0)
+        relation_tables(model, self.sizes, u, v, jacobians)
+        return model._replace(relation_u=u, jacobians=jacobians), v
+
+    def test_factors(self, triples: Tensor) -> NativeTests:  # [Q, 3]
         """Computed in PyTorch, a chunk of tests at a time, in the order that shares the most forward passes."""
-        p, tracked = self.parameters, self.parameters.tracked
-        grouped = group_triples(triples)
-        nothing = p.conv_weight.new_empty(0)
-        parts = []
-        for chunk in triples.split(TEST_CHUNK):
+        p, tracked, (head, middle, _) = self.parameters, self.parameters.tracked, self.parts
+        channels = p.conv_weight.shape[0]
+        order = order_by_head_relation(triples)
+        ordered = triples[order]
+        pairs = group_triples(ordered)
+        heads, pair_head = pairs.heads.unique_consecutive(return_inverse=True)
+        relations, pair_relation = pairs.relations.unique(return_inverse=True)
+        columns: list[tuple[Tensor, ...]] = []
+        middle_features = p.fc_weight.new_empty(len(pairs.heads), channels * len(middle.positions))
+        head_features = p.fc_weight.new_empty(len(heads), channels * len(head.positions))
+        start = 0
+        for chunk in ordered.split(TEST_CHUNK) if len(ordered) else ():
             f = compute_factors(p, group_triples(chunk), self.exact)
-            linear = [f.error * float("bn2.bias" in tracked), f.normalised * float("bn2.weight" in tracked)]
-            if p.form is not None:
-                linear.append(f.statistics @ p.form)
-            fc, entity, relation = ("fc" in tracked), ("entity" in tracked), ("relation" in tracked)
-            parts.append((
-                f.features[f.group] if fc else nothing,
-                f.delta * (p.hidden_gamma * p.hidden_rstd) if fc else nothing,
-                torch.cat(linear, 1),
-                f.residual if "bias" in tracked else nothing,
-                f.residual[:, None] * f.hidden if entity else nothing,
-                f.head if entity else nothing,
-                f.relation if relation else nothing,
-            ))  # fmt: skip
-        features, *rest = (torch.cat(columns).contiguous() for columns in zip(*parts, strict=True))
-        if len(features):
-            first = torch.ones_like(grouped.group, dtype=torch.bool)
-            first[1:] = grouped.group[1:] != grouped.group[:-1]
-            features = features[first]
-        else:
-            features = features.new_empty(0, p.features)
-        return TestTensors(triples.contiguous(), grouped.group, features, *rest)
+            group = pairs.group[start : start + len(chunk)]
+            if "fc" in tracked:
+                middle_features[group] = columns_of(f.features, middle, channels)[f.group]
+                head_features[pair_head[group]] = columns_of(f.features, head, channels)[f.group]
+            columns.append(self._rows(f))
+            start += len(chunk)
+        rows = [torch.cat(parts)[order.argsort()] if parts[0].dim() > 1 or len(parts[0]) else parts[0]
+                for parts in zip(*columns, strict=True)]  # fmt: skip
+        if not rows:
+            rows = [p.conv_weight.new_empty(0)] * 8
+        delta, linear, *joins = rows
+        gram = self.relation_features.view(self.sizes.relations, -1)
+        tensors = TestTensors(
+            triples.contiguous(), pairs.group[order.argsort()], pair_head, pair_relation,
+            pack_chunks(head_features, head, self.height), pack_chunks(middle_features, middle, self.height),
+            (gram[relations] @ gram.T).contiguous(), pack(delta, self.height) if delta.numel() else delta,
+            pack(linear, self.height) if linear.numel() else linear, *(x.contiguous() for x in joins),
+            *self._narrow(head_features, middle_features, delta, linear),
+        )  # fmt: skip
+        return NativeTests(tensors, len(heads), p.form is not None)
 
-    def scores(self, test: TestTensors, triples: Tensor) -> Tensor:  # [B, 3] -> [Q, B]
+    def _narrow(self, head_features: Tensor, middle_features: Tensor, *rows: Tensor) -> list[Tensor]:
+        """The operands in bfloat16 where this backend uses it."""
+        if not self.mixed or not rows[-1].numel():
+            return [torch.empty(0, dtype=torch.bfloat16)] * 4
+        head, middle, _ = self.parts
+        return [
+            pack_chunks(head_features, head, self.height, packed=pack_narrow),
+            pack_chunks(middle_features, middle, self.height, packed=pack_narrow),
+            *(pack_narrow(row, self.height) if row.numel() else row.bfloat16() for row in rows),
+        ]
+
+    def _rows(self, f: Factors) -> tuple[Tensor, ...]:
+        """delta, linear, residual, pull, head, same_head, head_is_tail, same_relation of some tests."""
+        p, tracked, (head, _, tail) = self.parameters, self.parameters.tracked, self.parts
+        nothing = p.conv_weight.new_empty(0)
+        linear = [f.error * float("bn2.bias" in tracked), f.normalised * float("bn2.weight" in tracked)]
+        if p.form is not None:
+            linear.append(f.statistics @ p.form)
+        pull = f.residual[:, None] * f.hidden
+        zeros = torch.zeros_like(pull)
+        own, joins = f.features[f.group], [nothing] * 5
+        if "entity" in tracked:
+            swapped = features(p, image(p, Grouped(f.tails, f.relations, f.group, f.tails)))
+            joins[:4] = [
+                pull, f.head, self._response(own, torch.cat([f.head, zeros], 1), head),
+                self._response(swapped, torch.cat([pull, zeros], 1), head),
+            ]  # fmt: skip
+        if "relation" in tracked:
+            joins[4] = self._response(own, torch.cat([zeros, f.relation], 1), tail)
+        return (
+            f.delta * (p.hidden_gamma * p.hidden_rstd) if "fc" in tracked else nothing,
+            torch.cat(linear, 1),
+            f.residual if "bias" in tracked else nothing,
+            *joins,
+        )
+
+    def _response(
+        self,
+        v: Tensor,  # [Q, F] features whose signs are the mask
+        direction: Tensor,  # [Q, 2 D] a change of the raw pixels of one half
+        half: Part,
+    ) -> Tensor:  # [Q, D + X]
+        """What a sample's (delta, gradient at the middle's pixels) is multiplied by to give its gradient . direction.
+
+        Through the half, the gradient is linear in delta: u changes by W (mask * conv(direction)).
+        """
+        p, middle = self.parameters, self.parts[1]
+        through_middle = direction[:, middle.pixels.long()]
+        if not len(half.positions):
+            return torch.cat([torch.zeros_like(direction[:, : p.entity.shape[1]]), through_middle], 1)
+        channels = p.conv_weight.shape[0]
+        response = columns_of(linear_image(p, direction).flatten(1), half, channels)
+        response = response * (columns_of(v, half, channels) > 0)
+        return torch.cat([response @ self._half_weight[half is self.parts[0]].T, through_middle], 1)
+
+    @cached_property
+    def _half_weight(self) -> dict[bool, Tensor]:
+        """The columns of fc that belong to the head's half (True) and to the relation's (False)."""
+        head, _, tail = self.parts
+        channels = self.parameters.conv_weight.shape[0]
+        return {
+            of_head: columns_of(self.parameters.fc_weight, part, channels)
+            for of_head, part in ((True, head), (False, tail))
+        }
+
+    def scores(self, test: NativeTests, triples: Tensor) -> Tensor:  # [B, 3] -> [Q, B]
         p = self.parameters
-        scores = p.conv_weight.new_zeros(len(test.triples), len(triples))
-        fc_bias = "fc.bias" in p.tracked
-        influence_block(self.model, p.relation_step, test, fc_bias, triples.contiguous(), 1.0, scores, TILE)
+        scores = p.conv_weight.new_zeros(len(test.tensors.triples), len(triples))
+        influence_block(
+            self.model, self.sizes, test.tensors, test.heads, test.statistics, "fc.bias" in p.tracked,
+            triples.contiguous(), 1.0, scores,
+        )  # fmt: skip
         return scores
+
+    @cached_property
+    def _whole(self) -> Any:
+        """The model with the image taken whole, for self-influence."""
+        return pack_model(self.parameters, self.wide, self.height, False, self.mixed)[:2]
 
     def self_influence(self, triples: Tensor) -> Tensor:  # [B, 3] -> [B]
         p = self.parameters
         scores = p.conv_weight.new_zeros(len(triples))
         tracked = sum(1 << bit for bit, name in enumerate(TRACKED) if name in p.tracked)
-        form = p.conv_weight.new_empty(0) if p.form is None else p.form
-        self_influence_block(self.model, p.relation_step, form, tracked, triples.contiguous(), 1.0, scores, TILE)
+        form = p.conv_weight.new_empty(0) if p.form is None else pack(p.form, self.height)
+        model, sizes = self._whole
+        self_influence_block(model, sizes, form, tracked, triples.contiguous(), 1.0, scores)
         return scores

@@ -1,0 +1,3 @@
+from bench.run import main
+
+main(prog_name="python -m bench")

@@ -1,0 +1,62 @@
+"""Checks of what `tracin.TracIn` is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracin.errors import InputError
+from tracin.model import ConvE
+
+DEFAULT_LEARNING_RATE = 1e-3
+
+
+def check_triples(
+    triples: Any,  # [n, 3]
+    name: str,
+    model: ConvE,
+) -> Tensor:  # [n, 3] int64, on the CPU
+    """Raises InputError, which names the row, unless all ids are the model's."""
+    if not isinstance(triples, Tensor) or triples.dim() != 2 or triples.shape[1] != 3:
+        shape = tuple(triples.shape) if isinstance(triples, Tensor) else type(triples).__name__
+        raise InputError(f"{name} is {shape}; expected a tensor of shape [n, 3]: head, relation, tail")
+    if triples.is_floating_point() or triples.dtype == torch.bool:
+        raise InputError(f"{name} has dtype {triples.dtype}; expected integer ids")
+    triples = triples.long().cpu()
+    if not len(triples):
+        return triples
+    entities, relations = model.entity.num_embeddings, model.relation.num_embeddings // model.relation_step
+    for column, what, count in ((0, "head", entities), (1, "relation", relations), (2, "tail", entities)):
+        low, high = triples[:, column].min(), triples[:, column].max()
+        if low < 0 or high >= count:
+            bad = int(low if low < 0 else high)
+            row = int((triples[:, column] == bad).nonzero()[0])
+            raise InputError(f"{name} row {row}: {what} id {bad} is outside the model's 0..{count - 1}")
+    return triples
+
+
+def check_models(models: Sequence[ConvE]) -> None:
+    """All of one shape, all weights finite."""
+    for index, model in enumerate(models):
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        if shapes != {name: value.shape for name, value in models[0].state_dict().items()}:
+            raise InputError(f"checkpoint {index} has other tensor shapes than checkpoint 0; expected one model")
+        for name, value in model.state_dict().items():
+            if not value.isfinite().all():
+                raise InputError(f"{name} of checkpoint {index} has NaN or infinite values; the training diverged?")
+
+
+def resolve_learning_rates(rates: float | Sequence[float] | None, given: Sequence[Any]) -> list[float]:
+    """One rate per checkpoint."""
+    if rates is None:
+        own = [getattr(item, "learning_rate", None) for item in given]
+        return [DEFAULT_LEARNING_RATE if rate is None else float(rate) for rate in own]
+    several = [float(rates)] * len(given) if isinstance(rates, int | float) else [float(rate) for rate in rates]
+    if len(several) != len(given):
+        raise InputError(f"{len(several)} learning rates for {len(given)} checkpoints; give one for all or one each")
+    if not all(rate > 0 and rate < float("inf") for rate in several):
+        raise InputError(f"learning_rates is {rates}; expected positive numbers")
+    return several

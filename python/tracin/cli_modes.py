@@ -1,0 +1,142 @@
+"""The modes of `tracin run`: what is scored, and what is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from tracin.cli_inputs import Inputs, Options
+from tracin.errors import InputError
+from tracin.influence import TracIn
+from tracin.results import Influences, numbered, write_per_triple, write_self, write_single, write_test
+
+SCORES_HELD = 64 << 20  # influences in memory at a time when all of them are written
+
+
+@dataclass
+class Clock:
+    """Seconds by stage; the rest of the time since the start is nobody's."""
+
+    start: float = field(default_factory=time.perf_counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def split(self, rest: str) -> str:
+        """Such as "12.5 s: reading 4.1 s, scoring 8.4 s"; what no stage took goes to `rest`."""
+        total = time.perf_counter() - self.start
+        stages = self.seconds | {rest: total - sum(self.seconds.values())}
+        return f"{total:.2f} s: " + ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in stages.items())
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a mode needs."""
+
+    options: Options
+    inputs: Inputs
+    tracin: TracIn
+    clock: Clock
+    partial: Path | None  # where unfinished results are kept
+
+
+def score(run: Run, indices: list[int], with_self: bool = True) -> Iterator[Influences]:
+    """The influences on the test triples of these indices, one after the other; with --top-k, all scored by now."""
+    test = run.inputs.test[indices]
+    own: list[float | None] = [None] * len(test)
+    if with_self:
+        with run.clock("scoring"):
+            own = run.tracin.self_influence(test).tolist()
+    best = ranked(run, test)
+    return (
+        Influences(index, (head, relation, tail), self_influence, run.inputs.train[rows], scores)
+        for index, (head, relation, tail), self_influence, (rows, scores) in zip(
+            indices, test.tolist(), own, best, strict=True
+        )
+    )
+
+
+def ranked(
+    run: Run,
+    test: Tensor,  # [n_test, 3]
+) -> Iterable[tuple[Tensor, Tensor]]:  # rows of train [k], their influences [k], for each test triple
+    """The training triples in the order to be written; without --top-k, all of them, a few test triples at a time."""
+    train, order = run.inputs.train, run.options.order
+    if run.options.top_k is None:
+        return all_ranked(run, test)
+    with run.clock("scoring"):
+        top = run.tracin.top_k(train, test, run.options.top_k, order, partial=run.partial)
+    return zip(top.indices, top.scores, strict=True)
+
+
+def all_ranked(
+    run: Run,
+    test: Tensor,  # [n_test, 3]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    train, order = run.inputs.train, run.options.order
+    for tests in test.split(max(1, SCORES_HELD // len(train))):
+        with run.clock("scoring"):
+            dense = run.tracin.influence(train, tests)
+        for scores in dense:
+            with run.clock("scoring"):
+                key = {"absolute": -scores.abs(), "proponents": -scores, "opponents": scores}[order]
+                rows = key.argsort(stable=True)
+                scores = scores[rows]
+            yield rows, scores
+
+
+def run_test(run: Run) -> str:
+    options, inputs = run.options, run.inputs
+    test = inputs.test[: options.max_test_triples]
+    indices = list(range(len(test)))
+    facts = {"top_k": options.top_k, "learning_rate": options.learning_rate}
+    if options.output_per_triple:
+        results = score(run, indices)
+        write_per_triple(options.output.parent, options.csv_output, results, inputs.labels, **facts)
+        csv = "" if options.csv_output is None else f", CSV files {numbered(options.csv_output, 0)}, ..."
+        return f"{len(test)} files {options.output.parent / 'tracin_test_<i>.json'}{csv}"
+    results = score(run, indices, with_self=options.csv_output is not None)
+    sizes = {"num_test": len(test), "num_train": len(inputs.train)}
+    write_test(options.output, options.csv_output, results, inputs.labels, **sizes, **facts)
+    csv = "" if options.csv_output is None else f", {options.csv_output} (one CSV of all test triples)"
+    return f"{options.output}{csv}"
+
+
+def run_single(run: Run) -> str:
+    options, inputs = run.options, run.inputs
+    indices, csv = list(options.test_indices), options.csv_output
+    for index in indices:
+        if not 0 <= index < len(inputs.test):
+            raise InputError(
+                f"--test-indices {index}: {options.test_path} has {len(inputs.test)} test triples; "
+                f"expected an index from 0 to {len(inputs.test) - 1}"
+            )
+
+    def csv_path(index: int) -> Path:
+        return csv if len(indices) == 1 else numbered(csv, index)
+
+    results = score(run, indices)
+    write_single(options.output, None if csv is None else csv_path, results, inputs.labels)
+    return ", ".join(str(path) for path in [options.output, *(map(csv_path, indices) if csv is not None else [])])
+
+
+def run_self(run: Run) -> str:
+    options, inputs = run.options, run.inputs
+    with run.clock("scoring"):
+        own = run.tracin.self_influence(inputs.train, partial=run.partial)
+    write_self(options.output, inputs.train, own)
+    return str(options.output)
+
+
+MODES = {"test": run_test, "single": run_single, "self": run_self}
