@@ -127,13 +127,13 @@ struct Tracked {
   bool fc, fc_bias, bn2_weight, bn2_bias, entity, relation, bias;
 };
 
-// scores[q, b] += rate * <gradient of test q, gradient of triple b>
+// scores[q, b] = rate * <gradient of test q, gradient of triple b>
 template <typename T>
 void influence_block(const Model<T>&, const Tests<T>&, const int64_t* triples,  // [B, 3], equal heads adjacent
                      int64_t B, T rate, T* scores,                              // [Q, B]
                      const Products<T>&, const Parallel&);
 
-// scores[b] += rate * |gradient of triple b|^2; the model must have no halves.
+// scores[b] = rate * |gradient of triple b|^2; the model must have no halves.
 template <typename T>
 void self_influence_block(const Model<T>&, const Tracked<T>&, const int64_t* triples,  // [B, 3], equal heads adjacent
                           int64_t B, T rate, T* scores,                                // [B]

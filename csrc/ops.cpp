@@ -210,7 +210,7 @@ void influence_block(const Tensors& model, const std::vector<int64_t>& numbers, 
                      bool statistics, bool fc_bias,
                      const Tensor& triples,  // [B, 3]
                      double rate,
-                     const Tensor& scores) {  // [Q, B], added to
+                     const Tensor& scores) {  // [Q, B], written
   check(model.size() == model_tensors && tests.size() == test_tensors, "influence_block: wrong number of tensors");
   const Sizes sizes = sizes_of(numbers);
   const int64_t B = triples.size(0);
@@ -232,7 +232,7 @@ void self_influence_block(const Tensors& model, const std::vector<int64_t>& numb
                           int64_t tracked,     // bits: fc, fc.bias, bn2.weight, bn2.bias, entity, relation, bias
                           const Tensor& triples,  // [B, 3]
                           double rate,
-                          const Tensor& scores) {  // [B], added to
+                          const Tensor& scores) {  // [B], written
   check(model.size() == model_tensors, "self_influence_block: wrong number of tensors");
   const Sizes sizes = sizes_of(numbers);
   const int64_t B = triples.size(0);

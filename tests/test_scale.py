@@ -57,8 +57,8 @@ def watched(ti: TracIn, monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, int]]
     backend: Any = ti._backends[0]
     scores = backend.scores
 
-    def spy(tests: Any, block: Tensor) -> Tensor:
-        result = scores(tests, block)
+    def spy(tests: Any, block: Tensor, rate: float) -> Tensor:
+        result = scores(tests, block, rate)
         sizes.add(tuple(result.shape))
         return result
 
@@ -71,7 +71,7 @@ def watched(ti: TracIn, monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, int]]
     ("tests_held", "batch_size", "count"),
     [
         (None, "auto", 1), (None, "auto", 2), (None, 1, 1), (None, 7, 1), (None, TRAIN - 1, 2), (None, TRAIN, 1),
-        (None, 5000, 2), (1, "auto", 1), (1, 7, 1), (1, 5000, 1), (5, "auto", 2), (5, 1, 1), (5, TRAIN - 1, 1),
+        (None, 5000, 2), (1, "auto", 1), (1, 7, 1), (1, 5000, 1), (5, "auto", 1), (5, 1, 1), (5, TRAIN - 1, 1),
     ],
 )  # fmt: skip
 def test_limits_batch_sizes_and_threads_change_nothing(
@@ -135,13 +135,13 @@ class Small:
         self.check(len(test), self.tests)
         return self.backend.test_factors(test)
 
-    def scores(self, tests: Any, block: Tensor) -> Tensor:
+    def scores(self, tests: Any, block: Tensor, rate: float) -> Tensor:
         self.check(len(block), self.block)
-        return self.backend.scores(tests, block)
+        return self.backend.scores(tests, block, rate)
 
-    def self_influence(self, block: Tensor) -> Tensor:
+    def self_influence(self, block: Tensor, rate: float) -> Tensor:
         self.check(len(block), self.block)
-        return self.backend.self_influence(block)
+        return self.backend.self_influence(block, rate)
 
 
 def short_of_memory(error: Exception, tests: int, block: int) -> TracIn:

@@ -109,9 +109,9 @@ def influence_block(
     fc_bias: bool,
     triples: Tensor,  # [B, 3], equal heads adjacent
     rate: float,
-    scores: Tensor,  # [Q, B], changed
+    scores: Tensor,  # [Q, B], written
 ) -> None:
-    """scores[q, b] += rate * <gradient of test q, gradient of triple b>."""
+    """scores[q, b] = rate * <gradient of test q, gradient of triple b>."""
     torch.ops.tracin_ext.influence_block(
         list(model), list(sizes), list(tests), heads, statistics, fc_bias, triples, rate, scores
     )
@@ -124,9 +124,9 @@ def self_influence_block(
     tracked: int,  # bits in the order of TRACKED
     triples: Tensor,  # [B, 3], equal heads adjacent
     rate: float,
-    scores: Tensor,  # [B], changed
+    scores: Tensor,  # [B], written
 ) -> None:
-    """scores[b] += rate * |gradient of triple b|^2; the model must take the image whole."""
+    """scores[b] = rate * |gradient of triple b|^2; the model must take the image whole."""
     torch.ops.tracin_ext.self_influence_block(list(model), list(sizes), form, tracked, triples, rate, scores)
 
 

@@ -1,4 +1,4 @@
-// scores[q, b] += rate * K(q, b), K as in the README's "How it works":
+// scores[q, b] = rate * K(q, b), K as in the README's "How it works":
 //
 //   K = (delta . delta')(v . v' + 1) + e . e' + (e un) . (e' un') + S^T M S'          dense: products
 //     + [r = r'] q . q' + [h = h'] c . c' + [h = t'] c . w'z'                         sparse: joins on ids

@@ -55,7 +55,7 @@ struct Loops {
   // gram[i] += head[head_of[i]] + tail[relation_of[i]] for i < n; head or tail may be null.
   void (*add_halves)(const T* head, const int32_t* head_of, const T* tail, const int32_t* relation_of, int64_t n,
                      T* gram);
-  // scores[i] += rate * (dots[i] (gram[pair[i]] + fc_bias) + linear[i]) for i < n; dots and gram may be null.
+  // scores[i] = rate * (dots[i] (gram[pair[i]] + fc_bias) + linear[i]) for i < n; dots and gram may be null.
   void (*combine)(const T* dots, const T* gram, const int32_t* pair, const T* linear, int64_t n, T rate, T fc_bias,
                   T* scores);
   T (*dot)(const T* a, const T* b, int64_t n);

@@ -280,10 +280,10 @@ template <typename T>
 void combine(const T* dots, const T* gram, const int32_t* pair, const T* linear, int64_t n, T rate, T fc_bias,
              T* scores) {
   if (!dots) {
-    for (int64_t i = 0; i < n; ++i) scores[i] += rate * linear[i];
+    for (int64_t i = 0; i < n; ++i) scores[i] = rate * linear[i];
     return;
   }
-  for (int64_t i = 0; i < n; ++i) scores[i] += rate * (dots[i] * (gram[pair[i]] + fc_bias) + linear[i]);
+  for (int64_t i = 0; i < n; ++i) scores[i] = rate * (dots[i] * (gram[pair[i]] + fc_bias) + linear[i]);
 }
 
 template <typename T>

@@ -1,4 +1,4 @@
-// scores[b] += rate * K(b, b): the squared norm of each triple's gradient; no pairs. The image is taken whole, because
+// scores[b] = rate * K(b, b): the squared norm of each triple's gradient; no pairs. The image is taken whole, because
 // the gradients at the embeddings are needed in full.
 #include <algorithm>
 
@@ -55,7 +55,7 @@ void self_influence_block(const Model<T>& m, const Tracked<T>& on, const int64_t
   const cpu::Wanted<T> wanted = {nullptr, on.form != nullptr, on.entity || on.relation, on.fc};
   cpu::compute_factors(m, wanted, triples, B, products, parallel, b);
   parallel(cpu::panels(B), [&](int64_t g) {
-    for (int64_t i = g * lanes; i < std::min(B, (g + 1) * lanes); ++i) scores[i] += rate * self_score(m, on, b, i);
+    for (int64_t i = g * lanes; i < std::min(B, (g + 1) * lanes); ++i) scores[i] = rate * self_score(m, on, b, i);
     add_panel(m, on, b, g, rate, scores + g * lanes, products);
   });
 }

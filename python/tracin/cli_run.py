@@ -194,7 +194,9 @@ def work(run: Run) -> str:
         partial.unlink(missing_ok=True)
     try:
         written = MODES[run.options.mode](run)
-    except (KeyboardInterrupt, SystemExit, MemoryError, OSError):
+    except InputError:
+        raise
+    except BaseException:
         if partial.exists():
             say(f"note: what is finished is kept in {partial}; the same command with --resume goes on from there")
         raise

@@ -222,7 +222,7 @@ class TracIn:
             merge_top_k(block.contiguous(), columns, order, scores[rows], indices[rows])
 
         def inputs() -> dict[str, str]:
-            return self._inputs(train) | {"test triples": digest({"": test}), "k": str(k), "order": order}
+            return self._inputs("top_k", train) | {"test triples": digest({"": test}), "k": str(k), "order": order}
 
         work = self._work(len(train), len(test), indices.nbytes + scores.nbytes)
         results = {"indices": indices, "scores": scores}
@@ -252,7 +252,7 @@ class TracIn:
         train = check_triples(train, "train", self.models[0])
         result = torch.zeros(len(train), dtype=PRECISIONS[self.precision])
         work = self._work(len(train), None, result.nbytes)
-        saved = Partial(partial, lambda: self._inputs(train), work, {"scores": result}, self._asked)
+        saved = Partial(partial, lambda: self._inputs("self_influence", train), work, {"scores": result}, self._asked)
         saved.restore()
         order = order_by_head_relation(train)
         with progress_stages(self.progress) as stage, torch.no_grad(), saved.saving(), self._timed("self-influence"):
@@ -322,7 +322,7 @@ class TracIn:
     ) -> Tensor:  # [Q, B]
         block = block.to(self.device)
         return added_up(
-            backend.scores(factors, block).mul_(rate)
+            backend.scores(factors, block, rate)
             for rate, backend, factors in zip(self.learning_rates, self._backends, tests, strict=True)
         )
 
@@ -332,7 +332,7 @@ class TracIn:
     ) -> Tensor:  # [B]
         block = block.to(self.device)
         return added_up(
-            backend.self_influence(block).mul_(rate)
+            backend.self_influence(block, rate)
             for rate, backend in zip(self.learning_rates, self._backends, strict=True)
         )
 
@@ -348,10 +348,11 @@ class TracIn:
         """Nothing done yet; `tests` None: self-influences; `results`: their bytes."""
         size = PRECISIONS[self.precision].itemsize
         copies = SCORE_COPIES.get(self.backend, OTHER_SCORE_COPIES) + (len(self._backends) > 1)
+        triple = max(backend.triple_bytes for backend in self._backends)
         need = Need(
-            results=results,
-            test=0 if tests is None else sum(backend.test_bytes for backend in self._backends),
-            triple=max(backend.triple_bytes for backend in self._backends),
+            results=results + sum(getattr(backend, "fixed_bytes", 0) for backend in self._backends),
+            test=0 if tests is None else max(triple, sum(backend.test_bytes for backend in self._backends)),
+            triple=triple,
             pair=copies * size,
         )
         block = self.batch_size if isinstance(self.batch_size, int) else None
@@ -365,12 +366,14 @@ class TracIn:
 
     def _inputs(
         self,
+        kind: str,
         train: Tensor,  # [n_train, 3]
     ) -> dict[str, str]:
-        """What results depend on, test triples excepted."""
+        """What results depend on, except for what is only of this kind."""
         return {
+            "kind": kind,
             "tracin": version(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # it is of a class of its own, which weights_only refuses
             "model weights": digest_models(self.models),
             "training triples": digest({"": train}),
             "learning rates": ", ".join(map(str, self.learning_rates)),

@@ -36,7 +36,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # what torch's Runti
 class Need:
     """Bytes that a run takes beside what the process holds already."""
 
-    results: int
+    results: int  # and what else does not depend on the sizes
     test: int  # for each test triple of a tile
     triple: int  # for each training triple of a block
     pair: int  # for each pair of them

@@ -54,6 +54,7 @@ class Partial:
         self.asked = asked
         self._known: dict[str, str] | None = None
         self._whole = True  # False while results and work disagree
+        self._warned = False
         self._saved = 0  # finished pairs in the file
         self._time = time.monotonic()
         self._stop: Callable[[], None] = lambda: None
@@ -89,7 +90,8 @@ class Partial:
         done = content["done"]
         if not all(type(content.get(name)) is int and content[name] > 0 for name in ("tile", "block")):
             raise damaged(self.path)
-        if len(done) and (done.min() < 0 or done.max() > self.work.total):
+        rows = content.get("indices", done[:0])  # of training triples; -1: not found yet
+        if (done < 0).any() or (done > self.work.total).any() or (rows < -1).any() or (rows >= self.work.total).any():
             raise damaged(self.path)
         for name, tensor in expected.items():
             tensor.copy_(content[name])
@@ -120,6 +122,7 @@ class Partial:
         if self.path is None:
             yield
             return
+        part_of(self.path).unlink(missing_ok=True)  # of a run that was killed
         with held_signals() as self._stop:
             try:
                 yield
@@ -156,14 +159,16 @@ class Partial:
             "tile": work.tile, "block": work.block, "done": work.done,
             **{name: tensor.cpu() for name, tensor in self.results.items()},
         }  # fmt: skip
-        part = self.path.with_name(f".{self.path.name}.part")
+        part = part_of(self.path)
         try:
             with open(part, "wb") as file:
                 torch.save(content, file)
             os.replace(part, self.path)
             self._saved = finished
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            warnings.warn(f"partial results cannot be saved in {self.path}: {error}", stacklevel=2)
+            if not self._warned:
+                warnings.warn(f"partial results cannot be saved in {self.path}: {error}", stacklevel=2)
+            self._warned = True
         finally:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -181,6 +186,11 @@ def change(name: str, then: object, now: str) -> str:
 
 def is_digest(value: str) -> bool:
     return value.startswith(DIGEST)
+
+
+def part_of(path: Path) -> Path:
+    """The file while it is being written."""
+    return path.with_name(f".{path.name}.part")
 
 
 def damaged(path: Path) -> InputError:

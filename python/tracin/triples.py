@@ -114,8 +114,10 @@ def read_dictionary(path: PathLike) -> dict[str, int]:
         1
     """
     table = _read_numbered(path, "label")
-    _check_distinct(path, table, "label", "id")
-    return dict(zip(table["label"].to_list(), table["id"].to_list(), strict=True))
+    ids = dict(zip(table["label"].to_list(), table["id"].to_list(), strict=True))
+    if len(ids) < table.height:
+        _check_distinct(path, table, "label", "id")
+    return ids
 
 
 def make_dictionaries(paths: Sequence[PathLike]) -> tuple[dict[str, int], dict[str, int]]:

@@ -230,7 +230,7 @@ struct BlockTest {
     Numbers expected;
     for (const Factors& q : left) {
       const Numbers form_S = times(form, q.S);
-      for (const Factors& b : right) expected.push_back(1 + 0.5 * kernel_of(q, form_S, b, on));
+      for (const Factors& b : right) expected.push_back(0.5 * kernel_of(q, form_S, b, on));
     }
     const std::vector<T> u = rounded<T>(tables.u), jacobians = rounded<T>(tables.jacobians);
     for (const int64_t height : {tracin::cpu::operand_height, int64_t(0)})
@@ -249,7 +249,7 @@ struct BlockTest {
 
   void self_influence() const {
     Numbers expected;
-    for (const Factors& b : right) expected.push_back(1 + 0.5 * kernel_of(b, times(form, b.S), b, on));
+    for (const Factors& b : right) expected.push_back(0.5 * kernel_of(b, times(form, b.S), b, on));
     for (const int64_t height : {tracin::cpu::operand_height, int64_t(0)}) {
       const PackedModel<T> packed(random, height, false);
       const std::vector<T> operand = pack(rounded<T>(form), random.S, random.S, height);

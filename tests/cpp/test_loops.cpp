@@ -261,7 +261,7 @@ void test_scores(const char* isa, const Loops<T>& loops, int64_t n) {
     std::vector<double> expected(n);
     for (int64_t i = 0; i < n; ++i) {
       const double fc = with_fc ? static_cast<double>(dots[i]) * (static_cast<double>(gram[pair[i]]) + fc_bias) : 0;
-      expected[i] = before[i] + rate * (fc + linear[i]);
+      expected[i] = rate * (fc + linear[i]);
     }
     loops.combine(with_fc ? dots.data() : nullptr, with_fc ? gram.data() : nullptr, pair.data(), linear.data(), n,
                   rate, fc_bias, scores.data());

@@ -21,7 +21,7 @@ class Backend(Protocol):
     """Scores blocks of triples for one checkpoint.
 
     `test_bytes` and `triple_bytes` are what one test triple, one training triple of a block take in memory;
-    `label` says what runs.
+    `label` says what runs. Scores come multiplied by `rate`, in memory that the next call may use again.
     """
 
     name: str
@@ -31,9 +31,9 @@ class Backend(Protocol):
 
     def test_factors(self, triples: Tensor) -> Any: ...  # [Q, 3]
 
-    def scores(self, test: Any, triples: Tensor) -> Tensor: ...  # test_factors, [B, 3] -> [Q, B]
+    def scores(self, test: Any, triples: Tensor, rate: float) -> Tensor: ...  # test_factors, [B, 3] -> [Q, B]
 
-    def self_influence(self, triples: Tensor) -> Tensor: ...  # [B, 3] -> [B]
+    def self_influence(self, triples: Tensor, rate: float) -> Tensor: ...  # [B, 3] -> [B]
 
 
 def automatic(device: torch.device) -> tuple[str, str | None]:

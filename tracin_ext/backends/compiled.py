@@ -47,8 +47,8 @@ class CompiledBackend(FactoredBackend):
             settle_kinks(self.exact, grouped, pre)
         return self.backward(grouped, xn, v, un, pre)
 
-    def scores(self, test: Factors, triples: Tensor) -> Tensor:  # [B, 3] -> [Q, B]
-        return self.pairs(test, self.factors(triples))
+    def scores(self, test: Factors, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [Q, B]
+        return rate * self.pairs(test, self.factors(triples))
 
-    def self_influence(self, triples: Tensor) -> Tensor:  # [B, 3] -> [B]
-        return self_scores(self.parameters, self.factors(triples))
+    def self_influence(self, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [B]
+        return rate * self_scores(self.parameters, self.factors(triples))

@@ -217,8 +217,8 @@ class FactoredBackend:
     def factors(self, triples: Tensor) -> Factors:  # [B, 3]
         return compute_factors(self.parameters, group_triples(triples), self.exact)
 
-    def scores(self, test: Factors, triples: Tensor) -> Tensor:  # [B, 3] -> [Q, B]
-        return pair_scores(self.parameters, test, self.factors(triples))
+    def scores(self, test: Factors, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [Q, B]
+        return rate * pair_scores(self.parameters, test, self.factors(triples))
 
-    def self_influence(self, triples: Tensor) -> Tensor:  # [B, 3] -> [B]
-        return self_scores(self.parameters, self.factors(triples))
+    def self_influence(self, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [B]
+        return rate * self_scores(self.parameters, self.factors(triples))

@@ -59,6 +59,7 @@ class NativeBackend:
         p = self.parameters = parameters_of(model, layers, dtype, device)
         self.wide = parameters_of(model, layers, torch.float64, device, tables=dtype)
         self.exact = self.wide if dtype == torch.float32 else None
+        self.buffer = p.conv_weight.new_empty(0)  # of a block's scores: fresh memory costs page faults
         size, dim = p.conv_weight.element_size(), p.entity.shape[1]
         self.statistics = p.conv_weight.shape[0] * (p.conv_weight[0].numel() + 1)
         self.test_bytes = (p.features + 8 * dim + self.statistics) * size
@@ -179,12 +180,14 @@ class NativeBackend:
             for of_head, part in ((True, head), (False, tail))
         }
 
-    def scores(self, test: NativeTests, triples: Tensor) -> Tensor:  # [B, 3] -> [Q, B]
-        p = self.parameters
-        scores = p.conv_weight.new_zeros(len(test.tensors.triples), len(triples))
+    def scores(self, test: NativeTests, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [Q, B]
+        p, shape = self.parameters, (len(test.tensors.triples), len(triples))
+        if self.buffer.numel() < shape[0] * shape[1]:
+            self.buffer = p.conv_weight.new_empty(shape[0] * shape[1])
+        scores = self.buffer[: shape[0] * shape[1]].view(shape)
         influence_block(
             self.model, self.sizes, test.tensors, test.heads, test.statistics, "fc.bias" in p.tracked,
-            triples.contiguous(), 1.0, scores,
+            triples.contiguous(), rate, scores,
         )  # fmt: skip
         return scores
 
@@ -193,11 +196,11 @@ class NativeBackend:
         """The model with the image taken whole, for self-influence."""
         return pack_model(self.parameters, self.wide, self.height, False, self.mixed)[:2]
 
-    def self_influence(self, triples: Tensor) -> Tensor:  # [B, 3] -> [B]
+    def self_influence(self, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [B]
         p = self.parameters
-        scores = p.conv_weight.new_zeros(len(triples))
+        scores = p.conv_weight.new_empty(len(triples))
         tracked = sum(1 << bit for bit, name in enumerate(TRACKED) if name in p.tracked)
         form = p.conv_weight.new_empty(0) if p.form is None else pack(p.form, self.height)
         model, sizes = self._whole
-        self_influence_block(model, sizes, form, tracked, triples.contiguous(), 1.0, scores)
+        self_influence_block(model, sizes, form, tracked, triples.contiguous(), rate, scores)
         return scores

@@ -49,8 +49,8 @@ class SequentialBackend:
     def test_factors(self, triples: Tensor) -> Tensor:  # [Q, 3] -> [Q, parameters]
         return torch.stack([self.gradient(triple) for triple in triples])
 
-    def scores(self, test: Tensor, triples: Tensor) -> Tensor:  # [B, 3] -> [Q, B]
-        return torch.stack([test @ self.gradient(triple) for triple in triples], 1)
+    def scores(self, test: Tensor, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [Q, B]
+        return rate * torch.stack([test @ self.gradient(triple) for triple in triples], 1)
 
-    def self_influence(self, triples: Tensor) -> Tensor:  # [B, 3] -> [B]
-        return torch.stack([self.gradient(triple).square().sum() for triple in triples])
+    def self_influence(self, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [B]
+        return rate * torch.stack([self.gradient(triple).square().sum() for triple in triples])

@@ -43,8 +43,8 @@ class VectorizedBackend:
     def test_factors(self, triples: Tensor) -> Tensor:  # [Q, 3] -> [Q, parameters]
         return torch.cat([self.gradients(chunk) for chunk in triples.split(self.chunk)])
 
-    def scores(self, test: Tensor, triples: Tensor) -> Tensor:  # [B, 3] -> [Q, B]
-        return torch.cat([test @ self.gradients(chunk).T for chunk in triples.split(self.chunk)], 1)
+    def scores(self, test: Tensor, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [Q, B]
+        return rate * torch.cat([test @ self.gradients(chunk).T for chunk in triples.split(self.chunk)], 1)
 
-    def self_influence(self, triples: Tensor) -> Tensor:  # [B, 3] -> [B]
-        return torch.cat([self.gradients(chunk).square().sum(1) for chunk in triples.split(self.chunk)])
+    def self_influence(self, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [B]
+        return rate * torch.cat([self.gradients(chunk).square().sum(1) for chunk in triples.split(self.chunk)])
