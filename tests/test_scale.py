@@ -90,7 +90,8 @@ def test_limits_batch_sizes_and_threads_change_nothing(
         monkeypatch.setattr(memory, "used_bytes", lambda device: 0)
         one = TracIn(checkpoints(), backend=backend)._backends
         block = TRAIN * 64 if batch_size == "auto" else batch_size * max(b.triple_bytes + 8 * 64 for b in one)
-        limit = 4 * TESTS * TRAIN + sum(b.test_bytes for b in one) * (tests_held + 1) + block
+        fixed = 4 * TESTS * TRAIN + sum(b.fixed_bytes for b in one)
+        limit = fixed + sum(b.test_bytes for b in one) * (tests_held + 1) + block
     ti = TracIn(checkpoints(), backend=backend, batch_size=batch_size, memory_limit=limit)
     sizes = watched(ti, monkeypatch)
     assert close(ti.influence(train, test), whole)
@@ -125,7 +126,8 @@ class Small:
 
     def __init__(self, backend: Any, error: Exception, tests: int, block: int) -> None:
         self.backend, self.error, self.tests, self.block = backend, error, tests, block
-        self.test_bytes, self.triple_bytes, self.label = backend.test_bytes, backend.triple_bytes, backend.label
+        self.test_bytes, self.triple_bytes = backend.test_bytes, backend.triple_bytes
+        self.fixed_bytes, self.label = backend.fixed_bytes, backend.label
 
     def check(self, size: int, most: int) -> None:
         if size > most:

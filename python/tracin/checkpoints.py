@@ -372,6 +372,8 @@ def _dictionary(path: str, what: str, given: Mapping[str, int] | None, stored: A
         return {label: row for row, label in enumerate(stored)}
     if not given:
         raise InputError(f"the {what} dictionary is empty; expected the one the model was trained with")
+    if list(given.values()) == list(range(len(given))) and set(map(type, given.values())) == {int}:
+        return dict(given)
     by_id: dict[int, str] = {}
     for label, row in given.items():
         if isinstance(row, bool) or not isinstance(row, int) or row < 0:

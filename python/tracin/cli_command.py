@@ -12,9 +12,9 @@ import click
 from rich.console import Console
 
 from tracin.errors import InputError
+from tracin.memory import out_of_memory
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # what torch's RuntimeErrors say
 
 debug_option = click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
@@ -33,8 +33,8 @@ def describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return "interrupted; outputs that were not complete are left as they were", INTERRUPTED
     text = str(error)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in text for w in OUT_OF_MEMORY)):
-        return "out of memory; take a smaller --batch-size, or --top-k to keep fewer results", 1
+    if out_of_memory(error):
+        return "out of memory; take a smaller --memory-limit or --batch-size, or --top-k to keep fewer results", 1
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 1
     if isinstance(error, InputError | OSError):

@@ -33,7 +33,7 @@ ORDERS = ("absolute", "proponents", "opponents")
 PRECISIONS = {"float32": torch.float32, "mixed": torch.float32, "float64": torch.float64}
 
 # Arrays [Q, B] of scores alive at a time: the factored form adds up its terms one by one, and compares them all.
-SCORE_COPIES = {"native": 1}
+SCORE_COPIES = {"native": 2}
 OTHER_SCORE_COPIES = 8
 
 
@@ -350,7 +350,7 @@ class TracIn:
         copies = SCORE_COPIES.get(self.backend, OTHER_SCORE_COPIES) + (len(self._backends) > 1)
         triple = max(backend.triple_bytes for backend in self._backends)
         need = Need(
-            results=results + sum(getattr(backend, "fixed_bytes", 0) for backend in self._backends),
+            results=results + sum(backend.fixed_bytes for backend in self._backends),
             test=0 if tests is None else max(triple, sum(backend.test_bytes for backend in self._backends)),
             triple=triple,
             pair=copies * size,

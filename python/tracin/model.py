@@ -99,16 +99,18 @@ class ConvE(nn.Module):
         def norm(kind: type[nn.Module], size: int, present: bool) -> nn.Module | None:
             return kind(size, affine=batch_norm_affine) if present else None
 
-        self.entity = nn.Embedding(num_entities, embedding_dim)
-        self.relation = nn.Embedding(num_relations, embedding_dim)
+        # Given weights, an Embedding draws none: that is slow for large tables, and on the meta device for any.
+        self.entity = nn.Embedding(num_entities, embedding_dim, _weight=torch.empty(num_entities, embedding_dim))
+        self.relation = nn.Embedding(num_relations, embedding_dim, _weight=torch.empty(num_relations, embedding_dim))
         self.bn0 = norm(nn.BatchNorm2d, self.plane[0], bn0)
         self.conv = nn.Conv2d(self.plane[0], output_channels, (kernel_height, kernel_width), bias=conv_bias)
         self.bn1 = norm(nn.BatchNorm2d, output_channels, bn1)
         self.fc = nn.Linear(output_channels * out_rows * out_columns, embedding_dim)
         self.bn2 = norm(nn.BatchNorm1d, embedding_dim, bn2)
         self.bias = nn.Parameter(torch.zeros(num_entities)) if entity_bias else None
-        nn.init.xavier_normal_(self.entity.weight)
-        nn.init.xavier_normal_(self.relation.weight)
+        if not self.entity.weight.is_meta:
+            nn.init.xavier_normal_(self.entity.weight)
+            nn.init.xavier_normal_(self.relation.weight)
 
     def hidden(
         self,

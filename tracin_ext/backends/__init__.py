@@ -20,7 +20,8 @@ NAMES = ("native", "compiled", "factored", "vectorized", "sequential")
 class Backend(Protocol):
     """Scores blocks of triples for one checkpoint.
 
-    `test_bytes` and `triple_bytes` are what one test triple, one training triple of a block take in memory;
+    `test_bytes` and `triple_bytes` are what one test triple, one training triple of a block take in memory,
+    `fixed_bytes` what is taken whatever their number;
     `label` says what runs. Scores come multiplied by `rate`, in memory that the next call may use again.
     """
 
@@ -28,6 +29,7 @@ class Backend(Protocol):
     label: str
     test_bytes: int
     triple_bytes: int
+    fixed_bytes: int
 
     def test_factors(self, triples: Tensor) -> Any: ...  # [Q, 3]
 

@@ -208,6 +208,7 @@ class FactoredBackend:
         taps = p.conv_weight[0].numel()
         per_triple = 4 * p.features + (taps + 1) * p.features // p.conv_weight.shape[0] + 8 * p.entity.shape[1]
         self.triple_bytes = per_triple * p.conv_weight.element_size()
+        self.fixed_bytes = 0
         self.test_bytes = (p.features + 8 * p.entity.shape[1] + p.conv_weight.shape[0] * (taps + 1)) * 8
 
     def test_factors(self, triples: Tensor) -> Factors:  # [Q, 3]

@@ -23,7 +23,9 @@ from tracin_ext.ops import (
 from tracin_ext.packing import JACOBIAN_BYTES, Part, columns_of, pack, pack_chunks, pack_model, pack_narrow
 from tracin_ext.parameters import parameters_of
 
-TEST_CHUNK = 512  # test triples whose factors are computed at a time
+TEST_CHUNK = 256  # test triples whose factors are computed at a time
+FEATURE_COPIES = 7  # of their feature maps while they are
+THREAD_BYTES = 8 << 20  # buffers of one thread
 HEIGHTS = {"own": 12, "torch": 0}  # rows of a packed panel by the product kernel that TRACIN_PRODUCTS names
 
 
@@ -63,6 +65,7 @@ class NativeBackend:
         size, dim = p.conv_weight.element_size(), p.entity.shape[1]
         self.statistics = p.conv_weight.shape[0] * (p.conv_weight[0].numel() + 1)
         self.test_bytes = (p.features + 8 * dim + self.statistics) * size
+        self.fixed_bytes = TEST_CHUNK * FEATURE_COPIES * p.features * size + torch.get_num_threads() * THREAD_BYTES
         self.triple_bytes = (6 * dim + 3 * self.statistics) * size
         model_tensors, self.sizes, self.parts = pack_model(p, self.wide, self.height, True, self.mixed)
         self.model, self.relation_features = self._with_relation_tables(model_tensors)

@@ -33,6 +33,7 @@ class SequentialBackend:
             parameter.requires_grad_(True)
         self.test_bytes = sum(p.numel() * p.element_size() for p in self.tracked)
         self.triple_bytes = self.test_bytes
+        self.fixed_bytes = self.test_bytes
 
     def gradient(
         self,

@@ -27,6 +27,7 @@ class VectorizedBackend:
         self.tracked = tracked_parameters(model, layers)
         self.test_bytes = sum(p.numel() * p.element_size() for p in self.tracked.values())
         self.triple_bytes = self.test_bytes
+        self.fixed_bytes = CHUNK_BYTES
         self.chunk = max(1, CHUNK_BYTES // max(1, self.triple_bytes))
 
         def loss_of(parameters: dict[str, Tensor], triple: Tensor) -> Tensor:
