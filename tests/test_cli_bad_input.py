@@ -171,7 +171,7 @@ def test_one_file_for_both_outputs(folder: Path) -> None:
     ("error", "message", "code"),
     [
         (KeyboardInterrupt(), "interrupted", 130),
-        (MemoryError(), "out of memory; take a smaller --batch-size", 1),
+        (MemoryError(), "out of memory; take a smaller --memory-limit", 1),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory", 1),
         (PermissionError(13, "Permission denied", "secret.txt"), "secret.txt: Permission denied", 1),
         (KeyError("fc"), "unexpected KeyError: 'fc'; --debug shows the traceback", 1),
