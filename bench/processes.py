@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,13 +65,25 @@ def run_process(arguments: Sequence[str]) -> Run:
         env=environment,
     )  # fmt: skip
     assert process.stdout is not None
+    peak: list[int] = [0]
+    watcher = threading.Thread(target=watch_peak, args=(process, peak), daemon=True)
+    watcher.start()
     lines = tuple((time.perf_counter() - start, line.rstrip("\n")) for line in process.stdout)
-    _, status, usage = os.wait4(process.pid, 0)
+    process.wait()
     seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
+    watcher.join()
     if process.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed ({process.returncode}):\n" + "\n".join(s for _, s in lines))
-    return Run(lines, seconds, usage.ru_maxrss << 10)
+    return Run(lines, seconds, peak[0])
+
+
+def watch_peak(process: subprocess.Popen[str], peak: list[int]) -> None:
+    """Keeps the process's highest resident memory; what wait4 reports would include this process's own at the fork."""
+    while process.poll() is None:
+        with suppress(OSError, AttributeError):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak[0] = max(peak[0], int(re.search(r"VmHWM:\s+(\d+)", status)[1]) << 10)  # type: ignore[index]
+        time.sleep(0.02)
 
 
 def cold_start(graph: Graph, files: Files, repeats: int, report: Report) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def test_influence_block(
     tests = backend.test_factors(graph.test)
     reference = reference_of(graph.model, block[:CHECKED], graph.test, RATE)
     reference.verify("influence_block", backend.scores(tests, block[:CHECKED], RATE), 1e-5)
-    benchmark(backend.scores, tests, block)
+    benchmark(backend.scores, tests, block, RATE)
     test_bytes = 4 * work.test * (work.features + 6 * work.dim + work.statistics)
     moved = model_bytes(work) + test_bytes + 8 * work.train * work.test
     annotate(benchmark, limits, sum(plain_flops(work).values()), moved)
@@ -92,7 +92,7 @@ def test_self_influence_block(
     few = block[:8]
     exact = reference_of(graph.model, few, few, RATE).scores.diagonal()
     Reference(exact[None]).verify("self_influence_block", backend.self_influence(few, RATE)[None], 1e-5)
-    benchmark(backend.self_influence, block)
+    benchmark(backend.self_influence, block, RATE)
     flops = plain_flops(replace(work, test=0))
     form = 2.0 * work.train * work.statistics**2  # S^T M S of each triple
     annotate(benchmark, limits, sum(flops.values()) + form, model_bytes(work) + 4 * work.train)

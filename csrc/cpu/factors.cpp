@@ -19,7 +19,7 @@ struct Scratch {
   Buffer<T> image, v, u, un, y, delta, error, normalised, pixels, statistics;
   Buffer<uint16_t> narrow;
   Buffer<Word<T>> mask;
-  Buffer<T> operand, jacobian, product;
+  Buffer<T> gram;
   std::vector<int64_t> heads, relations;
   std::vector<int32_t> samples;
   std::vector<T*> pointers;
@@ -29,11 +29,6 @@ template <typename T>
 Scratch<T>& scratch() {
   thread_local Scratch<T> space;
   return space;
-}
-
-template <typename T>
-int64_t mask_size(const Model<T>& m, const Segment<T>& s) {
-  return m.C * mask_words(s.P) * lanes;
 }
 
 // One part of the image for up to a few panels of heads or pairs: u and v . v' add up over chunks of channels, so that
@@ -228,7 +223,7 @@ void forward_pairs(const Model<T>& m, const Wanted<T>& wanted, const Products<T>
   }
   T* u = space.u.sized(panels(tile) * u_stride);
   const int64_t gram_stride = wanted.gram ? padded(wanted.gram->pairs, products.height) * lanes : 0;
-  T* gram = wanted.gram ? space.product.sized(panels(tile) * gram_stride) : nullptr;
+  T* gram = wanted.gram ? space.gram.sized(panels(tile) * gram_stride) : nullptr;
   T* squares = wanted.squares ? b.squares.data() + first : nullptr;
   if (squares) std::fill(squares, squares + round_up(n, lanes), T(0));
   Word<T>* mask = space.mask.sized(panels(tile) * mask_size(m, m.middle));
@@ -384,124 +379,7 @@ void compute_tile(const Model<T>& m, const Wanted<T>& wanted, const Products<T>&
   backward_tail(m, space.samples, products, space, b);
 }
 
-// half_statistics[samples] += jacobian [ceil(S / 32)][D][32] delta
-template <typename T>
-void apply_jacobian(const Model<T>& m, const T* jacobian, const Run& run, const Products<T>& products,
-                    Scratch<T>& space, Block<T>& b) {
-  const int64_t D = m.D, S = m.statistics(), height = products.height ? products.height : run.n;
-  const int64_t rows = round_up(run.n, height);
-  T* a = space.operand.sized(rows * D);
-  for (int64_t i = 0; i < rows; ++i) {
-    const T* delta = i < run.n ? b.rows.data() + run.samples[i] * b.width : nullptr;
-    T* to = a + i / height * D * height + i % height;
-    for (int64_t d = 0; d < D; ++d) to[d * height] = delta ? delta[d] : T(0);
-  }
-  T* out = space.product.sized(rows * lanes);
-  for (int64_t s = 0; s < S; s += lanes) {
-    const int64_t count = std::min(lanes, S - s);
-    products.multiply({a, run.n, D, height}, 0, run.n, 0, D, jacobian + s * D, 0, 1, round_up(count, 16), false, out,
-                      0);
-    for (int64_t i = 0; i < run.n; ++i) {
-      T* to = b.half_statistics.data() + run.samples[i] * S + s;
-      for (int64_t l = 0; l < count; ++l) to[l] += out[i * lanes + l];
-    }
-  }
-}
-
-// Runs of at least `least` samples with one id.
-inline std::vector<Run> runs_of(const std::vector<int32_t>& order, const std::vector<int32_t>& ids) {
-  std::vector<Run> runs;
-  const auto n = static_cast<int64_t>(order.size());
-  for (int64_t i = 0, start = 0; i < n; ++i)
-    if (i + 1 == n || ids[order[i + 1]] != ids[order[i]]) {
-      runs.push_back({ids[order[i]], order.data() + start, i + 1 - start});
-      start = i + 1;
-    }
-  return runs;
-}
-
-template <typename T>
-void statistics_by_jacobians(const Model<T>& m, const Products<T>& products, const Parallel& parallel, Block<T>& b) {
-  const int64_t S = m.statistics(), size = round_up(S, lanes) * m.D;
-  std::vector<int32_t> order;
-  for (int64_t i = 0; i < b.B; ++i)
-    if (b.by_jacobian[b.head[i]]) order.push_back(static_cast<int32_t>(i));
-  const std::vector<Run> heads = runs_of(order, b.head);
-  const int64_t together = std::max<int64_t>(1, lanes / (m.J + 1));
-  const auto count = static_cast<int64_t>(heads.size());
-  parallel((count + together - 1) / together, [&](int64_t item) {
-    Scratch<T>& space = scratch<T>();
-    const int64_t first = item * together, n = std::min(together, count - first);
-    T* jacobians[lanes] = {};
-    int64_t ids[lanes] = {};
-    T* memory = space.jacobian.sized(together * size);
-    for (int64_t i = 0; i < n; ++i) {
-      jacobians[i] = memory + i * size;
-      ids[i] = b.head_ids[heads[first + i].id];
-    }
-    half_jacobians(m, m.head, ids, ids, n, products, jacobians);
-    for (int64_t i = 0; i < n; ++i) apply_jacobian(m, jacobians[i], heads[first + i], products, space, b);
-  });
-  if (!m.jacobians) return;
-  std::vector<int32_t> relation(b.B), by_relation(b.B);
-  for (int64_t i = 0; i < b.B; ++i) {
-    relation[i] = static_cast<int32_t>(b.relations[i]);
-    by_relation[i] = static_cast<int32_t>(i);
-  }
-  std::stable_sort(by_relation.begin(), by_relation.end(),
-                   [&](int32_t x, int32_t y) { return relation[x] < relation[y]; });
-  std::vector<Run> relations = runs_of(by_relation, relation);
-  std::stable_sort(relations.begin(), relations.end(), [](const Run& x, const Run& y) { return x.n > y.n; });
-  parallel(static_cast<int64_t>(relations.size()), [&](int64_t i) {
-    apply_jacobian(m, m.jacobians + relations[i].id * size, relations[i], products, scratch<T>(), b);
-  });
-}
-
 }  // namespace
-
-template <typename T>
-void half_jacobians(const Model<T>& m, const Segment<T>& s, const int64_t* heads, const int64_t* relations,
-                    int64_t count, const Products<T>& products, T* const* jacobians) {
-  const Loops<T>& loop = loops<T>();
-  Scratch<T>& space = scratch<T>();
-  const int64_t L = chunk<T>, J = m.J, S = m.statistics(), u_rows = padded(m.D, products.height);
-  const int64_t words = mask_words(s.P);
-  T* image = space.image.sized(s.X * lanes);
-  T* v = space.v.sized(s.step * s.P * lanes);
-  Word<T>* mask = space.mask.sized(mask_size(m, s));
-  T* windows = space.y.sized(s.P * lanes);  // m patch(xn) and m of each entity, J + 1 lanes each
-  T* out = space.u.sized(u_rows * lanes);
-  loop.gather_images(m, s, heads, relations, count, image);
-  for (int64_t c0 = 0; c0 < m.C; c0 += s.step)
-    loop.convolve(m, s, image, round_up(count, 16), c0, std::min(m.C, c0 + s.step), v, mask);
-  for (int64_t i = 0; i < count; ++i) std::fill(jacobians[i], jacobians[i] + round_up(S, lanes) * m.D, T(0));
-  const int64_t together = std::max<int64_t>(1, lanes / (J + 1));
-  for (int64_t c = 0; c < m.C; ++c) {
-    const int64_t c0 = c / s.step * s.step, c1 = std::min(m.C, c0 + s.step);
-    const Operand<T> a = chunk_operand(s, s.forward, m.D, c0, c1, products.height);
-    for (int64_t e0 = 0; e0 < count; e0 += together)
-      for (int64_t j0 = 0; j0 <= J; j0 += lanes) {  // more than one round only if a filter has over 31 taps
-        const int64_t entities = std::min(together, count - e0), taps = std::min(lanes, J + 1 - j0);
-        std::fill(windows, windows + s.P * lanes, T(0));
-        for (int64_t e = e0; e < e0 + entities; ++e)
-          for (int64_t p = 0; p < s.P; ++p) {
-            const auto bits = static_cast<uint32_t>(mask[(c * words + p / 32) * lanes + e]);
-            if (!(bits >> (p % 32) & 1)) continue;
-            T* to = windows + p * lanes + (e - e0) * taps;
-            for (int64_t j = j0; j < j0 + taps; ++j)
-              to[j - j0] = j < J ? image[e / L * s.X * L + s.taps[p * J + j] * L + e % L] : T(1);
-          }
-        products.multiply(a, 0, m.D, (c - c0) * s.P, s.P, windows, 0, 1, round_up(entities * taps, 16), false, out, 0);
-        for (int64_t e = e0; e < e0 + entities; ++e)
-          for (int64_t j = j0; j < j0 + taps; ++j) {
-            const int64_t column = c * (J + 1) + j;
-            T* to = jacobians[e] + column / lanes * m.D * lanes + column % lanes;
-            const T* from = out + (e - e0) * taps + (j - j0);
-            for (int64_t d = 0; d < m.D; ++d) to[d * lanes] = from[d * lanes];
-          }
-      }
-  }
-}
 
 template <typename T>
 void compute_factors(const Model<T>& m, const Wanted<T>& wanted, const int64_t* triples, int64_t B,
@@ -543,9 +421,4 @@ template void compute_factors(const Model<float>&, const Wanted<float>&, const i
                               const Products<float>&, const Parallel&, Block<float>&);
 template void compute_factors(const Model<double>&, const Wanted<double>&, const int64_t*, int64_t,
                               const Products<double>&, const Parallel&, Block<double>&);
-template void half_jacobians(const Model<float>&, const Segment<float>&, const int64_t*, const int64_t*, int64_t,
-                             const Products<float>&, float* const*);
-template void half_jacobians(const Model<double>&, const Segment<double>&, const int64_t*, const int64_t*, int64_t,
-                             const Products<double>&, double* const*);
-
 }  // namespace tracin::cpu

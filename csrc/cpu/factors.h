@@ -40,13 +40,6 @@ inline int64_t panels(int64_t n) { return (n + lanes - 1) / lanes; }
 inline int64_t active_lanes(int64_t n) { return round_up((n - 1) % lanes + 1, 16); }  // of the last panel of n > 0
 inline int64_t padded(int64_t rows, int64_t height) { return height ? round_up(rows, height) : rows; }
 
-// Samples of one relation, or of one head: where their part of S comes from a Jacobian.
-struct Run {
-  int64_t id;
-  const int32_t* samples;
-  int64_t n;
-};
-
 // B samples over H distinct heads. A tile's samples are adjacent, and so are the slots of its distinct pairs:
 // sample i has the pair in slot `pair[i]`, and a tile's first slot is its first sample.
 template <typename T>
@@ -86,6 +79,15 @@ struct Wanted {
 template <typename T>
 void compute_factors(const Model<T>&, const Wanted<T>&, const int64_t* triples, int64_t B, const Products<T>&,
                      const Parallel&, Block<T>&);
+
+template <typename T>
+int64_t mask_size(const Model<T>& m, const Segment<T>& s) {
+  return m.C * mask_words(s.P) * lanes;
+}
+
+// Adds J delta of the heads marked by_jacobian, and of the relations if the model has their tables.
+template <typename T>
+void statistics_by_jacobians(const Model<T>&, const Products<T>&, const Parallel&, Block<T>&);
 
 // jacobians[e] [ceil(S / 32)][D][32] of a half at up to 32 heads or relations: dS/d delta.
 template <typename T>
