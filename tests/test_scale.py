@@ -160,7 +160,7 @@ def test_out_of_memory_halves_and_is_said_once(error: Exception, tests: int, blo
     for call in ("influence", "top_k"):
         with pytest.warns(UserWarning, match="out of memory with") as caught:
             result = getattr(short_of_memory(error, tests, block), call)(train, test)
-        assert len(caught) == 1
+        assert sum("out of memory" in str(warning.message) for warning in caught) == 1
         if call == "influence":
             assert close(result, whole)
         else:
@@ -174,7 +174,7 @@ def test_out_of_memory_in_self_influence(error: Exception) -> None:
     train, _ = triples()
     with pytest.warns(UserWarning, match="out of memory with 100 training triples at a time; going on with 50") as told:
         own = short_of_memory(error, 1, 30).self_influence(train)
-    assert len(told) == 1
+    assert sum("out of memory" in str(warning.message) for warning in told) == 1
     assert close(own, TracIn(checkpoints()).self_influence(train))
 
 
