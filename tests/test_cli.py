@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from torch import Tensor
 
 import tracin
+import tracin_ext
 from tracin.cli import main
 from tracin.cli_layers import layers_named
 from tracin.cli_run import Options, chosen_backend, spread
@@ -28,7 +29,7 @@ ENTITIES, RELATIONS, LINES, TESTS = 12, 3, 40, 6
 # Flags of the original script that are switches or have values that do not change what comes out.
 ACCEPTED = (
     ("--device", "cpu"), ("--device", "auto"), ("--batch-size", "7"), ("--embedding-dim", "8"),
-    ("--output-channels", "3"), ("--use-mixed-precision",), ("--use-gradient-checkpointing",),
+    ("--output-channels", "3"), ("--use-gradient-checkpointing",),
     ("--disable-memory-cleanup",), ("--use-vectorized-gradients",), ("--disable-vectorized-gradients",),
     ("--cache-test-gradients",),
     ("--disable-test-gradient-caching",), ("--enable-multi-gpu",), ("--use-optimized-tracin",),
@@ -204,10 +205,19 @@ def test_flags_that_leave_the_result_as_it_is(graph: Graph, flags: tuple[str, ..
         )  # fmt: skip
 
 
+def test_mixed_precision_runs_or_says_why_not(graph: Graph) -> None:
+    native = tracin_ext.status()["bfloat16"]
+    said = "mixed, all layers" if native else "mixed precision needs products in bfloat16"
+    for flag in ("--use-mixed-precision", "--precision mixed"):
+        result = graph.run(*flag.split())
+        assert result.exit_code == 0 and said in result.stderr
+    wrong = graph.run("--use-mixed-precision", "--precision", "float64")
+    assert wrong.exit_code == 2 and "disagree" in wrong.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "note"),
     [
-        ("--use-mixed-precision", "--use-mixed-precision has no effect yet: float32 is used"),
         ("--use-gradient-checkpointing", "--use-gradient-checkpointing has no effect"),
         ("--disable-memory-cleanup", "--disable-memory-cleanup has no effect"),
         ("--disable-test-gradient-caching", "--disable-test-gradient-caching has no effect"),

@@ -143,7 +143,7 @@ FILE = click.Path(path_type=Path)
 @flag("--cache-test-gradients/--disable-test-gradient-caching", default=True,
       help="The test side is computed once in either case.")
 @flag("--use-torch-compile", help="Take the compiled backend.")
-@flag("--use-mixed-precision", help="No effect yet: full precision is used.")
+@flag("--use-mixed-precision", help="The same as --precision mixed: bfloat16 products where the processor has them.")
 @flag("--use-optimized-tracin", help="Accepted; the default.")
 @flag("--use-gradient-checkpointing", help="Accepted; no effect.")
 @flag("--disable-memory-cleanup", help="Accepted; no effect.")
@@ -158,6 +158,8 @@ def run(ctx: click.Context, **values: Any) -> None:
     """
     given = [name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     options = Options(**values, given=given)
+    if options.use_mixed_precision and "precision" in options.given and options.precision != "mixed":
+        raise click.UsageError(f"--use-mixed-precision and --precision {options.precision} disagree; choose one")
     report = (lambda _: None) if options.quiet else say
     clock = Clock()
     backend = chosen_backend(options)
@@ -243,8 +245,6 @@ def notes(options: Options) -> Iterator[str]:
     for name in NO_EFFECT_IN_MODE[options.mode]:
         if name in options.given:
             yield f"{spelled(name)} has no effect in mode {options.mode}"
-    if options.use_mixed_precision:
-        yield f"--use-mixed-precision has no effect yet: {options.precision} is used"
     if not options.cache_test_gradients:
         yield "--disable-test-gradient-caching has no effect: the test side is computed once and kept"
     if "num_last_layers" in options.given and (options.last_layer_names or not options.use_last_layers_only):
@@ -276,7 +276,7 @@ def create(options: Options, inputs: Inputs, backend: str) -> TracIn:
         inputs.checkpoint,
         options.learning_rate,
         layers=layers,
-        precision=options.precision,
+        precision="mixed" if options.use_mixed_precision else options.precision,
         backend=backend,
         device=options.device,
         batch_size=options.batch_size or "auto",
