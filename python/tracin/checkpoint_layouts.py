@@ -111,10 +111,11 @@ STORED_IMAGES = (  # settings of rows and columns; AttributionAttack's stack_wid
 
 def not_read_yet(path: str, kind: str) -> InputError:
     """The error for a file whose kind is known but not read."""
-    return InputError(
-        f"{path} is {kind}, which this release does not read (a later one will); load it where it was made and write "
-        "torch.save({'state_dict': model.state_dict()}, 'model.pt') instead"
-    )
+    unread = "LibKGE" in kind or any(kind == name for _, name in UNREAD_KEYS)  # its state dict would not be read either
+    remedy = "" if unread else (
+        "; load it where it was made and write torch.save({'state_dict': model.state_dict()}, 'model.pt') instead"
+    )  # fmt: skip
+    return InputError(f"{path} is {kind}, which this release does not read (a later one will){remedy}")
 
 
 def listing(names: Iterable[str], limit: int = 5) -> str:
