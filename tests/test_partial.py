@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ BACKENDS = ["factored", "native"] if tracin_ext.status()["available"] else ["fac
 TRAIN, TESTS, BLOCK, TILE = 90, 10, 16, 4
 BLOCKS = 6 * 3  # of training triples for 3 tiles of tests
 Method = Callable[..., Tensor]
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts, also where the tests were started in the background and ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def checkpoints() -> list[Checkpoint]:
