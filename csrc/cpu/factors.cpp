@@ -1,7 +1,6 @@
 #include "factors.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -11,7 +10,7 @@ namespace {
 
 constexpr double kink = 1e-5;        // pre-activations this close to ReLU's kink are settled in double
 constexpr int64_t head_panels = 4;   // panels of heads that go through the forward pass together
-constexpr int64_t jacobian_from = 12;  // samples of a head that repay its Jacobian (C (J + 1) D products each)
+constexpr int64_t jacobian_from = 12;  // samples of a head that repay its Jacobian; bench/limits.py counts with it
 
 // Buffers of one thread, kept from block to block.
 template <typename T>
@@ -35,7 +34,8 @@ Scratch<T>& scratch() {
 // v never leaves the cache.
 template <typename T>
 void forward(const Model<T>& m, const Segment<T>& s, const int64_t* heads, const int64_t* relations, int64_t n,
-             const T* features, const uint16_t* narrow_features, int64_t tests, const Products<T>& products, Scratch<T>& space, Word<T>* mask, T* u,
+             const T* features, const uint16_t* narrow_features, int64_t tests, const Products<T>& products,
+             Scratch<T>& space, Word<T>* mask, T* u,
              T* gram, int64_t gram_stride, T* squares) {
   const Loops<T>& loop = loops<T>();
   const int64_t groups = panels(n), active = active_lanes(n), image_size = s.X * lanes;
