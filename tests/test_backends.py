@@ -14,6 +14,7 @@ import tracin_ext
 from tracin import InputError, TracIn
 from tracin.layers import layers_of, select_layers
 from tracin_ext import backends
+from tracin_ext.backends.factored import has_bfloat16
 
 DEVICES = ["cpu", "cuda"]
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
@@ -148,15 +149,16 @@ def test_float32_takes_float64s_side_of_the_kink(backend: str) -> None:
     assert worst_error(result, expected) <= 1e-5
 
 
+@pytest.mark.parametrize("backend", ["native", "factored"])
 @pytest.mark.parametrize("variant", ["plain", "two image planes", "everything odd", "kernel larger than an embedding"])
-def test_mixed_precision_is_close_to_float64(variant: str) -> None:
+def test_mixed_precision_is_close_to_float64(variant: str, backend: str) -> None:
     """bfloat16 has 8 bits: each factor of a product is off by up to 2^-9."""
-    needs("native")
-    if not tracin_ext.status()["bfloat16"]:
+    needs(backend)
+    if not has_bfloat16(torch.device("cpu")):
         pytest.skip("this processor has no products in bfloat16")
     test, train = pairs_of_triples(200)
     expected = TracIn(random_model(variant), backend="factored", precision="float64").influence(train, test)
-    ti = TracIn(random_model(variant), backend="native", precision="mixed")
+    ti = TracIn(random_model(variant), backend=backend, precision="mixed")
     assert "mixed" in ti.description
     assert 1e-6 < worst_error(ti.influence(train, test), expected) <= 1e-2
     own = TracIn(random_model(variant), backend="factored", precision="float64").self_influence(train)
@@ -164,11 +166,21 @@ def test_mixed_precision_is_close_to_float64(variant: str) -> None:
 
 
 def test_mixed_precision_without_bfloat16_says_so_and_is_float32() -> None:
-    with pytest.warns(UserWarning, match="only the native backend has them.*using float32"):
-        ti = TracIn(random_model(), backend="factored", precision="mixed")
+    with pytest.warns(UserWarning, match="which the sequential backend does not have: using float32"):
+        ti = TracIn(random_model(), backend="sequential", precision="mixed")
     test, train = pairs_of_triples()
     assert ti.precision == "float32"
     assert worst_error(ti.influence(train, test), reference("plain")[0]) <= 1e-5
+
+
+def test_recomputed_activations_run_the_model_twice() -> None:
+    test, train = pairs_of_triples()
+    for recompute, calls in ((False, 1), (True, 2)):
+        ti = TracIn(random_model(), backend="sequential", precision="float64", recompute_activations=recompute)
+        counted: list[int] = []
+        ti._backends[0].model.conv.register_forward_hook(lambda *_, into=counted: into.append(1))
+        assert worst_error(ti.influence(train, test), reference("plain")[0]) <= 1e-12
+        assert len(counted) == calls * (len(train) + len(test))
 
 
 @pytest.mark.parametrize("products", ["own", "torch"])

@@ -151,3 +151,29 @@ def test_models_must_be_finite_and_of_one_shape() -> None:
         TracIn([random_model(), random_model("no entity bias")])
     with pytest.raises(InputError, match="no checkpoint"):
         TracIn([])
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_test_factors_are_kept_or_computed_for_every_block(cached: bool) -> None:
+    test, train = pairs_of_triples()
+    expected = TracIn(random_model(), precision="float64").influence(train, test)
+    ti = TracIn(random_model(), precision="float64", batch_size=25, cache_test_factors=cached)
+    calls: list[int] = []
+    compute = ti._test_factors
+
+    def counted(triples: Tensor) -> list[object]:
+        calls.append(len(triples))
+        return compute(triples)
+
+    ti._test_factors = counted  # type: ignore[method-assign]
+    assert torch.allclose(ti.influence(train, test), expected, rtol=1e-9, atol=1e-15)
+    assert calls == [len(test)] * (1 if cached else -(-len(train) // 25))
+
+
+@pytest.mark.skipif(not NATIVE, reason="no native extension: no buffers are kept")
+@pytest.mark.parametrize("cleanup", [True, False])
+def test_memory_cleanup_gives_the_buffers_back(cleanup: bool) -> None:
+    ti = TracIn(random_model(), backend="native", memory_cleanup=cleanup)
+    for _ in range(2):
+        ti.influence(random_triples(20), random_triples(3))
+        assert ti._backends[0].buffer.numel() == (0 if cleanup else 60)  # type: ignore[attr-defined]

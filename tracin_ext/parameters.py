@@ -44,6 +44,7 @@ class ConvEParameters:
     stack: str  # "height" | "width"
     relation_step: int  # row of relation r is relation_step * r
     tracked: frozenset[str]  # layers, and "fc.bias", "bn2.weight", "bn2.bias" where they exist
+    mixed: bool = False  # whether the backward product and v . v' are in bfloat16
 
     @property
     def dtype(self) -> torch.dtype:

@@ -35,6 +35,7 @@ PRECISIONS = {"float32": torch.float32, "mixed": torch.float32, "float64": torch
 # Arrays [Q, B] of scores alive at a time: the factored form adds up its terms one by one, and compares them all.
 SCORE_COPIES = {"native": 2}
 OTHER_SCORE_COPIES = 8
+AUTOGRAD_BACKENDS = ("vectorized", "sequential")
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class TracIn:
         loss: "bce", softplus(-score) of the triple.
         layers: "all"; or names among entity, relation, bn0, conv, bn1, fc, bn2, bias; or an int n, the last n of
             (bn0, conv, bn1, bn2, fc) that the model has: 1 is fc, 2 is bn2 and fc.
-        precision: "float32", "float64", or "mixed": the native backend's backward and pair products in bfloat16 with
-            float32 accumulation, where the processor has them; else float32, with a warning.
+        precision: "float32", "float64", or "mixed": backward and pair products in bfloat16, where the processor has
+            them and the backend is native, factored or compiled; else float32, with a warning.
         backend: "auto" (native, else factored) or one of native, compiled, factored, vectorized, sequential.
         device: "auto", "cpu", "cuda" or a torch device.
         batch_size: training triples in a block, or "auto", as many as fit in memory; halved, with one warning, when
@@ -70,6 +71,12 @@ class TracIn:
             (models, triples, libraries), the results, the factors of the test triples worked on at a time, and a block
             of training triples with its scores; on a GPU, the same of its memory. None: half of what the machine has
             available, and at most 2 GiB of test factors. Results depend on it by rounding only.
+        cache_test_factors: keep the test side while blocks of training triples pass; False computes it anew for every
+            block, which takes longer and frees that memory in between.
+        recompute_activations: gradient checkpointing: the backward pass computes activations again instead of keeping
+            them. It changes the sequential backend only: the others keep no activations beyond a block.
+        memory_cleanup: give the buffers of blocks (and cached CUDA memory) back after each call; False keeps them for
+            the next one.
 
     Attributes:
         seconds: what the calls so far took, by stage: "test factors", "influence", "self-influence".
@@ -94,6 +101,9 @@ class TracIn:
         batch_size: int | str = "auto",
         progress: bool | None = None,
         memory_limit: int | str | None = None,
+        cache_test_factors: bool = True,
+        recompute_activations: bool = False,
+        memory_cleanup: bool = True,
     ) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
@@ -112,6 +122,9 @@ class TracIn:
         self.batch_size = batch_size
         self.progress = progress
         self.memory_limit = None if memory_limit is None else parse_size(memory_limit)
+        self.cache_test_factors = cache_test_factors
+        self.recompute_activations = recompute_activations
+        self.memory_cleanup = memory_cleanup
         self.loss = loss
         self.seconds: dict[str, float] = {}
         self.backend = self._resolve_backend(backend)
@@ -129,12 +142,17 @@ class TracIn:
     def _create(self, model: ConvE, loss: str) -> backends.Backend:
         dtype, mixed = PRECISIONS[self.precision], self.precision == "mixed"
         try:
-            backend = backends.create(self.backend, model, self.layers, dtype, self.device, loss_named(loss), mixed)
+            backend = backends.create(
+                self.backend, model, self.layers, dtype, self.device, loss_named(loss), mixed,
+                self.recompute_activations,
+            )  # fmt: skip
         except RuntimeError as error:
             raise InputError(f"backend {self.backend!r} cannot run here: {error}") from error
         if mixed and not getattr(backend, "mixed", False):
-            why = "this processor has none" if self.backend == "native" else "only the native backend has them"
-            warnings.warn(f"mixed precision needs products in bfloat16, {why}: using float32", stacklevel=4)
+            where = f"the {self.backend} backend" if self.backend in AUTOGRAD_BACKENDS else f"this {self.device.type}"
+            warnings.warn(
+                f"mixed precision needs products in bfloat16, which {where} does not have: using float32", stacklevel=4
+            )
             self.precision = "float32"
         return backend
 
@@ -255,18 +273,19 @@ class TracIn:
         saved = Partial(partial, lambda: self._inputs("self_influence", train), work, {"scores": result}, self._asked)
         saved.restore()
         order = order_by_head_relation(train)
-        with progress_stages(self.progress) as stage, torch.no_grad(), saved.saving(), self._timed("self-influence"):
+        with progress_stages(self.progress) as stage, torch.no_grad(), self._cleaning_up(), saved.saving():
             advance = stage("self-influence", len(train), "triples", done=work.finished)
             advance(0)
             while (start := int(work.done[0])) < len(train):
                 columns = order[start : start + work.block]
-                scores = attempt(self._diagonal, train[columns])
-                if scores is None:
-                    work.halve_block(len(columns))
-                    continue
-                with saved.changing():
-                    result[columns] = scores.cpu()
-                    work.done[0] += len(columns)
+                with self._timed("self-influence"):
+                    scores = attempt(self._diagonal, train[columns])
+                    if scores is None:
+                        work.halve_block(len(columns))
+                        continue
+                    with saved.changing():
+                        result[columns] = scores.cpu()
+                        work.done[0] += len(columns)
                 advance(len(columns))
                 saved.tick()
         return result
@@ -285,20 +304,23 @@ class TracIn:
         """
         saved.restore()
         order = order_by_head_relation(train)
-        with progress_stages(self.progress) as stage, torch.no_grad(), saved.saving():
+        with progress_stages(self.progress) as stage, torch.no_grad(), self._cleaning_up(), saved.saving():
             prepared = stage("test factors", len(test), "triples", done=int((work.done == work.total).sum()))
             advance = stage("influence", len(test) * len(train), "pairs", done=work.finished)
             while (rows := work.next_tile()) is not None:
-                with self._timed("test factors"):
-                    factors = attempt(self._test_factors, test[rows])
-                if factors is None:
-                    work.halve_tile(rows.stop - rows.start)
-                    continue
-                prepared(rows.stop - rows.start)
-                advance(0)
-                with self._timed("influence"):
-                    while (start := int(work.done[rows.start])) < len(train):
-                        columns = order[start : start + work.block]
+                factors: list[Any] | None = None
+                while (start := int(work.done[rows.start])) < len(train):
+                    if factors is None or not self.cache_test_factors:
+                        first, factors = factors is None, None
+                        with self._timed("test factors"):
+                            factors = attempt(self._test_factors, test[rows])
+                        if factors is None:
+                            work.halve_tile(rows.stop - rows.start)
+                            break
+                        prepared((rows.stop - rows.start) * first)
+                        advance(0)
+                    columns = order[start : start + work.block]
+                    with self._timed("influence"):
                         scores = attempt(self._block_scores, factors, train[columns])
                         if scores is None:
                             work.halve_block(len(columns))
@@ -306,8 +328,8 @@ class TracIn:
                         with saved.changing():
                             keep(rows, columns, scores)
                             work.done[rows] += len(columns)
-                        advance(scores.numel())
-                        saved.tick()
+                    advance(scores.numel())
+                    saved.tick()
 
     def _test_factors(
         self,
@@ -335,6 +357,18 @@ class TracIn:
             backend.self_influence(block, rate)
             for rate, backend in zip(self.learning_rates, self._backends, strict=True)
         )
+
+    @contextmanager
+    def _cleaning_up(self) -> Iterator[None]:
+        """Gives memory back, at the end, that only the next call would use again."""
+        try:
+            yield
+        finally:
+            if self.memory_cleanup:
+                for backend in self._backends:
+                    backend.free_buffers()
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -37,6 +37,8 @@ class Backend(Protocol):
 
     def self_influence(self, triples: Tensor, rate: float) -> Tensor: ...  # [B, 3] -> [B]
 
+    def free_buffers(self) -> None: ...  # memory kept from call to call
+
 
 def automatic(device: torch.device) -> tuple[str, str | None]:
     """The backend that "auto" takes on a device, and why it is not native if it is not."""
@@ -54,13 +56,14 @@ def create(
     device: torch.device,
     loss: Loss,
     mixed: bool = False,
+    recompute_activations: bool = False,
 ) -> Backend:
     """A backend by name; raises RuntimeError with the reason if it cannot run here."""
     if name == "sequential":
-        return SequentialBackend(model, layers, dtype, device, loss)
+        return SequentialBackend(model, layers, dtype, device, loss, recompute_activations)
     if name == "vectorized":
         return VectorizedBackend(model, layers, dtype, device, loss)
     if name == "native":
         return NativeBackend(model, layers, dtype, device, mixed)
     factored: dict[str, type[Any]] = {"compiled": CompiledBackend, "factored": FactoredBackend}
-    return factored[name](model, layers, dtype, device)
+    return factored[name](model, layers, dtype, device, mixed)

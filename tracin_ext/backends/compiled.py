@@ -27,8 +27,10 @@ class CompiledBackend(FactoredBackend):
     name = "compiled"
     label = "factored form through torch.compile"
 
-    def __init__(self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__(model, layers, dtype, device)
+    def __init__(
+        self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, mixed: bool = False
+    ) -> None:
+        super().__init__(model, layers, dtype, device, mixed)
         p = self.parameters
 
         def forward(grouped):  # type: ignore[no-untyped-def]

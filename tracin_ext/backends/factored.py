@@ -5,7 +5,7 @@ Sizes: B triples, G distinct (head, relation), Q test triples, D embedding, C ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,18 @@ from tracin_ext.grouping import Grouped, group_triples
 from tracin_ext.parameters import ConvEParameters, parameters_of
 
 KINK = 1e-5  # pre-activations of the hidden layer this close to zero are settled in float64
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are fast there."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def product(p: ConvEParameters, a: Tensor, b: Tensor) -> Tensor:  # [m, k], [k, n] -> [m, n]
+    """a b, with operands and result rounded to bfloat16 in mixed precision."""
+    return (a.bfloat16() @ b.bfloat16()).to(a.dtype) if p.mixed else a @ b
 
 
 @dataclass(frozen=True)
@@ -113,7 +125,7 @@ def backward(
     statistics, head, relation = xn.new_zeros(size, 0), xn.new_zeros(size, 0), xn.new_zeros(size, 0)
     through_image = bool({"entity", "relation"} & p.tracked)
     if p.form is not None or through_image:
-        y = (delta @ p.fc_weight) * (v > 0)[group]
+        y = product(p, delta, p.fc_weight) * (v > 0)[group]
         y = y.view(size, channels, -1)  # [B, C, P]
     if p.form is not None:
         patches = functional.unfold(xn, p.conv_weight.shape[2:])[group]  # [B, J, P]
@@ -147,7 +159,7 @@ def pair_scores(p: ConvEParameters, test: Factors, train: Factors) -> Tensor:  #
     tracked = p.tracked
     scores = train.delta.new_zeros(len(test.tails), len(train.tails))
     if "fc" in tracked:
-        gram = (test.features @ train.features.T)[test.group][:, train.group]
+        gram = product(p, test.features, train.features.T)[test.group][:, train.group]
         scores = scores + (test.delta @ train.delta.T) * (gram + float("fc.bias" in tracked))
     if "bn2.bias" in tracked:
         scores = scores + test.error @ train.error.T
@@ -200,8 +212,11 @@ class FactoredBackend:
     name = "factored"
     label = "factored form in PyTorch"
 
-    def __init__(self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device) -> None:
-        self.parameters = parameters_of(model, layers, dtype, device)
+    def __init__(
+        self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, mixed: bool = False
+    ) -> None:
+        self.mixed = mixed and has_bfloat16(device)
+        self.parameters = replace(parameters_of(model, layers, dtype, device), mixed=self.mixed)
         wide = parameters_of(model, layers, torch.float64, device, tables=dtype)
         self.exact = wide if dtype == torch.float32 else None
         p = self.parameters
@@ -223,3 +238,6 @@ class FactoredBackend:
 
     def self_influence(self, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [B]
         return rate * self_scores(self.parameters, self.factors(triples))
+
+    def free_buffers(self) -> None:
+        """There are none between calls."""

@@ -194,6 +194,9 @@ class NativeBackend:
         )  # fmt: skip
         return scores
 
+    def free_buffers(self) -> None:
+        self.buffer = self.buffer.new_empty(0)
+
     @cached_property
     def _whole(self) -> Any:
         """The model with the image taken whole, for self-influence."""

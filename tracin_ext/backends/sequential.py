@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Loss = Callable[[Tensor], Tensor]  # scores [B] -> losses [B]
 
@@ -24,10 +25,17 @@ class SequentialBackend:
     label = "one autograd backward per triple"
 
     def __init__(
-        self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, loss: Loss
+        self,
+        model: Any,
+        layers: tuple[str, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        loss: Loss,
+        recompute_activations: bool = False,
     ) -> None:
         self.model = copy.deepcopy(model).to(device, dtype).eval().requires_grad_(False)
         self.loss = loss
+        self.recompute_activations = recompute_activations
         self.tracked = list(tracked_parameters(self.model, layers).values())
         for parameter in self.tracked:
             parameter.requires_grad_(True)
@@ -40,7 +48,11 @@ class SequentialBackend:
         triple: Tensor,  # [3]
     ) -> Tensor:  # [parameters]
         with torch.enable_grad():
-            loss = self.loss(self.model(triple[None])).sum()
+            if self.recompute_activations:
+                scores = checkpoint(self.model, triple[None], use_reentrant=False, preserve_rng_state=False)
+            else:
+                scores = self.model(triple[None])
+            loss = self.loss(scores).sum()
             gradients = torch.autograd.grad(loss, self.tracked, allow_unused=True)
         return torch.cat([
             torch.zeros_like(p).flatten() if g is None else g.flatten()
@@ -55,3 +67,6 @@ class SequentialBackend:
 
     def self_influence(self, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [B]
         return rate * torch.stack([self.gradient(triple).square().sum() for triple in triples])
+
+    def free_buffers(self) -> None:
+        """There are none between calls."""

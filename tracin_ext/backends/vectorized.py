@@ -49,3 +49,6 @@ class VectorizedBackend:
 
     def self_influence(self, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [B]
         return rate * torch.cat([self.gradients(chunk).square().sum(1) for chunk in triples.split(self.chunk)])
+
+    def free_buffers(self) -> None:
+        """There are none between calls."""
