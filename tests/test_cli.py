@@ -19,9 +19,12 @@ from torch import Tensor
 import tracin
 import tracin_ext
 from tracin.cli import main
+from tracin.cli_computing import chosen_backend
+from tracin.cli_inputs import Options
 from tracin.cli_layers import layers_named
-from tracin.cli_run import Options, chosen_backend, spread
+from tracin.cli_options import spread
 from tracin.results import CSV_HEADER
+from tracin_ext.backends.factored import has_bfloat16
 
 ROOT = Path(__file__).resolve().parent.parent
 ENTITIES, RELATIONS, LINES, TESTS = 12, 3, 40, 6
@@ -206,23 +209,109 @@ def test_flags_that_leave_the_result_as_it_is(graph: Graph, flags: tuple[str, ..
 
 
 def test_mixed_precision_runs_or_says_why_not(graph: Graph) -> None:
-    native = tracin_ext.status()["bfloat16"]
-    said = "mixed, all layers" if native else "mixed precision needs products in bfloat16"
+    available = has_bfloat16(torch.device("cpu"))
     for flag in ("--use-mixed-precision", "--precision mixed"):
         result = graph.run(*flag.split())
-        assert result.exit_code == 0 and said in result.stderr
+        told = "  mixed precision: " + ("backward and pair products in bfloat16" if available else "off")
+        assert result.exit_code == 0 and told in result.stderr.splitlines()
+        assert ("mixed precision needs products in bfloat16" in result.stderr) == (not available)
     wrong = graph.run("--use-mixed-precision", "--precision", "float64")
     assert wrong.exit_code == 2 and "disagree" in wrong.stderr
+
+
+STARTED = {
+    "vectorized gradients": "factored form in PyTorch", "test gradient caching": "on", "mixed precision": "off",
+    "torch.compile": "off", "gradient checkpointing": "off", "memory cleanup": "on",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "changed"),
+    [
+        ("--backend factored", {}),
+        ("--backend factored --use-optimized-tracin", {}),
+        ("--backend factored --disable-test-gradient-caching", {
+            "test gradient caching": "off, computed anew for every block"
+        }),
+        ("--backend factored --disable-memory-cleanup", {"memory cleanup": "off"}),
+        ("--disable-vectorized-gradients", {"vectorized gradients": "off, one backward pass per triple"}),
+        ("--disable-vectorized-gradients --use-gradient-checkpointing", {
+            "vectorized gradients": "off, one backward pass per triple", "gradient checkpointing": "on"
+        }),
+        ("--backend vectorized", {"vectorized gradients": "torch.func.vmap, dense gradients"}),
+    ],
+)  # fmt: skip
+def test_the_start_says_what_is_enabled(graph: Graph, flags: str, changed: dict[str, str]) -> None:
+    lines = graph.run(*flags.split(), "--top-k", "1").stderr.splitlines()
+    said = dict(line.strip().split(": ", 1) for line in lines if line.startswith("  "))
+    assert said == STARTED | changed
+
+
+def test_native_is_named_with_its_instructions(graph: Graph) -> None:
+    if not tracin_ext.status()["available"]:
+        pytest.skip(f"no native extension: {tracin_ext.status()['reason']}")
+    names = {"avx512": "AVX-512", "avx2": "AVX2", "default": "portable loops"}
+    expected = f"  vectorized gradients: native extension, {names[tracin_ext.status()['isa']]}"
+    assert expected in graph.run("--top-k", "1").stderr.splitlines()
 
 
 @pytest.mark.parametrize(
     ("flags", "note"),
     [
-        ("--use-gradient-checkpointing", "--use-gradient-checkpointing has no effect"),
-        ("--disable-memory-cleanup", "--disable-memory-cleanup has no effect"),
-        ("--disable-test-gradient-caching", "--disable-test-gradient-caching has no effect"),
-        ("--enable-multi-gpu", "--enable-multi-gpu has no effect: one device is used"),
-        ("--use-optimized-tracin", "--use-optimized-tracin has no effect: it is the default"),
+        ("--use-gradient-checkpointing --backend factored", "the factored backend keeps no activations beyond a block"),
+        ("--enable-multi-gpu", "--enable-multi-gpu: 0 GPUs are visible here; going on on one device"),
+    ],
+)
+def test_a_flag_that_cannot_do_more_here_says_so(graph: Graph, flags: str, note: str) -> None:
+    if "gpu" in flags and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    result = graph.run(*flags.split(), "--top-k", "1")
+    assert result.exit_code == 0
+    assert sum(note in line for line in result.stderr.splitlines() if line.startswith("note: ")) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_cuda_is_an_error_with_a_remedy(graph: Graph) -> None:
+    result = graph.run("--device", "cuda")
+    assert result.exit_code == 1 and "this PyTorch sees no CUDA device; take --device cpu or auto" in result.stderr
+
+
+def argument_of(graph: Graph, monkeypatch: pytest.MonkeyPatch, *flags: str) -> dict[str, Any]:
+    """What `tracin run` with these flags gives to TracIn."""
+    given: dict[str, Any] = {}
+
+    class Spy(tracin.TracIn):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            given.update(named)
+            super().__init__(*arguments, **named)
+
+    monkeypatch.setattr("tracin.cli_computing.TracIn", Spy)
+    result = graph.run("--top-k", "1", *flags)
+    assert result.exit_code == 0, result.stderr
+    return given
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "value"),
+    [
+        ("", "cache_test_factors", True), ("--disable-test-gradient-caching", "cache_test_factors", False),
+        ("--cache-test-gradients", "cache_test_factors", True),
+        ("", "recompute_activations", False), ("--use-gradient-checkpointing", "recompute_activations", True),
+        ("", "memory_cleanup", True), ("--disable-memory-cleanup", "memory_cleanup", False),
+        ("", "batch_size", "auto"), ("--batch-size 7", "batch_size", 7),
+        ("--memory-limit 8G", "memory_limit", 8 << 30), ("--quiet", "progress", False),
+    ],
+)  # fmt: skip
+def test_flags_reach_the_library(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch, flags: str, name: str, value: object
+) -> None:
+    """What each argument does is tested with the library: tests/test_influence.py, test_backends.py, test_memory.py."""
+    assert argument_of(graph, monkeypatch, *flags.split())[name] == value
+
+
+@pytest.mark.parametrize(
+    ("flags", "note"),
+    [
         ("--num-last-layers 1", "--num-last-layers has no effect: --use-last-layers-only was not given"),
         ("--test-indices 1 2", "--test-indices has no effect in mode test"),
         ("--mode self --csv-output c.csv", "--csv-output has no effect in mode self"),
@@ -278,7 +367,9 @@ def test_learning_rate_and_precision_reach_the_result(graph: Graph) -> None:
 
 
 def test_backends_of_the_flags(graph: Graph) -> None:
-    flags = {"backend": "auto", "use_torch_compile": False, "use_vectorized_gradients": True}
+    flags = {
+        "backend": "auto", "use_torch_compile": False, "use_vectorized_gradients": True, "use_mixed_precision": False,
+    }  # fmt: skip
     for changed, name in (
         ({}, "auto"), ({"use_torch_compile": True}, "compiled"), ({"use_vectorized_gradients": False}, "sequential"),
         ({"backend": "compiled", "use_torch_compile": True}, "compiled"), ({"backend": "native"}, "native"),

@@ -52,7 +52,7 @@ def refused(folder: Path, result: Result, message: str, code: int = 1) -> None:
     assert result.exit_code == code, result.stderr
     assert len(errors) == 1 and errors[0] == lines[-1], result.stderr
     assert message in errors[0], result.stderr
-    told = ("tracin: ", "note: ", "running: ", str(folder))
+    told = ("tracin: ", "note: ", "running: ", "  ", str(folder))
     assert all(line.startswith(told) for line in lines if line), result.stderr  # a blank line follows ^C
     assert result.stdout == "" and "Traceback" not in result.stderr
     assert not any(path.is_file() for path in (folder / "out").rglob("*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from tracin.cli_batch import batch
 from tracin.cli_command import Command, Group
 from tracin.cli_run import run
 from tracin.cli_train import train
@@ -22,6 +23,7 @@ def show_info() -> None:
 
 
 main.add_command(run)
+main.add_command(batch)
 main.add_command(train)
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `tracin run` reads, and how it names it."""
+"""What the commands read, and how they name it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 from torch import Tensor
@@ -22,7 +23,7 @@ Options = SimpleNamespace  # the options by their Python names, and `given`: tho
 class Inputs:
     checkpoint: Checkpoint
     train: Tensor  # [n_train, 3]
-    test: Tensor  # [n_test, 3]; no rows in mode self
+    test: Tensor  # [n_test, 3]; no rows where none are read
     labels: Labels
 
 
@@ -31,8 +32,8 @@ def spelled(name: str) -> str:
     return "--" + name.removesuffix("_path").replace("_", "-")
 
 
-def read_inputs(options: Options) -> Inputs:
-    """Reads every file that the command names and checks them against each other."""
+def read_inputs(options: Options, test_path: Path | None) -> Inputs:
+    """Reads every file that the command names and checks them against each other; no `test_path`: no test triples."""
     given = [None if path is None else read_dictionary(path) for path in (options.entity_to_id, options.relation_to_id)]
     with naming_dictionaries(options):
         image = options.embedding_height, options.embedding_width, options.stack
@@ -54,14 +55,14 @@ def read_inputs(options: Options) -> Inputs:
     with naming_dictionaries(options):
         train = read_triples(options.train_path, entities, relations, skip_unknown=options.skip_unknown)
         test = train[:0]
-        if options.mode != "self":
-            test = read_triples(options.test_path, entities, relations, skip_unknown=options.skip_unknown)
+        if test_path is not None:
+            test = read_triples(test_path, entities, relations, skip_unknown=options.skip_unknown)
     return Inputs(checkpoint, train, test, labels)
 
 
 def describe_inputs(options: Options, inputs: Inputs) -> str:
     config = inputs.checkpoint.model.config
-    test = f", {len(inputs.test)} test triples" if options.mode != "self" else ""
+    test = f", {len(inputs.test)} test triples" if len(inputs.test) else ""
     return (
         f"{options.model_path}: {inputs.checkpoint.format}, {len(inputs.labels.entities)} entities, "
         f"{len(inputs.labels.relations)} relations, embeddings of {config['embedding_dim']} as "
@@ -74,7 +75,7 @@ def notes_on_inputs(options: Options, inputs: Inputs) -> Iterator[str]:
     own = inputs.checkpoint.learning_rate
     if own not in (None, options.learning_rate) and "learning_rate" not in options.given:
         yield f"--learning-rate {options.learning_rate} is used, not the checkpoint's {own:g}"
-    if options.mode != "self" and (options.top_k or 0) > len(inputs.train):
+    if len(inputs.test) and (options.top_k or 0) > len(inputs.train):
         yield f"--top-k {options.top_k} exceeds the {len(inputs.train)} training triples: all are written"
 
 

@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from tracin.cli_inputs import Inputs, Options
+from tracin.clock import Clock
 from tracin.errors import InputError
-from tracin.influence import TracIn
+from tracin.influence import TracIn, ranked_rows
 from tracin.results import Influences, numbered, write_per_triple, write_self, write_single, write_test
 
 SCORES_HELD = 64 << 20  # influences in memory at a time when all of them are written
-
-
-@dataclass
-class Clock:
-    """Seconds by stage; the rest of the time since the start is nobody's."""
-
-    start: float = field(default_factory=time.perf_counter)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-    def split(self, rest: str) -> str:
-        """Such as "12.5 s: reading 4.1 s, scoring 8.4 s"; what no stage took goes to `rest`."""
-        total = time.perf_counter() - self.start
-        stages = self.seconds | {rest: total - sum(self.seconds.values())}
-        return f"{total:.2f} s: " + ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in stages.items())
 
 
 @dataclass(frozen=True)
@@ -90,8 +67,7 @@ def all_ranked(
             dense = run.tracin.influence(train, tests)
         for scores in dense:
             with run.clock("scoring"):
-                key = {"absolute": -scores.abs(), "proponents": -scores, "opponents": scores}[order]
-                rows = key.argsort(stable=True)
+                rows = ranked_rows(scores, order)
                 scores = scores[rows]
             yield rows, scores
 

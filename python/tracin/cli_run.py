@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from click.core import ParameterSource
 
-from tracin.arguments import DEFAULT_LEARNING_RATE
-from tracin.cli_command import Command, say
+from tracin.cli_command import say
+from tracin.cli_computing import chosen_backend, create, enabled, notes_on_computing, notes_on_layers
 from tracin.cli_inputs import (
-    Inputs,
     Options,
     describe_inputs,
     notes_on_inputs,
@@ -22,23 +19,21 @@ from tracin.cli_inputs import (
     speaking_of_flags,
     spelled,
 )
-from tracin.cli_layers import layers_named
-from tracin.cli_modes import MODES, Clock, Run
+from tracin.cli_modes import MODES, Run
+from tracin.cli_options import (
+    FILE,
+    POSITIVE,
+    ManyValuesCommand,
+    computing_options,
+    dictionary_options,
+    flag,
+    model_options,
+    ranking_options,
+)
+from tracin.clock import Clock
 from tracin.errors import InputError
-from tracin.influence import ORDERS, PRECISIONS, TracIn
-from tracin.memory import parse_size
 from tracin.results import check_writable, is_device
-from tracin_ext import backends
 
-# Options that take several values after one flag, as argparse's nargs="+" does.
-SEVERAL_VALUES = ("--test-indices", "--last-layer-names")
-
-NO_EFFECT = {
-    "use_optimized_tracin": "it is the default",
-    "use_gradient_checkpointing": "--batch-size bounds the memory",
-    "disable_memory_cleanup": "there is no cleanup between blocks",
-    "enable_multi_gpu": "one device is used",
-}
 NO_EFFECT_IN_MODE = {
     "test": ("test_indices",),
     "single": ("max_test_triples", "output_per_triple"),
@@ -49,63 +44,11 @@ NO_EFFECT_IN_MODE = {
 }  # fmt: skip
 
 
-class RunCommand(Command):
-    """Reads `--flag 0 3 5` as `--flag 0 --flag 3 --flag 5`, for the flags of SEVERAL_VALUES."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, list(spread(args)))
-
-
-def spread(args: list[str]) -> Iterator[str]:
-    """Repeats each flag of SEVERAL_VALUES before each of its values."""
-    flag = ""
-    values = 0
-    for arg in args:
-        is_value = not arg.startswith("-") or re.fullmatch(r"-\d+", arg) is not None
-        if flag and is_value:
-            if values:
-                yield flag
-            values += 1
-        else:
-            flag, values = (arg if arg in SEVERAL_VALUES else ""), 0
-        yield arg
-
-
-class Size(click.ParamType):
-    """Bytes, as a number or with a unit."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            return parse_size(int(value) if str(value).isdecimal() else value)
-        except InputError as error:
-            self.fail(str(error).removeprefix("memory_limit is "), param, ctx)
-
-
-def flag(*names: str, **settings: Any) -> Any:
-    return click.option(*names, is_flag=True, **settings)
-
-
-POSITIVE = click.IntRange(min=1)
-FILE = click.Path(path_type=Path)
-
-
 # fmt: off
-@click.command("run", cls=RunCommand, context_settings={"max_content_width": 120})
-@click.option("--model-path", type=FILE, required=True, help="Checkpoint of the trained ConvE.")
-@click.option("--train", "train_path", type=FILE, required=True, help="Training triples: head, relation, tail labels.")
+@click.command("run", cls=ManyValuesCommand, context_settings={"max_content_width": 120})
+@model_options
 @click.option("--test", "test_path", type=FILE, help="Test triples; needed in modes test and single.")
-@click.option("--entity-to-id", type=FILE, help="Lines label<TAB>id; needed unless the checkpoint has a dictionary.")
-@click.option("--relation-to-id", type=FILE, help="Lines label<TAB>id; needed unless the checkpoint has a dictionary.")
-@click.option("--edge-map", type=FILE, help="JSON of predicates; adds names of relations.")
-@click.option("--node-name-dict", type=FILE, help="Lines name<TAB>id; adds names of entities.")
-@flag("--skip-unknown", help="Leave out triples with unknown labels; an index then counts the triples that are kept.")
-@click.option("--embedding-height", type=POSITIVE, help="Rows of one embedding's image, where the file leaves it open.")
-@click.option("--embedding-width", type=POSITIVE, help="Columns of one embedding's image.")
-@click.option("--stack", type=click.Choice(["height", "width"]), help="How the images of head and relation are joined.")
-@click.option("--embedding-dim", type=POSITIVE, help="Checked against the checkpoint.")
-@click.option("--output-channels", type=POSITIVE, help="Checked against the checkpoint.")
+@dictionary_options
 @click.option("--output", "-o", type=FILE, required=True, help="JSON file to write.")
 @click.option(
     "--csv-output", type=FILE,
@@ -118,37 +61,9 @@ FILE = click.Path(path_type=Path)
 @click.option("--test-indices", type=int, multiple=True, default=(0,), metavar="INDEX...",
               help="Mode single: lines of the test file, counted from 0.  [default: 0]")
 @click.option("--max-test-triples", type=POSITIVE, help="Mode test: only the first so many lines of the test file.")
-@click.option("--top-k", type=POSITIVE, help="Training triples per test triple.  [default: all]")
-@click.option("--order", type=click.Choice(ORDERS), default="absolute", show_default=True,
-              help="Largest |influence| first, largest first, or smallest first.")
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=DEFAULT_LEARNING_RATE,
-              show_default=True, help="Factor on all influences; the checkpoint's own is not used.")
-@flag("--use-last-layers-only", help="Only the gradients of the last layers, see --num-last-layers.")
-@click.option("--num-last-layers", type=POSITIVE, default=2, show_default=True,
-              help="How many, from the end of bn0, conv, bn1, bn2, fc: 1 is fc, 2 is bn2 and fc.")
-@click.option("--last-layer-names", multiple=True, metavar="NAME...",
-              help="Only the gradients of these layers, by layer (fc) or parameter (fc.weight: its whole layer).")
-@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True,
-              help="auto takes CUDA where there is some.")
-@click.option("--backend", type=click.Choice(["auto", *backends.NAMES]), default="auto", show_default=True,
-              help="auto takes native, else factored.")
-@click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32", show_default=True)
-@click.option("--batch-size", type=POSITIVE, help="Training triples at a time.  [default: what fits in memory]")
-@click.option("--memory-limit", type=Size(), metavar="SIZE",
-              help="For the whole process, such as 4G.  [default: half of what is available]")
+@ranking_options
+@computing_options(device="cpu")
 @flag("--resume", help="Go on where an interrupted run of the same inputs stopped; with --top-k and in mode self.")
-@click.option("--threads", type=POSITIVE, help="CPU threads.  [default: one per core]")
-@flag("--use-vectorized-gradients/--disable-vectorized-gradients", default=True,
-      help="The latter takes the sequential backend: one backward pass per triple.")
-@flag("--cache-test-gradients/--disable-test-gradient-caching", default=True,
-      help="The test side is computed once in either case.")
-@flag("--use-torch-compile", help="Take the compiled backend.")
-@flag("--use-mixed-precision", help="The same as --precision mixed: bfloat16 products where the processor has them.")
-@flag("--use-optimized-tracin", help="Accepted; the default.")
-@flag("--use-gradient-checkpointing", help="Accepted; no effect.")
-@flag("--disable-memory-cleanup", help="Accepted; no effect.")
-@flag("--enable-multi-gpu", help="Accepted; one device is used.")
-@flag("--quiet", help="Print warnings and errors only.")
 @click.pass_context
 # fmt: on
 def run(ctx: click.Context, **values: Any) -> None:
@@ -158,8 +73,6 @@ def run(ctx: click.Context, **values: Any) -> None:
     """
     given = [name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     options = Options(**values, given=given)
-    if options.use_mixed_precision and "precision" in options.given and options.precision != "mixed":
-        raise click.UsageError(f"--use-mixed-precision and --precision {options.precision} disagree; choose one")
     report = (lambda _: None) if options.quiet else say
     clock = Clock()
     backend = chosen_backend(options)
@@ -167,17 +80,18 @@ def run(ctx: click.Context, **values: Any) -> None:
     for note in (*notes(options), *notes_on_partial(options, partial)):
         report(f"note: {note}")
     prepare_outputs(options)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     with clock("reading"):
-        inputs = read_inputs(options)
+        inputs = read_inputs(options, None if options.mode == "self" else options.test_path)
     report(describe_inputs(options, inputs))
     for note in notes_on_inputs(options, inputs):
         report(f"note: {note}")
     with speaking_of_flags():
         with clock("setting up"):
-            tracin = create(options, inputs, backend)
-        report(f"running: {tracin.backend} backend, {tracin.description}")
+            tracin = create(options, inputs.checkpoint, backend)
+        for line in enabled(options, tracin):
+            report(line)
+        for note in notes_on_computing(options, tracin):
+            report(f"note: {note}")
         written = work(Run(options, inputs, tracin, clock, partial))
     if "test factors" in tracin.seconds:
         scoring = clock.seconds.pop("scoring")
@@ -224,33 +138,12 @@ def notes_on_partial(options: Options, partial: Path | None) -> Iterator[str]:
         yield f"{partial}, what an interrupted run finished, is overwritten; --resume goes on from it instead"
 
 
-def chosen_backend(options: Options) -> str:
-    """The one backend that the flags ask for."""
-    asked = {options.backend: "--backend"} if options.backend != "auto" else {}
-    if options.use_torch_compile:
-        asked.setdefault("compiled", "--use-torch-compile")
-    if not options.use_vectorized_gradients:
-        asked.setdefault("sequential", "--disable-vectorized-gradients")
-    if len(asked) > 1:
-        flags = " and ".join(f"{by} ({name})" for name, by in asked.items())
-        raise click.UsageError(f"{flags} ask for different backends; choose one")
-    return next(iter(asked), "auto")
-
-
 def notes(options: Options) -> Iterator[str]:
     """One line for each flag that does not do here what its name says."""
-    for name, reason in NO_EFFECT.items():
-        if name in options.given:
-            yield f"{spelled(name)} has no effect: {reason}"
     for name in NO_EFFECT_IN_MODE[options.mode]:
         if name in options.given:
             yield f"{spelled(name)} has no effect in mode {options.mode}"
-    if not options.cache_test_gradients:
-        yield "--disable-test-gradient-caching has no effect: the test side is computed once and kept"
-    if "num_last_layers" in options.given and (options.last_layer_names or not options.use_last_layers_only):
-        yield "--num-last-layers has no effect: " + (
-            "--last-layer-names decides" if options.last_layer_names else "--use-last-layers-only was not given"
-        )
+    yield from notes_on_layers(options)
 
 
 def prepare_outputs(options: Options) -> None:
@@ -264,22 +157,3 @@ def prepare_outputs(options: Options) -> None:
         if options.mode == "test" and options.output_per_triple:
             path.parent.mkdir(parents=True, exist_ok=True)
         check_writable(path)
-
-
-def create(options: Options, inputs: Inputs, backend: str) -> TracIn:
-    layers: str | int | list[str] = "all"
-    if options.last_layer_names:
-        layers = layers_named(options.last_layer_names, inputs.checkpoint.model)
-    elif options.use_last_layers_only:
-        layers = options.num_last_layers
-    return TracIn(
-        inputs.checkpoint,
-        options.learning_rate,
-        layers=layers,
-        precision="mixed" if options.use_mixed_precision else options.precision,
-        backend=backend,
-        device=options.device,
-        batch_size=options.batch_size or "auto",
-        progress=False if options.quiet else None,
-        memory_limit=options.memory_limit,
-    )

@@ -27,9 +27,8 @@ from tracin.progress import progress_stages
 from tracin.work import Work, attempt
 from tracin_ext import backends
 from tracin_ext.grouping import order_by_head_relation
-from tracin_ext.ops import merge_top_k
+from tracin_ext.ops import ORDERS, merge_top_k
 
-ORDERS = ("absolute", "proponents", "opponents")
 PRECISIONS = {"float32": torch.float32, "mixed": torch.float32, "float64": torch.float64}
 
 # Arrays [Q, B] of scores alive at a time: the factored form adds up its terms one by one, and compares them all.
@@ -425,3 +424,12 @@ def added_up(terms: Iterator[Tensor]) -> Tensor:
     for term in terms:
         total += term
     return total
+
+
+def ranked_rows(
+    scores: Tensor,  # [n]
+    order: str,  # one of ORDERS
+) -> Tensor:  # [n] positions, best first, ties by position
+    """The order of `TracIn.top_k` for all influences of one test triple."""
+    key = -scores.abs() if order == "absolute" else -scores if order == "proponents" else scores
+    return key.argsort(stable=True)

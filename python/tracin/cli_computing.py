@@ -1,0 +1,92 @@
+"""From the options of a command to a `TracIn`, and what is said of it before the work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import torch
+
+import tracin_ext
+from tracin.checkpoints import Checkpoint
+from tracin.cli_inputs import Options
+from tracin.cli_layers import layers_named
+from tracin.influence import TracIn
+
+ISA_NAMES = {"avx512": "AVX-512", "avx2": "AVX2", "default": "portable loops"}
+
+
+def chosen_backend(options: Options) -> str:
+    """The one backend that the flags ask for."""
+    if options.use_mixed_precision and "precision" in options.given and options.precision != "mixed":
+        raise click.UsageError(f"--use-mixed-precision and --precision {options.precision} disagree; choose one")
+    asked = {options.backend: "--backend"} if options.backend != "auto" else {}
+    if options.use_torch_compile:
+        asked.setdefault("compiled", "--use-torch-compile")
+    if not options.use_vectorized_gradients:
+        asked.setdefault("sequential", "--disable-vectorized-gradients")
+    if len(asked) > 1:
+        flags = " and ".join(f"{by} ({name})" for name, by in asked.items())
+        raise click.UsageError(f"{flags} ask for different backends; choose one")
+    return next(iter(asked), "auto")
+
+
+def create(options: Options, checkpoint: Checkpoint, backend: str) -> TracIn:
+    layers: str | int | list[str] = "all"
+    if options.last_layer_names:
+        layers = layers_named(options.last_layer_names, checkpoint.model)
+    elif options.use_last_layers_only:
+        layers = options.num_last_layers
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return TracIn(
+        checkpoint,
+        options.learning_rate,
+        layers=layers,
+        precision="mixed" if options.use_mixed_precision else options.precision,
+        backend=backend,
+        device=options.device,
+        batch_size=options.batch_size or "auto",
+        progress=False if options.quiet else None,
+        memory_limit=options.memory_limit,
+        cache_test_factors=options.cache_test_gradients,
+        recompute_activations=options.use_gradient_checkpointing,
+        memory_cleanup=not options.disable_memory_cleanup,
+    )
+
+
+def notes_on_layers(options: Options) -> Iterator[str]:
+    if "num_last_layers" in options.given and (options.last_layer_names or not options.use_last_layers_only):
+        yield "--num-last-layers has no effect: " + (
+            "--last-layer-names decides" if options.last_layer_names else "--use-last-layers-only was not given"
+        )
+
+
+def notes_on_computing(options: Options, tracin: TracIn) -> Iterator[str]:
+    """One line for each flag that does not do here what its name says."""
+    if options.use_torch_compile and tracin.device.type == "cpu" and tracin_ext.status()["available"]:
+        yield "the native backend is faster here than --use-torch-compile; leave the flag out to take it"
+    if options.use_gradient_checkpointing and tracin.backend != "sequential":
+        yield (
+            f"--use-gradient-checkpointing changes nothing: the {tracin.backend} backend keeps no activations beyond "
+            "a block; --batch-size bounds those"
+        )
+    if options.enable_multi_gpu and torch.cuda.device_count() < 2:
+        yield f"--enable-multi-gpu: {torch.cuda.device_count()} GPUs are visible here; going on on one device"
+
+
+def enabled(options: Options, tracin: TracIn) -> Iterator[str]:
+    """What runs, a line for each thing that can be on or off."""
+    yield f"running: {tracin.backend} backend, {tracin.description}"
+    runs = {
+        "native": f"native extension, {ISA_NAMES.get(str(tracin_ext.status()['isa']), tracin.device.type)}",
+        "vectorized": "torch.func.vmap, dense gradients",
+        "sequential": "off, one backward pass per triple",
+    }
+    yield f"  vectorized gradients: {runs.get(tracin.backend, 'factored form in PyTorch')}"
+    yield "  test gradient caching: " + ("on" if tracin.cache_test_factors else "off, computed anew for every block")
+    yield "  mixed precision: " + ("backward and pair products in bfloat16" if tracin.precision == "mixed" else "off")
+    yield f"  torch.compile: {'on' if tracin.backend == 'compiled' else 'off'}"
+    recomputed = tracin.recompute_activations and tracin.backend == "sequential"
+    yield f"  gradient checkpointing: {'on' if recomputed else 'off'}"
+    yield f"  memory cleanup: {'on' if tracin.memory_cleanup else 'off'}"
