@@ -10,7 +10,6 @@ import torch
 from click.testing import CliRunner, Result
 
 import tracin
-from tracin import cli_run
 from tracin.cli import main
 
 ENTITIES = {f"e{i}": i for i in range(6)}
@@ -187,7 +186,7 @@ def test_what_else_can_happen(
         seen.append("self_influence")
         raise error
 
-    monkeypatch.setattr(cli_run.TracIn, "self_influence", lose)  # called when the output is already open
+    monkeypatch.setattr(tracin.TracIn, "self_influence", lose)  # called when the output is already open
     result = run(folder)
     assert seen and (folder / "out/result.json").read_text() == "earlier"
     (folder / "out/result.json").unlink()

@@ -82,7 +82,7 @@ class Outputs:
         own = all(f'"test_{name}_label": {label}' in start for name, label in names)
         scores = re.findall(r'"influence": ([^,\s}]+)', end)
         last = rows.splitlines()[-1].split(",") if rows.endswith("\n") else []
-        return own and bool(scores) and end.rstrip().endswith("]") and len(last) >= 14 and last[-2] == scores[-1]
+        return own and bool(scores) and end.rstrip("\n").endswith("\n]") and len(last) >= 14 and last[-2] == scores[-1]
 
     @staticmethod
     def labels_of(job: Job) -> list[str]:

@@ -13,7 +13,7 @@ from tracin.batch import Batch, Summary
 from tracin.batch_jobs import Outputs, TrainingLines, read_jobs
 from tracin.cli_command import say
 from tracin.cli_computing import chosen_backend, create, enabled, notes_on_computing, notes_on_layers
-from tracin.cli_inputs import Inputs, Options, describe_inputs, notes_on_inputs, read_inputs, speaking_of_flags
+from tracin.cli_inputs import Inputs, Options, describe_inputs, notes_on_inputs, read_inputs, speaking_of_flags, spelled
 from tracin.cli_options import (
     FILE,
     POSITIVE,
@@ -123,25 +123,22 @@ def notes(options: Options) -> Iterator[str]:
         "n_hops", "min_degree", "preserve_test_edges", "strict_hop_constraint", "path_filtering",
         "max_total_path_length", "strict_path_filtering",
     )  # fmt: skip
-    unused: tuple[str, ...] = ()
-    reason = ""
+    unused = {"strict_path_filtering": f"with --filter-method {options.filter_method}"}
+    if options.filter_method == "igraph":
+        unused = {}
+    if not options.path_filtering:
+        unused["max_total_path_length"] = "without --path-filtering"
+    if options.skip_filtering:
+        unused = dict.fromkeys(filters, "with --skip-filtering")
     if options.filter_method == "none":
-        unused, reason = (*filters, "skip_filtering"), "with --filter-method none"
-    elif options.skip_filtering:
-        unused, reason = filters, "with --skip-filtering"
-    elif options.filter_method != "igraph":
-        unused, reason = ("strict_path_filtering",), f"with --filter-method {options.filter_method}"
-    for name in unused:
+        unused = dict.fromkeys((*filters, "skip_filtering"), "with --filter-method none")
+    for name, reason in unused.items():
         if name in options.given:
-            yield f"--{name.replace('_', '-')} has no effect {reason}"
-    if options.max_total_path_length is not None and not options.path_filtering and "path" not in reason:
-        yield "--max-total-path-length has no effect without --path-filtering"
-    if options.strict_hop_constraint and not unused:
+            yield f"{spelled(name)} has no effect {reason}"
+    if options.strict_hop_constraint and "strict_hop_constraint" not in unused:
         yield "--strict-hop-constraint changes nothing: edges within --n-hops of both ends meet it"
 
 
 def told(summary: Summary) -> str:
-    parts = {
-        "successful": summary.succeeded, "failed": len(summary.failed), "skipped": summary.skipped,
-    }  # fmt: skip
+    parts = {"successful": summary.succeeded, "failed": len(summary.failed), "skipped": summary.skipped}
     return ", ".join(f"{count} {name}" for name, count in parts.items() if count) or "nothing to do"
