@@ -33,7 +33,7 @@ COUNT = click.IntRange(min=0)
 # fmt: off
 filter_options = together(
     click.option("--filter-method", type=click.Choice([*METHODS, "none"]), default="pyg", show_default=True,
-                 help="Which training triples count as near, see the reference; none: all of them."),
+                 help="How nearby training triples are chosen; none: all of them."),
     click.option("--n-hops", type=COUNT, default=2, show_default=True, help="Radius around head and tail."),
     click.option("--min-degree", type=COUNT, default=2, show_default=True,
                  help="Of one end of an edge, unless it touches the test triple."),
