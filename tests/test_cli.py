@@ -175,7 +175,7 @@ def test_a_file_per_triple_makes_its_folder(graph: Graph) -> None:
 
 def test_csv_of_all_test_triples(graph: Graph) -> None:
     result = graph.run("--csv-output", str(graph.folder / "c.csv"), "--top-k", "3")
-    assert result.exit_code == 0 and "one CSV of all test triples" in result.stderr
+    assert result.exit_code == 0 and "one file of all test triples" in result.stderr
     with open(graph.folder / "c.csv", newline="") as file:
         _, *rows = csv.reader(file)
     assert [row[:6:2] for row in rows[::3]] == [

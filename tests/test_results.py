@@ -92,7 +92,7 @@ def test_mode_single_writes_the_sample(fixtures_dir: Path, tmp_path: Path) -> No
 
 def test_mode_self_orders_by_score_and_ties_by_row(tmp_path: Path) -> None:
     train = torch.tensor([[0, 0, 1], [1, 0, 2], [2, 1, 0], [3, 1, 0]])
-    write_self(tmp_path / "self.json", train, torch.tensor([0.5, 2.0, 0.5, 1.0]))
+    write_self(tmp_path / "self.json", train, torch.tensor([0.5, 2.0, 0.5, 1.0]), Labels({}, {}))
     text = (tmp_path / "self.json").read_text()
     rows = json.loads(text)
     assert [row["head"] for row in rows] == [1, 3, 0, 2]

@@ -25,6 +25,7 @@ from tracin.cli_inputs import (
 from tracin.cli_layers import layers_named
 from tracin.cli_modes import MODES, Clock, Run
 from tracin.errors import InputError
+from tracin.frames import is_parquet
 from tracin.influence import ORDERS, PRECISIONS, TracIn
 from tracin.memory import parse_size
 from tracin.results import check_writable, is_device
@@ -44,7 +45,6 @@ NO_EFFECT_IN_MODE = {
     "single": ("max_test_triples", "output_per_triple"),
     "self": (
         "test_path", "test_indices", "max_test_triples", "top_k", "order", "csv_output", "output_per_triple",
-        "edge_map", "node_name_dict",
     ),
 }  # fmt: skip
 
@@ -106,12 +106,14 @@ FILE = click.Path(path_type=Path)
 @click.option("--stack", type=click.Choice(["height", "width"]), help="How the images of head and relation are joined.")
 @click.option("--embedding-dim", type=POSITIVE, help="Checked against the checkpoint.")
 @click.option("--output-channels", type=POSITIVE, help="Checked against the checkpoint.")
-@click.option("--output", "-o", type=FILE, required=True, help="JSON file to write.")
+@click.option("--output", "-o", type=FILE, required=True, help="JSON file to write; Parquet if it ends in .parquet.")
 @click.option(
     "--csv-output", type=FILE,
-    help="CSV file to write: one for all triples in mode test, <stem>_test_<i> per triple with --output-per-triple "
-    "and with several --test-indices.",
+    help="CSV file to write (Parquet if it ends in .parquet): one for all triples in mode test, <stem>_test_<i> per "
+    "triple with --output-per-triple and with several --test-indices.",
 )
+@click.option("--show", type=POSITIVE, metavar="N",
+              help="Print tables of the first N influences on each of the first few test triples; in mode self, one of N.")
 @flag("--output-per-triple", help="Mode test: tracin_test_<i>.json for each triple, in the folder of --output.")
 @click.option("--mode", type=click.Choice(["test", "self", "single"]), default="test", show_default=True,
               help="All test triples; self-influence of training triples; the test triples of --test-indices.")
@@ -242,7 +244,8 @@ def notes(options: Options) -> Iterator[str]:
     for name, reason in NO_EFFECT.items():
         if name in options.given:
             yield f"{spelled(name)} has no effect: {reason}"
-    for name in NO_EFFECT_IN_MODE[options.mode]:
+    unnamed = options.mode == "self" and not is_parquet(options.output) and options.show is None
+    for name in NO_EFFECT_IN_MODE[options.mode] + (("edge_map", "node_name_dict") if unnamed else ()):
         if name in options.given:
             yield f"{spelled(name)} has no effect in mode {options.mode}"
     if not options.cache_test_gradients:
@@ -260,6 +263,8 @@ def prepare_outputs(options: Options) -> None:
     outputs = [path for path in (options.output, options.csv_output) if path is not None]
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise click.UsageError("--output and --csv-output name the same file")
+    if options.mode == "test" and options.output_per_triple and is_parquet(options.output):
+        raise click.UsageError("--output-per-triple writes JSON, a Parquet file holds all test triples; leave one out")
     for path in outputs:
         if options.mode == "test" and options.output_per_triple:
             path.parent.mkdir(parents=True, exist_ok=True)
