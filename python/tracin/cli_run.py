@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from click.core import ParameterSource
 
 from tracin.arguments import DEFAULT_LEARNING_RATE
+from tracin.check import doubt
 from tracin.cli_command import Command, say
 from tracin.cli_inputs import (
     Inputs,
@@ -113,7 +115,7 @@ FILE = click.Path(path_type=Path)
     "triple with --output-per-triple and with several --test-indices.",
 )
 @click.option("--show", type=POSITIVE, metavar="N",
-              help="Print tables of the first N influences on each of the first few test triples; in mode self, one of N.")
+              help="Print tables of the first N influences on the first few test triples; in mode self, one of N.")
 @flag("--output-per-triple", help="Mode test: tracin_test_<i>.json for each triple, in the folder of --output.")
 @click.option("--mode", type=click.Choice(["test", "self", "single"]), default="test", show_default=True,
               help="All test triples; self-influence of training triples; the test triples of --test-indices.")
@@ -176,6 +178,10 @@ def run(ctx: click.Context, **values: Any) -> None:
     report(describe_inputs(options, inputs))
     for note in notes_on_inputs(options, inputs):
         report(f"note: {note}")
+    with clock("checking"):
+        doubted = doubt(inputs.checkpoint.model, inputs.train)
+    if doubted is not None:
+        warnings.warn(f"{doubted}; tracin check says more", stacklevel=1)
     with speaking_of_flags():
         with clock("setting up"):
             tracin = create(options, inputs, backend)

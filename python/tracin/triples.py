@@ -41,6 +41,14 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TRIPLE_COLUMNS = ("head", "relation", "tail")
 
 
+class UnknownLabels(UserWarning):
+    """Lines of a file that were left out because a dictionary lacks a label of them."""
+
+    def __init__(self, path: PathLike, skipped: int, lines: int, first: str) -> None:
+        super().__init__(f"{path}: {skipped} of {lines} lines left out for unknown labels, the first: {first}")
+        self.skipped, self.first = skipped, first
+
+
 def read_triples(
     path: PathLike,
     entity_to_id: Mapping[str, int],
@@ -94,9 +102,7 @@ def read_triples(
             "are these the dictionaries the model was trained with?"
         )
     if skipped:
-        warnings.warn(
-            f"{path}: {skipped} of {lines} lines left out for unknown labels, the first: {first_unknown}", stacklevel=2
-        )
+        warnings.warn(UnknownLabels(path, skipped, lines, first_unknown), stacklevel=2)
     triples = np.empty((lines - skipped, 3), dtype=np.int64)
     np.concatenate(blocks, out=triples)
     return torch.from_numpy(triples)
