@@ -184,6 +184,21 @@ def test_csv_of_all_test_triples(graph: Graph) -> None:
     assert len(rows) == 3 * TESTS
 
 
+def test_show_prints_tables_of_the_first_test_triples(graph: Graph) -> None:
+    result = graph.run("--show", "2", "--top-k", "3", "--backend", "factored")
+    assert result.exit_code == 0, result.stderr
+    top = graph.tracin().top_k(graph.train, graph.test, k=2)
+    assert result.stdout.count(" --relation:") == 5  # of 6
+    for h, r, t in graph.test[:5].tolist():
+        assert f"entity {h} --relation:{r}-> entity {t}" in result.stdout
+    for score in top.scores[:5].flatten().tolist():
+        assert f"{score:+.2e}" in result.stdout
+    assert result.stdout.count("for ") + result.stdout.count("against ") == 10
+    own = graph.run("--mode", "self", "--show", "3").stdout
+    for score in graph.tracin().self_influence(graph.train).sort(descending=True).values[:3].tolist():
+        assert f"{score:.2e}" in own
+
+
 # ---- flags ------------------------------------------------------------------------------------------------------
 
 

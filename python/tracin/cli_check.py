@@ -179,11 +179,7 @@ def show(facts: Facts) -> None:
         grid.add_row(name, Text(text))
     console.print(grid)
     report = facts.report
-    caption = (
-        "separation: how often a training triple scores above the same with the tail of another, 0.5 is chance\n"
-        f"MRR, Hits: filtered, {report.readings[0].ranking.count:,} ranks of {facts.ranked}"
-    )
-    table = Table("read as", box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    table = Table("read as", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("separation", "MRR", "Hits@1", "Hits@3", "Hits@10"):
         table.add_column(name, justify="right")
     for reading in report.readings:
@@ -191,6 +187,11 @@ def show(facts: Facts) -> None:
         shares = (ranking.mrr, *ranking.hits.values())
         table.add_row(reading.name, f"{reading.separation:.2f}", *(f"{share:.3f}" for share in shares))
     console.print(table)
+    console.print(
+        "separation: how often a training triple scores above the same with the tail of another; 0.5 is chance\n"
+        f"MRR, Hits: filtered, {report.readings[0].ranking.count:,} ranks of {facts.ranked}",
+        markup=False,
+    )
     console.print(Text(f"{'ok' if report.ok else 'not ok'}: {report.verdict}", "green" if report.ok else "red"))
 
 
@@ -204,7 +205,6 @@ def lines(facts: Facts) -> Iterator[tuple[str, str]]:
     inverse = " and their inverses" if facts.relation_rows == 2 * facts.relations else ""
     yield "ids", f"{facts.entities:,} entities, {facts.relations:,} relations{inverse}, as many as in the dictionaries"
     for file in facts.files:
-        unknown = f"; {file.unknown:,} lines left out: {file.first_unknown}" if file.unknown else ", all labels known"
-        yield file.kind, (
-            f"{file.path}: {file.triples:,} triples of {file.entities:,} entities and {file.relations:,} relations{unknown}"
-        )
+        known = f"{file.path}: {file.triples:,} triples of {file.entities:,} entities and {file.relations:,} relations"
+        unknown = f"; left out: {file.unknown:,}, the first: {file.first_unknown}" if file.unknown else ""
+        yield file.kind, known + (unknown or ", all labels known")
