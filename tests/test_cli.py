@@ -178,13 +178,28 @@ def test_a_file_per_triple_makes_its_folder(graph: Graph) -> None:
 
 def test_csv_of_all_test_triples(graph: Graph) -> None:
     result = graph.run("--csv-output", str(graph.folder / "c.csv"), "--top-k", "3")
-    assert result.exit_code == 0 and "one CSV of all test triples" in result.stderr
+    assert result.exit_code == 0 and "one file of all test triples" in result.stderr
     with open(graph.folder / "c.csv", newline="") as file:
         _, *rows = csv.reader(file)
     assert [row[:6:2] for row in rows[::3]] == [
         [f"entity {h}", f"relation:{r}", f"entity {t}"] for h, r, t in graph.test.tolist()
     ]
     assert len(rows) == 3 * TESTS
+
+
+def test_show_prints_tables_of_the_first_test_triples(graph: Graph) -> None:
+    result = graph.run("--show", "2", "--top-k", "3", "--backend", "factored")
+    assert result.exit_code == 0, result.stderr
+    top = graph.tracin().top_k(graph.train, graph.test, k=2)
+    assert result.stdout.count(" --relation:") == 5  # of 6
+    for h, r, t in graph.test[:5].tolist():
+        assert f"entity {h} --relation:{r}-> entity {t}" in result.stdout
+    for score in top.scores[:5].flatten().tolist():
+        assert f"{score:+.2e}" in result.stdout
+    assert result.stdout.count("for ") + result.stdout.count("against ") == 10
+    own = graph.run("--mode", "self", "--show", "3").stdout
+    for score in graph.tracin().self_influence(graph.train).sort(descending=True).values[:3].tolist():
+        assert f"{score:.2e}" in own
 
 
 # ---- flags ------------------------------------------------------------------------------------------------------

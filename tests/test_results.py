@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -92,7 +93,7 @@ def test_mode_single_writes_the_sample(fixtures_dir: Path, tmp_path: Path) -> No
 
 def test_mode_self_orders_by_score_and_ties_by_row(tmp_path: Path) -> None:
     train = torch.tensor([[0, 0, 1], [1, 0, 2], [2, 1, 0], [3, 1, 0]])
-    write_self(tmp_path / "self.json", train, torch.tensor([0.5, 2.0, 0.5, 1.0]))
+    write_self(tmp_path / "self.json", train, torch.tensor([0.5, 2.0, 0.5, 1.0]), Labels({}, {}))
     text = (tmp_path / "self.json").read_text()
     rows = json.loads(text)
     assert [row["head"] for row in rows] == [1, 3, 0, 2]
@@ -106,6 +107,18 @@ def test_unknown_ids_and_missing_names() -> None:
     assert (names.entity_name(0), names.entity_name(1), names.relation_name(0)) == ("a", "name of b", "biolink:r")
     assert names.relation_name(7) == "UNKNOWN_7"
     assert Labels({0: "a"}, {0: "r"}).entity_name(0) == "a"
+
+
+def test_a_relation_that_is_json_text_is_named_by_its_predicate(tmp_path: Path) -> None:
+    text = json.dumps({"object_aspect_qualifier": "", "predicate": "biolink:affects"})
+    names = Labels({0: "a"}, {0: text, 1: "{no json", 2: "{}"}, None, {text: "given"})
+    assert [names.relation_name(i) for i in (0, 1, 2)] == ["given", "{no json", "{}"]
+    result = Influences(0, (0, 0, 0), 1.0, torch.tensor([[0, 0, 0]]), torch.tensor([1.0]))
+    plain = Labels({0: "a"}, {0: text})
+    write_test(tmp_path / "j", tmp_path / "c", [result], plain, num_test=1, num_train=1, top_k=1, learning_rate=1.0)
+    with open(tmp_path / "c", encoding="utf-8", newline="") as file:
+        _, row = csv.reader(file)
+    assert row[2:4] == row[8:10] == [text, "biolink:affects"]
 
 
 @pytest.mark.parametrize(
@@ -136,8 +149,6 @@ def test_encode_consumes_iterators_as_it_goes() -> None:
 
 
 def test_labels_with_commas_quotes_and_umlauts_survive_csv(tmp_path: Path) -> None:
-    import csv
-
     names = Labels({0: 'a,"b"', 1: "ü"}, {0: "r"})
     result = Influences(0, (0, 0, 1), 1e-30, torch.tensor([[1, 0, 0]]), torch.tensor([-0.1]))
     write_test(tmp_path / "j", tmp_path / "c", [result], names, num_test=1, num_train=1, top_k=1, learning_rate=1.0)

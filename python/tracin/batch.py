@@ -14,9 +14,10 @@ from tracin.batch_jobs import Job, Outputs, TrainingLines
 from tracin.clock import Clock
 from tracin.errors import InputError
 from tracin.influence import TracIn, ranked_rows
+from tracin.labels import Labels
 from tracin.progress import progress_bar
 from tracin.proximity import ProximityFilter, ProximityOptions
-from tracin.results import Influences, Labels, encode, replacing, write_single
+from tracin.results import Influences, encode, replacing, write_single
 
 SCORES_HELD = 1 << 28  # influences in memory at a time, 1 GiB in float32
 MOST_TESTS = 64  # test triples that share a scoring pass; more of them gain little

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracin.errors import InputError
 from tracin.model import STACK_AXES
@@ -179,6 +179,23 @@ class Sizes:
         return found
 
 
+class Image(NamedTuple):
+    """How one embedding is an image, and why it is taken to be."""
+
+    height: int
+    width: int
+    stack: str
+    reason: str
+
+
+class AmbiguousImage(InputError):
+    """Several (rows, columns) fit the weights, in this stacking, and nothing chooses among them."""
+
+    def __init__(self, message: str, choices: list[tuple[int, int]], stack: str) -> None:
+        super().__init__(message)
+        self.choices, self.stack = choices, stack
+
+
 def resolve_image(
     path: str,
     layout: Layout,
@@ -187,7 +204,7 @@ def resolve_image(
     height: int | None,
     width: int | None,
     stack: str | None,
-) -> tuple[int, int, str]:
+) -> Image:
     """Rows, columns and stacking: as asked, else as stored, else the layout's default, else the only one that fits."""
     for name, value in (("embedding_height", height), ("embedding_width", width)):
         if value is not None and value < 1:
@@ -198,21 +215,22 @@ def resolve_image(
         raise InputError(f"stack is {stack!r}; expected 'height' or 'width'")
     fitting = sizes.images(stack)
 
-    wanted, said = (height, width), "the arguments ask for"
+    wanted, said, reason = (height, width), "the arguments ask for", "as asked for"
     if wanted == (None, None):
-        wanted, said = _stored_image(settings), "the file itself says"
+        wanted, said, reason = _stored_image(settings), "the file itself says", "as the file says"
     if wanted != (None, None):
         for image in fitting:
             if wanted[0] in (None, image[0]) and wanted[1] in (None, image[1]):
-                return *image, stack
+                return Image(*image, stack, reason)
         asked = " x ".join("any" if side is None else str(side) for side in wanted)
         raise InputError(f"{path}: {said} an image of {asked} stacked in {stack}, but {_choices(sizes)}")
     default = layout.image(sizes.embedding_dim) if sizes.input_channels == 1 else None
     if default in fitting:
-        fitting = [default]
+        return Image(*default, stack, "the default of this kind of file")
     if len(fitting) == 1:
-        return *fitting[0], stack
-    raise InputError(f"{path}: the file does not tell the shape of an embedding's image: {_choices(sizes)}")
+        return Image(*fitting[0], stack, "the only one that fits the weights")
+    message = f"{path}: the file does not tell the shape of an embedding's image: {_choices(sizes)}"
+    raise AmbiguousImage(message, fitting, stack) if fitting else InputError(message)
 
 
 def _stored_image(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:

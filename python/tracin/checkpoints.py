@@ -50,6 +50,7 @@ class Checkpoint:
         entity_to_id, relation_to_id: label -> id, 0..n-1 in id order; None if neither the caller nor the file has them.
         format: what the file is, for people.
         path: the file.
+        image_reason: why the embeddings are read as images of this shape, for people.
     """
 
     model: ConvE
@@ -59,6 +60,7 @@ class Checkpoint:
     relation_to_id: dict[str, int] | None = None
     format: str = ""
     path: str = ""
+    image_reason: str = ""
 
 
 def load_checkpoint(
@@ -93,12 +95,12 @@ def load_checkpoint(
     layout = detect(name, state, settings)
     tensors = _tensors(name, layout, state)
     sizes = _sizes(name, layout, tensors)
-    height, width, stack = resolve_image(name, layout, sizes, settings, embedding_height, embedding_width, stack)
+    image = resolve_image(name, layout, sizes, settings, embedding_height, embedding_width, stack)
     entities = _dictionary(name, "entity", entity_to_id, settings.get("entities"))
     relations = _dictionary(name, "relation", relation_to_id, settings.get("relations"))
     if entities is not None and len(entities) != sizes.num_entities:
         raise _foreign_dictionary(name, "entity", f"{sizes.num_entities} entities", len(entities))
-    shape = dict(embedding_height=height, embedding_width=width, stack=stack)
+    shape: dict[str, Any] = dict(embedding_height=image.height, embedding_width=image.width, stack=image.stack)
     shape["relation_step"] = _relation_step(name, layout, sizes.num_relations, settings, relations)
     model = _build(name, layout, sizes, shape, settings, tensors)
     rates = (_number(settings.get(key)) for key in ("learning_rate", "lr"))
@@ -111,6 +113,7 @@ def load_checkpoint(
         relation_to_id=relations,
         format=layout.name,
         path=name,
+        image_reason=image.reason,
     )
 
 

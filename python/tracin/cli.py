@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tracin.cli_batch import batch
+from tracin.cli_check import check
 from tracin.cli_command import Command, Group
 from tracin.cli_run import run
 from tracin.cli_train import train
@@ -22,6 +23,7 @@ def show_info() -> None:
     click.echo(format_info(info()))
 
 
+main.add_command(check)
 main.add_command(run)
 main.add_command(batch)
 main.add_command(train)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tracin.checkpoints import Checkpoint, load_checkpoint
 from tracin.errors import InputError
-from tracin.results import Labels
+from tracin.labels import Labels
 from tracin.triples import read_dictionary, read_edge_map, read_names, read_triples
 
 Options = SimpleNamespace  # the options by their Python names, and `given`: those named on the command line

@@ -6,14 +6,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
 from torch import Tensor
 
 from tracin.cli_inputs import Inputs, Options
 from tracin.clock import Clock
 from tracin.errors import InputError
+from tracin.frames import is_parquet
 from tracin.influence import TracIn, ranked_rows
 from tracin.results import Influences, numbered, write_per_triple, write_self, write_single, write_test
+from tracin.tables import influence_table, self_influence_table
 
+TESTS_SHOWN = 5  # by --show
 SCORES_HELD = 64 << 20  # influences in memory at a time when all of them are written
 
 
@@ -37,11 +41,20 @@ def score(run: Run, indices: list[int], with_self: bool = True) -> Iterator[Infl
             own = run.tracin.self_influence(test).tolist()
     best = ranked(run, test)
     return (
-        Influences(index, (head, relation, tail), self_influence, run.inputs.train[rows], scores)
+        Influences(index, (head, relation, tail), self_influence, run.inputs.train[rows], scores, rows)
         for index, (head, relation, tail), self_influence, (rows, scores) in zip(
             indices, test.tolist(), own, best, strict=True
         )
     )
+
+
+def shown(run: Run, results: Iterable[Influences]) -> Iterator[Influences]:
+    """The same results; with --show, the first few are printed as they pass."""
+    console = Console(highlight=False)
+    for count, result in enumerate(results):
+        if run.options.show is not None and count < TESTS_SHOWN:
+            console.print(influence_table(result, run.inputs.labels, run.options.show))
+        yield result
 
 
 def ranked(
@@ -78,14 +91,15 @@ def run_test(run: Run) -> str:
     indices = list(range(len(test)))
     facts = {"top_k": options.top_k, "learning_rate": options.learning_rate}
     if options.output_per_triple:
-        results = score(run, indices)
+        results = shown(run, score(run, indices))
         write_per_triple(options.output.parent, options.csv_output, results, inputs.labels, **facts)
-        csv = "" if options.csv_output is None else f", CSV files {numbered(options.csv_output, 0)}, ..."
+        csv = "" if options.csv_output is None else f", {numbered(options.csv_output, 0)}, ..."
         return f"{len(test)} files {options.output.parent / 'tracin_test_<i>.json'}{csv}"
-    results = score(run, indices, with_self=options.csv_output is not None)
+    with_self = options.csv_output is not None or is_parquet(options.output)
+    results = shown(run, score(run, indices, with_self))
     sizes = {"num_test": len(test), "num_train": len(inputs.train)}
     write_test(options.output, options.csv_output, results, inputs.labels, **sizes, **facts)
-    csv = "" if options.csv_output is None else f", {options.csv_output} (one CSV of all test triples)"
+    csv = "" if options.csv_output is None else f", {options.csv_output} (one file of all test triples)"
     return f"{options.output}{csv}"
 
 
@@ -102,7 +116,7 @@ def run_single(run: Run) -> str:
     def csv_path(index: int) -> Path:
         return csv if len(indices) == 1 else numbered(csv, index)
 
-    results = score(run, indices)
+    results = shown(run, score(run, indices))
     write_single(options.output, None if csv is None else csv_path, results, inputs.labels)
     return ", ".join(str(path) for path in [options.output, *(map(csv_path, indices) if csv is not None else [])])
 
@@ -111,7 +125,9 @@ def run_self(run: Run) -> str:
     options, inputs = run.options, run.inputs
     with run.clock("scoring"):
         own = run.tracin.self_influence(inputs.train, partial=run.partial)
-    write_self(options.output, inputs.train, own)
+    if options.show is not None:
+        Console(highlight=False).print(self_influence_table(inputs.train, own, inputs.labels, options.show))
+    write_self(options.output, inputs.train, own, inputs.labels)
     return str(options.output)
 
 

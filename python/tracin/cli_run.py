@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from tracin.check import doubt
 from tracin.cli_command import say
 from tracin.cli_computing import chosen_backend, create, enabled, notes_on_computing, notes_on_layers
 from tracin.cli_inputs import (
@@ -32,6 +34,7 @@ from tracin.cli_options import (
 )
 from tracin.clock import Clock
 from tracin.errors import InputError
+from tracin.frames import is_parquet
 from tracin.results import check_writable, is_device
 
 NO_EFFECT_IN_MODE = {
@@ -39,7 +42,6 @@ NO_EFFECT_IN_MODE = {
     "single": ("max_test_triples", "output_per_triple"),
     "self": (
         "test_path", "test_indices", "max_test_triples", "top_k", "order", "csv_output", "output_per_triple",
-        "edge_map", "node_name_dict",
     ),
 }  # fmt: skip
 
@@ -49,12 +51,14 @@ NO_EFFECT_IN_MODE = {
 @model_options
 @click.option("--test", "test_path", type=FILE, help="Test triples; needed in modes test and single.")
 @dictionary_options
-@click.option("--output", "-o", type=FILE, required=True, help="JSON file to write.")
+@click.option("--output", "-o", type=FILE, required=True, help="JSON file to write; Parquet if it ends in .parquet.")
 @click.option(
     "--csv-output", type=FILE,
-    help="CSV file to write: one for all triples in mode test, <stem>_test_<i> per triple with --output-per-triple "
-    "and with several --test-indices.",
+    help="CSV file to write (Parquet if it ends in .parquet): one for all triples in mode test, <stem>_test_<i> per "
+    "triple with --output-per-triple and with several --test-indices.",
 )
+@click.option("--show", type=POSITIVE, metavar="N",
+              help="Print tables of the first N influences on the first few test triples; in mode self, one of N.")
 @flag("--output-per-triple", help="Mode test: tracin_test_<i>.json for each triple, in the folder of --output.")
 @click.option("--mode", type=click.Choice(["test", "self", "single"]), default="test", show_default=True,
               help="All test triples; self-influence of training triples; the test triples of --test-indices.")
@@ -85,6 +89,10 @@ def run(ctx: click.Context, **values: Any) -> None:
     report(describe_inputs(options, inputs))
     for note in notes_on_inputs(options, inputs):
         report(f"note: {note}")
+    with clock("checking"):
+        doubted = doubt(inputs.checkpoint.model, inputs.train)
+    if doubted is not None:
+        warnings.warn(f"{doubted}; tracin check says more", stacklevel=1)
     with speaking_of_flags():
         with clock("setting up"):
             tracin = create(options, inputs.checkpoint, backend)
@@ -140,7 +148,8 @@ def notes_on_partial(options: Options, partial: Path | None) -> Iterator[str]:
 
 def notes(options: Options) -> Iterator[str]:
     """One line for each flag that does not do here what its name says."""
-    for name in NO_EFFECT_IN_MODE[options.mode]:
+    unnamed = options.mode == "self" and not is_parquet(options.output) and options.show is None
+    for name in NO_EFFECT_IN_MODE[options.mode] + (("edge_map", "node_name_dict") if unnamed else ()):
         if name in options.given:
             yield f"{spelled(name)} has no effect in mode {options.mode}"
     yield from notes_on_layers(options)
@@ -153,6 +162,8 @@ def prepare_outputs(options: Options) -> None:
     outputs = [path for path in (options.output, options.csv_output) if path is not None]
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise click.UsageError("--output and --csv-output name the same file")
+    if options.mode == "test" and options.output_per_triple and is_parquet(options.output):
+        raise click.UsageError("--output-per-triple writes JSON, a Parquet file holds all test triples; leave one out")
     for path in outputs:
         if options.mode == "test" and options.output_per_triple:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,15 +11,15 @@ from pathlib import Path
 import click
 import torch
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
 from tracin.cli_command import Command
 from tracin.cli_train import make_dictionaries
 from tracin.evaluation import Ranking, head_ranks, tail_ranks
 from tracin.influence import TracIn
-from tracin.results import Influences, Labels, write_single
+from tracin.labels import Labels
+from tracin.results import Influences, write_single
+from tracin.tables import influence_table
 from tracin.training import DEFAULT_EPOCHS, train
 from tracin.triples import read_triples
 
@@ -56,7 +56,8 @@ def demo(output: Path, epochs: int) -> None:
     labels = Labels({i: label for label, i in entities.items()}, {i: label for label, i in relations.items()})
     results = explain(tracin, training, test, chosen)
     for result in results:
-        console.print(table(result, float(ranks[result.index]), len(entities), labels), soft_wrap=False)
+        remark = f"right tail ranked {ranks[result.index]:g} of {len(entities)}"
+        console.print(influence_table(result, labels, remark=remark), soft_wrap=False)
     json_path, csv_paths = output / "influences.json", {i: output / f"influences_test_{i}.csv" for i in chosen}
     write_single(json_path, csv_paths.__getitem__, results, labels)
     for path in (checkpoint.path, json_path, *csv_paths.values()):
@@ -102,29 +103,9 @@ def explain(
     own = tracin.self_influence(test[rows]).tolist()
     triples = [(int(head), int(relation), int(tail)) for head, relation, tail in test[rows]]
     return [
-        Influences(row, triple, itself, training[index], score)
+        Influences(row, triple, itself, training[index], score, index)
         for row, triple, itself, index, score in zip(rows, triples, own, indices, scores, strict=True)
     ]
-
-
-def table(result: Influences, rank: float, num_entities: int, labels: Labels) -> Table:
-    """One test triple with its proponents (positive) and opponents (negative)."""
-
-    def name(triple: tuple[int, ...]) -> str:
-        head, relation, tail = triple
-        return escape(f"{labels.entity(head)} --{labels.relation(relation)}-> {labels.entity(tail)}")
-
-    title = f"{name(result.triple)}\nright tail ranked {rank:g} of {num_entities}"
-    grid = Table("", "training triple", title=title, title_justify="left", title_style="bold", min_width=80)
-    grid.add_column("influence", justify="right")
-    pairs = list(zip(result.train.tolist(), result.scores.tolist(), strict=True))
-    for kind, chosen in (
-        ("proponent", [pair for pair in pairs if pair[1] > 0]),
-        ("opponent", [pair for pair in pairs if pair[1] < 0]),
-    ):
-        for triple, score in chosen:
-            grid.add_row(kind, name(triple), f"{score:+.2e}")
-    return grid
 
 
 if __name__ == "__main__":

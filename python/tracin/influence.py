@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from tracin.memory import Need, parse_size, share_out
 from tracin.model import ConvE
 from tracin.partial import Partial, digest, digest_models
 from tracin.progress import progress_stages
+from tracin.top_k import TopK
 from tracin.work import Work, attempt
 from tracin_ext import backends
 from tracin_ext.grouping import order_by_head_relation
@@ -35,14 +35,6 @@ PRECISIONS = {"float32": torch.float32, "mixed": torch.float32, "float64": torch
 SCORE_COPIES = {"native": 2}
 OTHER_SCORE_COPIES = 8
 AUTOGRAD_BACKENDS = ("vectorized", "sequential")
-
-
-@dataclass(frozen=True)
-class TopK:
-    """The k most influential training triples of each test triple, best first, ties by row."""
-
-    indices: Tensor  # [n_test, k] rows of the training triples
-    scores: Tensor  # [n_test, k] influences, signed
 
 
 class TracIn:

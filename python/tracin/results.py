@@ -1,4 +1,7 @@
-"""The JSON and CSV files of influences: their fields, their order, and how they reach the disk."""
+"""The JSON, CSV and Parquet files of influences: their fields, their order, and how they reach the disk.
+
+Where JSON or CSV is the rule, a path that ends in .parquet gets a Parquet file instead.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,20 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+import polars as pl
+import torch
 from torch import Tensor
 
 from tracin.errors import InputError
+from tracin.frames import ROWS, Columns, influence_frame, is_parquet, ordered_self_influence_frame, parquet_file
+from tracin.labels import Labels
 
 Triple = tuple[int, int, int]  # head, relation, tail
 
@@ -27,36 +34,6 @@ CSV_HEADER = (
 
 
 @dataclass(frozen=True)
-class Labels:
-    """What ids are called: a label always, a name for people where a map of names was given.
-
-    Args:
-        entities, relations: label of each id.
-        node_names: name of each entity id.
-        relation_names: name of each relation label.
-    """
-
-    entities: Mapping[int, str]
-    relations: Mapping[int, str]
-    node_names: Mapping[int, str] | None = None
-    relation_names: Mapping[str, str] | None = None
-
-    def entity(self, index: int) -> str:
-        return self.entities.get(index, f"UNKNOWN_{index}")
-
-    def relation(self, index: int) -> str:
-        return self.relations.get(index, f"UNKNOWN_{index}")
-
-    def entity_name(self, index: int) -> str:
-        label = self.entity(index)
-        return label if self.node_names is None else self.node_names.get(index, label)
-
-    def relation_name(self, index: int) -> str:
-        label = self.relation(index)
-        return label if self.relation_names is None else self.relation_names.get(label, label)
-
-
-@dataclass(frozen=True)
 class Influences:
     """The training triples that matter to one test triple, in the order to be written."""
 
@@ -65,6 +42,7 @@ class Influences:
     self_influence: float | None  # None where the output does not hold it
     train: Tensor  # [k, 3] head, relation, tail
     scores: Tensor  # [k]
+    rows: Tensor | None = None  # [k] of the training triples in their file, counted from 0; None where unknown
 
 
 def write_test(
@@ -83,12 +61,18 @@ def write_test(
     `results` is consumed as it is written, here and in the other writers, so it need not fit in memory.
     """
     with ExitStack() as files:
-        json_file = files.enter_context(replacing(path))
-        write_rows = None if csv_path is None else _csv_writer(files.enter_context(replacing(csv_path)), labels)
+        if is_parquet(path):
+            write_rows = files.enter_context(_rows_file(path, labels))
+        else:
+            json_file = files.enter_context(replacing(path))
+        if csv_path is not None:
+            results = _through(files.enter_context(_rows_file(csv_path, labels)), results)
+        if is_parquet(path):
+            for result in results:
+                write_rows(result)
+            return
 
         def record(result: Influences) -> dict[str, Any]:
-            if write_rows is not None:
-                write_rows(result)
             return _ids("test", result.triple) | {"top_influences": _influences(result)}
 
         summary = {
@@ -106,9 +90,15 @@ def write_single(
 ) -> None:
     """Mode single: a JSON list with one labelled object per test triple; `csv_path` gives the CSV file of an index."""
 
+    if csv_path is not None:
+        results = _through(lambda result: _write_rows(csv_path(result.index), result, labels), results)
+    if is_parquet(path):
+        with _rows_file(path, labels) as write_rows:
+            for result in results:
+                write_rows(result)
+        return
+
     def record(result: Influences) -> dict[str, Any]:
-        if csv_path is not None:
-            _write_csv(csv_path(result.index), result, labels)
         return (
             {"test_triple": list(result.triple), "test_triple_index": result.index}
             | _ids("test", result.triple)
@@ -133,7 +123,7 @@ def write_per_triple(
     """Mode test, files per triple: `tracin_test_<i>.json` in `folder`, `<stem>_test_<i><suffix>` beside `csv_path`."""
     for result in results:
         if csv_path is not None:
-            _write_csv(numbered(csv_path, result.index), result, labels)
+            _write_rows(numbered(csv_path, result.index), result, labels)
         record = (
             {"test_index": result.index}
             | _ids("test", result.triple)
@@ -149,9 +139,19 @@ def write_self(
     path: Path,
     train: Tensor,  # [n, 3]
     scores: Tensor,  # [n]
+    labels: Labels,
 ) -> None:
-    """Mode self: a JSON list of the training triples, greatest self-influence first, ties in the given order."""
+    """Mode self: a JSON list of the training triples, greatest self-influence first, ties in the given order.
+
+    Parquet adds labels, names and rows.
+    """
     order = scores.argsort(descending=True, stable=True)
+    if is_parquet(path):
+        columns = Columns(labels)
+        with parquet_file(path) as write:
+            for index in order.split(ROWS):
+                write(ordered_self_influence_frame(columns, index, train[index], scores[index]))
+        return
     rows = zip(train[order].tolist(), scores[order].tolist(), strict=True)
     records = ({"head": h, "relation": r, "tail": t, "self_influence": score} for (h, r, t), score in rows)
     with replacing(path) as file:
@@ -210,9 +210,72 @@ def _csv_writer(file: IO[str], labels: Labels) -> Callable[[Influences], None]:
     return write_rows
 
 
-def _write_csv(path: Path, result: Influences, labels: Labels) -> None:
-    with replacing(path) as file:
-        _csv_writer(file, labels)(result)
+@contextmanager
+def _parquet_writer(path: Path, labels: Labels) -> Iterator[Callable[[Influences], None]]:
+    """Gives a function that takes the rows of one test triple; they reach the file about ROWS at a time."""
+    columns = Columns(labels)
+    waiting: list[Influences] = []
+    count = 0
+    with parquet_file(path) as write:
+
+        def write_rows(result: Influences) -> None:
+            nonlocal count
+            for start in range(0, len(result.scores), ROWS):
+                waiting.append(_part(result, slice(start, start + ROWS)))
+                count += len(waiting[-1].scores)
+                if count >= ROWS:
+                    write(_frame(waiting, columns))
+                    waiting.clear()
+                    count = 0
+
+        yield write_rows
+        if waiting:
+            write(_frame(waiting, columns))
+
+
+def _part(result: Influences, rows: slice) -> Influences:
+    index = None if result.rows is None else result.rows[rows]
+    return replace(result, train=result.train[rows], scores=result.scores[rows], rows=index)
+
+
+def _frame(results: list[Influences], columns: Columns) -> pl.DataFrame:
+    """One row for each training triple of each test triple."""
+    counts = torch.tensor([len(result.scores) for result in results], dtype=torch.int64)
+    scores = torch.cat([result.scores for result in results])
+    own = [result.self_influence for result in results if result.self_influence is not None]
+    rows = [result.rows for result in results if result.rows is not None]
+    return influence_frame(
+        columns,
+        torch.tensor([result.index for result in results]).repeat_interleave(counts),
+        torch.tensor([result.triple for result in results]).repeat_interleave(counts, 0),
+        torch.tensor(own, dtype=scores.dtype).repeat_interleave(counts) if len(own) == len(results) else None,
+        torch.cat(rows) if len(rows) == len(results) else None,
+        torch.cat([result.train for result in results]),
+        scores,
+    )
+
+
+@contextmanager
+def _rows_file(path: Path, labels: Labels) -> Iterator[Callable[[Influences], None]]:
+    """A CSV or Parquet file, by the ending of its name, as a function that writes the rows of one test triple."""
+    if is_parquet(path):
+        with _parquet_writer(path, labels) as write_rows:
+            yield write_rows
+    else:
+        with replacing(path) as file:
+            yield _csv_writer(file, labels)
+
+
+def _write_rows(path: Path, result: Influences, labels: Labels) -> None:
+    with _rows_file(path, labels) as write_rows:
+        write_rows(result)
+
+
+def _through(write: Callable[[Influences], None], results: Iterable[Influences]) -> Iterator[Influences]:
+    """The same results, each written as it passes."""
+    for result in results:
+        write(result)
+        yield result
 
 
 @cache
@@ -272,6 +335,8 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"output {path} is a folder; name a file in it")
     if is_device(path):
+        if is_parquet(path):
+            raise InputError(f"output {path} is no plain file, which Parquet needs; name another file")
         return
     folder = path.resolve().parent
     if not folder.is_dir():

@@ -41,6 +41,14 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TRIPLE_COLUMNS = ("head", "relation", "tail")
 
 
+class UnknownLabels(UserWarning):
+    """Lines of a file that were left out because a dictionary lacks a label of them."""
+
+    def __init__(self, path: PathLike, skipped: int, lines: int, first: str) -> None:
+        super().__init__(f"{path}: {skipped} of {lines} lines left out for unknown labels, the first: {first}")
+        self.skipped, self.first = skipped, first
+
+
 def read_triples(
     path: PathLike,
     entity_to_id: Mapping[str, int],
@@ -94,9 +102,7 @@ def read_triples(
             "are these the dictionaries the model was trained with?"
         )
     if skipped:
-        warnings.warn(
-            f"{path}: {skipped} of {lines} lines left out for unknown labels, the first: {first_unknown}", stacklevel=2
-        )
+        warnings.warn(UnknownLabels(path, skipped, lines, first_unknown), stacklevel=2)
     triples = np.empty((lines - skipped, 3), dtype=np.int64)
     np.concatenate(blocks, out=triples)
     return torch.from_numpy(triples)
@@ -170,7 +176,7 @@ def read_edge_map(path: PathLike) -> dict[str, str]:
         raise InputError(f"{path}: a JSON {type(edge_map).__name__}; {expected}")
     predicates: dict[str, str] = {}
     for key, relation in edge_map.items():
-        predicate = _predicate(key)
+        predicate = predicate_of(key)
         if predicate is None or not isinstance(relation, str):
             raise InputError(f"{path}: the entry {_quote(key)}: {_quote(relation)} has another form; {expected}")
         if relation in predicates:
@@ -179,7 +185,7 @@ def read_edge_map(path: PathLike) -> dict[str, str]:
     return predicates
 
 
-def _predicate(key: str) -> str | None:
+def predicate_of(key: str) -> str | None:
     """The "predicate" of a key that is JSON text; None if it has none."""
     try:
         qualifiers = json.loads(key)
