@@ -23,6 +23,7 @@ from torch import Tensor
 from tracin.errors import InputError
 from tracin.frames import ROWS, Columns, influence_frame, is_parquet, ordered_self_influence_frame, parquet_file
 from tracin.labels import Labels
+from tracin.record_text import csv_records, json_records
 
 Triple = tuple[int, int, int]  # head, relation, tail
 
@@ -73,7 +74,7 @@ def write_test(
             return
 
         def record(result: Influences) -> dict[str, Any]:
-            return _ids("test", result.triple) | {"top_influences": _influences(result)}
+            return _ids("test", result.triple) | {"top_influences": _Records(result)}
 
         summary = {
             "num_test_triples": num_test,
@@ -104,7 +105,7 @@ def write_single(
             | _ids("test", result.triple)
             | {"self_influence": result.self_influence}
             | _labels("test", result.triple, labels)
-            | {"influences": _influences(result, labels)}
+            | {"influences": _Records(result, labels)}
         )
 
     with replacing(path) as file:
@@ -128,7 +129,7 @@ def write_per_triple(
             {"test_index": result.index}
             | _ids("test", result.triple)
             | _labels("test", result.triple, labels)
-            | {"self_influence": result.self_influence, "top_influences": _influences(result, labels)}
+            | {"self_influence": result.self_influence, "top_influences": _Records(result, labels)}
             | {"top_k": top_k, "learning_rate": learning_rate}
         )
         with replacing(folder / f"tracin_test_{result.index}.json") as file:
@@ -185,27 +186,23 @@ def _labels(prefix: str, triple: Triple, labels: Labels) -> dict[str, str]:
     return fields
 
 
-def _influences(result: Influences, labels: Labels | None = None) -> Iterator[dict[str, Any]]:
-    for triple, score in zip(result.train.tolist(), result.scores.tolist(), strict=True):
-        record = _ids("train", triple) | {"influence": score}
-        yield record if labels is None else record | _labels("train", triple, labels)
+@dataclass(frozen=True)
+class _Records:
+    """A JSON list of influences, with labels if there are any."""
+
+    result: Influences
+    labels: Labels | None = None
+
+    def encode(self, depth: int) -> Iterator[str]:
+        return json_records(self.result.train, self.result.scores, self.labels, depth)
 
 
 def _csv_writer(file: IO[str], labels: Labels) -> Callable[[Influences], None]:
     """Writes the header, and gives a function that writes the rows of one test triple."""
-    writer = csv.writer(file)
-    writer.writerow(CSV_HEADER)
-
-    def columns(triple: Triple) -> tuple[str, ...]:
-        head, relation, tail = triple
-        entities, relations = (labels.entity, labels.entity_name), (labels.relation, labels.relation_name)
-        pairs = ((head, entities), (relation, relations), (tail, entities))
-        return tuple(name(index) for index, names in pairs for name in names)
+    csv.writer(file).writerow(CSV_HEADER)
 
     def write_rows(result: Influences) -> None:
-        test = columns(result.triple)
-        pairs = zip(result.train.tolist(), result.scores.tolist(), strict=True)
-        writer.writerows((*test, *columns(triple), score, result.self_influence) for triple, score in pairs)
+        file.writelines(csv_records(result.triple, result.self_influence, result.train, result.scores, labels))
 
     return write_rows
 
@@ -286,7 +283,7 @@ def _flat(depth: int) -> Callable[[object], str]:
 
 def encode(value: object, depth: int = 0) -> Iterator[str]:
     """The text of `json.dumps(value, indent=2)` in pieces; an iterator becomes a list, consumed as it is written."""
-    nested = (dict, list, tuple, Iterator)
+    nested = (dict, list, tuple, Iterator, _Records)
     if not isinstance(value, nested):
         yield json.dumps(value)
         return
@@ -296,6 +293,12 @@ def encode(value: object, depth: int = 0) -> Iterator[str]:
         return
     left, right = "{}" if isinstance(value, dict) else "[]"
     separator = left
+    if isinstance(value, _Records):
+        for text in value.encode(depth + 1):
+            yield separator + pad + text
+            separator = ","
+        yield left + right if separator == left else end + right
+        return
     items = value.items() if isinstance(value, dict) else (("", item) for item in value)
     for key, item in items:
         yield separator + pad + (f"{json.dumps(key)}: " if isinstance(value, dict) else "")
