@@ -79,6 +79,11 @@ def test_untrained_models_are_doubted_and_few_triples_are_not() -> None:
     assert doubt(model, triples[:49]) is None
     report = examine(model, triples[:49], triples[:10], [triples], both_directions=False)
     assert not report.ok and report.verdict == "undecided: 49 training triples are too few to tell"
+    same_tail = triples * torch.tensor([1, 1, 0])
+    assert doubt(model, same_tail) is None
+    report = examine(model, same_tail, triples[:10], [triples], both_directions=False)
+    assert not report.ok and report.verdict == "undecided: with one tail there is nothing to tell"
+    assert report.readings[0].separation is None
 
 
 # ---- images -----------------------------------------------------------------------------------------------------

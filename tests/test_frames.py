@@ -18,7 +18,7 @@ import tracin
 from tracin import TopK, frames, results
 from tracin.cli import main
 from tracin.errors import InputError
-from tracin.frames import Columns, parquet_file, self_influence_frame
+from tracin.frames import parquet_file, self_influence_frame, triple_columns
 from tracin.labels import Labels
 from tracin.results import Influences, write_test
 
@@ -194,4 +194,4 @@ def test_to_frame_of_other_triples_is_refused() -> None:
         self_influence_frame(torch.ones(2), TRAIN[:5])
     for wrong in (-1, ENTITIES):
         with pytest.raises(InputError, match=f"entity id {wrong} has no label, the {ENTITIES} labels"):
-            list(Columns(LABELS).of(torch.tensor([[0, 0, wrong]])))
+            list(triple_columns(torch.tensor([[0, 0, wrong]]), LABELS))

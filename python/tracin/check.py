@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,9 +22,9 @@ FEWEST = 50  # fewer tell nothing
 # Measured on UMLS, kinship, nations and FB15k-237, separations with foreign dictionaries: 0.5 with a deviation of 0.02;
 # with the right ones: 0.57 to 0.60 after one epoch, 0.75 to 0.98 after 15; with a wrong image shape up to 0.73.
 RANDOM = 0.55
-BETTER = 0.05  # gain of another image that is no accident
+BETTER = 0.05  # a gain that is no accident
 RENUMBERINGS = 8  # random dictionaries that the given one is compared with
-DEVIATIONS = 3  # above the mean of the random ones
+DEVIATIONS = 3  # of these, above whose mean the given one must be
 
 Shape = tuple[int, int, str]  # rows and columns of one embedding's image, stacking
 
@@ -33,7 +34,7 @@ class Reading:
     """What a way to read the model makes of the triples."""
 
     name: str
-    separation: float
+    separation: float | None  # None if all tails are the same
     ranking: Ranking
 
 
@@ -82,7 +83,7 @@ def doubt(
 ) -> str | None:
     """One sentence if the model, as it was read, does not look like the model of its training triples; else None.
 
-    Also None for fewer than 50 triples. Arguments and errors are those of `separation`.
+    Also None for fewer than 50 triples, and if all tails are the same. Arguments and errors are those of `separation`.
     """
     some = choose(triples, GLANCE, seed)
     return _doubt({shape: _separation(read_as(model, shape), some) for shape in shapes(model)}, len(some))
@@ -115,7 +116,8 @@ def examine(
 
     def reading(name: str, model: ConvE, ids: tuple[Tensor, Tensor] | None, separation: float) -> Reading:
         triples = (ranked, about) if ids is None else (renumbered(ranked, *ids), renumbered(about, *ids))
-        return Reading(name, separation, evaluate(model, *triples, both_directions=both_directions))
+        value = None if math.isnan(separation) else separation
+        return Reading(name, value, evaluate(model, *triples, both_directions=both_directions))
 
     found = {shape: _separation(read_as(model, shape), some) for shape in shapes(model)}
     first, *others = found
@@ -127,15 +129,16 @@ def examine(
         ids = [_random_ids(sizes, kind, seed + number) for number in range(RENUMBERINGS)]
         by_chance = np.array([_separation(model, renumbered(some, *one)) for one in ids])
         readings.append(reading(f"random {kind} ids", model, ids[0], float(by_chance.mean())))
-        bound = by_chance.mean() + DEVIATIONS * max(by_chance.std(ddof=1), BETTER / DEVIATIONS)
+        bound = by_chance.mean() + max(BETTER, DEVIATIONS * by_chance.std(ddof=1))
         if text is None and found[first] < bound:
             text = (
                 f"the {kind} dictionary is not that of the model, or the model is hardly trained: the separation is "
                 f"{found[first]:.2f}, with random {kind} ids {by_chance.mean():.2f}"
             )
     readings += [reading(described(shape), read_as(model, shape), None, found[shape]) for shape in others]
-    if len(some) < FEWEST:
-        return Report(False, f"undecided: {len(some)} training triples are too few to tell", readings)
+    if len(some) < FEWEST or math.isnan(found[first]):
+        why = f"{len(some)} training triples are too few" if len(some) < FEWEST else "with one tail there is nothing"
+        return Report(False, f"undecided: {why} to tell", readings)
     good = f"training triples are told from wrong ones, separation {found[first]:.2f} (0.5 is chance)"
     return Report(text is None, text or good, readings)
 
@@ -225,9 +228,9 @@ def _about(
 
 def _doubt(separations: dict[Shape, float], count: int) -> str | None:
     """What the separations of `count` triples, of the image as read and of the others that fit, speak against."""
-    if count < FEWEST:
-        return None
     (own, value), *others = separations.items()
+    if count < FEWEST or math.isnan(value):
+        return None
     best = max(separations, key=lambda shape: separations[shape])
     if separations[best] > value + BETTER * (SAMPLE / count) ** 0.5:
         return (

@@ -58,7 +58,7 @@ NO_EFFECT_IN_MODE = {
     "triple with --output-per-triple and with several --test-indices.",
 )
 @click.option("--show", type=POSITIVE, metavar="N",
-              help="Print tables of the first N influences on the first few test triples; in mode self, one of N.")
+              help="Print tables of the first N influences on the first 5 test triples; in mode self, one of N.")
 @flag("--output-per-triple", help="Mode test: tracin_test_<i>.json for each triple, in the folder of --output.")
 @click.option("--mode", type=click.Choice(["test", "self", "single"]), default="test", show_default=True,
               help="All test triples; self-influence of training triples; the test triples of --test-indices.")
@@ -71,7 +71,7 @@ NO_EFFECT_IN_MODE = {
 @click.pass_context
 # fmt: on
 def run(ctx: click.Context, **values: Any) -> None:
-    """Influences of training triples on test triples, from a checkpoint and triples to JSON and CSV.
+    """Influences of training triples on test triples, from a checkpoint and triples to JSON, CSV and Parquet.
 
     Outputs are ordered by |influence|, greatest first, and are complete or not there at all.
     """

@@ -12,54 +12,36 @@ import polars as pl
 from torch import Tensor
 
 from tracin.errors import InputError
-from tracin.labels import Dictionaries, Labels
+from tracin.labels import Dictionaries, Labels, labels_of
 
 ROWS = 1 << 17  # of a row group: 20 MiB in memory, with names
 SUFFIX = ".parquet"
 
 
-class Columns:
-    """The columns of triples; the tables of labels are made once, so that millions of rows take a lookup each.
-
-    Args:
-        labels: what ids are called, or whatever has dictionaries; None leaves the columns of labels out.
-    """
-
-    def __init__(self, labels: Labels | Dictionaries | None) -> None:
-        self.tables: dict[str, dict[str, pl.Series]] = {"entity": {}, "relation": {}}  # kind -> column -> [size]
+def triple_columns(
+    triples: Tensor,  # [n, 3]
+    labels: Labels | None,
+    prefix: str = "",
+) -> Iterator[pl.Series]:  # each [n]
+    """head_id, head_label, [head_name], relation_id, ..., each after the prefix; without labels the ids only."""
+    for place, ids in zip(("head", "relation", "tail"), triples.unbind(1), strict=True):
+        rows = _integers(f"{prefix}{place}_id", ids)
+        yield rows
         if labels is None:
-            return
-        labels = _labels(labels)
-        entities, relations = (range(1 + max(ids, default=-1)) for ids in (labels.entities, labels.relations))
-        self.tables["entity"]["label"] = _strings(map(labels.entity, entities))
-        self.tables["relation"]["label"] = _strings(map(labels.relation, relations))
-        if labels.node_names is not None:
-            self.tables["entity"]["name"] = _strings(map(labels.entity_name, entities))
-        if labels.relation_names is not None:
-            self.tables["relation"]["name"] = _strings(map(labels.relation_name, relations))
-
-    def of(
-        self,
-        triples: Tensor,  # [n, 3]
-        prefix: str = "",
-    ) -> Iterator[pl.Series]:  # each [n]
-        """head_id, head_label, [head_name], relation_id, ..., each after the prefix."""
-        for place, ids in zip(("head", "relation", "tail"), triples.unbind(1), strict=True):
-            kind = "relation" if place == "relation" else "entity"
-            rows = _integers(f"{prefix}{place}_id", ids)
-            yield rows
-            for column, table in self.tables[kind].items():
-                outside = ids[(ids < 0) | (ids >= len(table))]
-                if len(outside):
-                    raise InputError(
-                        f"{kind} id {outside[0]} has no label, the {len(table)} labels are of ids from 0 on; are they "
-                        "those of this model?"
-                    )
-                yield table.gather(rows).alias(f"{prefix}{place}_{column}")
+            continue
+        kind = "relation" if place == "relation" else "entity"
+        for column, table in (labels.relation_columns if kind == "relation" else labels.entity_columns).items():
+            outside = ids[(ids < 0) | (ids >= len(table))]
+            if len(outside):
+                raise InputError(
+                    f"{kind} id {outside[0]} has no label, the {len(table)} labels are of ids from 0 on; are they "
+                    "those of this model?"
+                )
+            yield table.gather(rows).alias(f"{prefix}{place}_{column}")
 
 
 def influence_frame(
-    columns: Columns,
+    labels: Labels | None,
     test_index: Tensor,  # [n]
     test: Tensor | None,  # [n, 3]
     test_self_influence: Tensor | None,  # [n]
@@ -71,10 +53,10 @@ def influence_frame(
     return pl.DataFrame(
         [
             _integers("test_index", test_index),
-            *([] if test is None else columns.of(test, "test_")),
+            *([] if test is None else triple_columns(test, labels, "test_")),
             *([] if test_self_influence is None else [_numbers("test_self_influence", test_self_influence)]),
             *([] if train_index is None else [_integers("train_index", train_index)]),
-            *columns.of(train),
+            *triple_columns(train, labels),
             _numbers("score", scores),
         ]
     )
@@ -102,17 +84,17 @@ def self_influence_frame(
     if scores.shape != train.shape[:1]:
         raise InputError(f"{len(train)} triples for {len(scores)} self-influences; give the triples that were scored")
     order = scores.argsort(descending=True, stable=True)
-    return ordered_self_influence_frame(Columns(labels), order, train[order], scores[order])
+    return ordered_self_influence_frame(labels_of(labels), order, train[order], scores[order])
 
 
 def ordered_self_influence_frame(
-    columns: Columns,
+    labels: Labels | None,
     train_index: Tensor,  # [n]
     train: Tensor,  # [n, 3]
     scores: Tensor,  # [n]
 ) -> pl.DataFrame:  # n rows
     index, values = _integers("train_index", train_index), _numbers("self_influence", scores)
-    return pl.DataFrame([index, *columns.of(train), values])
+    return pl.DataFrame([index, *triple_columns(train, labels), values])
 
 
 def is_parquet(path: Path) -> bool:
@@ -141,21 +123,6 @@ def parquet_file(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
             whole = Path(folder) / f"whole{SUFFIX}"
             pl.scan_parquet(parts).sink_parquet(whole, row_group_size=ROWS)
         os.replace(whole, target)
-
-
-def _labels(labels: Labels | Dictionaries) -> Labels:
-    if isinstance(labels, Labels):
-        return labels
-    entities, relations = labels.entity_to_id, labels.relation_to_id
-    if entities is None or relations is None:
-        missing = "entity_to_id" if entities is None else "relation_to_id"
-        raise InputError(f"labels has no {missing}; load the checkpoint with it, or leave labels out for ids only")
-    by_id = [{number: label for label, number in some.items()} for some in (entities, relations)]
-    return Labels(by_id[0], by_id[1])
-
-
-def _strings(labels: Iterator[str]) -> pl.Series:
-    return pl.Series(list(labels), dtype=pl.String)
 
 
 def _integers(name: str, values: Tensor) -> pl.Series:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tracin.errors import InputError
-from tracin.frames import ROWS, Columns, influence_frame, is_parquet, ordered_self_influence_frame, parquet_file
+from tracin.frames import ROWS, influence_frame, is_parquet, ordered_self_influence_frame, parquet_file
 from tracin.labels import Labels
 from tracin.record_text import csv_records, json_records
 
@@ -62,16 +62,12 @@ def write_test(
     `results` is consumed as it is written, here and in the other writers, so it need not fit in memory.
     """
     with ExitStack() as files:
-        if is_parquet(path):
-            write_rows = files.enter_context(_rows_file(path, labels))
-        else:
-            json_file = files.enter_context(replacing(path))
         if csv_path is not None:
             results = _through(files.enter_context(_rows_file(csv_path, labels)), results)
         if is_parquet(path):
-            for result in results:
-                write_rows(result)
+            _write_rows(path, results, labels)
             return
+        json_file = files.enter_context(replacing(path))
 
         def record(result: Influences) -> dict[str, Any]:
             return _ids("test", result.triple) | {"top_influences": _Records(result)}
@@ -90,13 +86,10 @@ def write_single(
     path: Path, csv_path: Callable[[int], Path] | None, results: Iterable[Influences], labels: Labels
 ) -> None:
     """Mode single: a JSON list with one labelled object per test triple; `csv_path` gives the CSV file of an index."""
-
     if csv_path is not None:
-        results = _through(lambda result: _write_rows(csv_path(result.index), result, labels), results)
+        results = _through(lambda result: _write_rows(csv_path(result.index), [result], labels), results)
     if is_parquet(path):
-        with _rows_file(path, labels) as write_rows:
-            for result in results:
-                write_rows(result)
+        _write_rows(path, results, labels)
         return
 
     def record(result: Influences) -> dict[str, Any]:
@@ -124,7 +117,7 @@ def write_per_triple(
     """Mode test, files per triple: `tracin_test_<i>.json` in `folder`, `<stem>_test_<i><suffix>` beside `csv_path`."""
     for result in results:
         if csv_path is not None:
-            _write_rows(numbered(csv_path, result.index), result, labels)
+            _write_rows(numbered(csv_path, result.index), [result], labels)
         record = (
             {"test_index": result.index}
             | _ids("test", result.triple)
@@ -148,10 +141,9 @@ def write_self(
     """
     order = scores.argsort(descending=True, stable=True)
     if is_parquet(path):
-        columns = Columns(labels)
         with parquet_file(path) as write:
             for index in order.split(ROWS):
-                write(ordered_self_influence_frame(columns, index, train[index], scores[index]))
+                write(ordered_self_influence_frame(labels, index, train[index], scores[index]))
         return
     rows = zip(train[order].tolist(), scores[order].tolist(), strict=True)
     records = ({"head": h, "relation": r, "tail": t, "self_influence": score} for (h, r, t), score in rows)
@@ -210,7 +202,6 @@ def _csv_writer(file: IO[str], labels: Labels) -> Callable[[Influences], None]:
 @contextmanager
 def _parquet_writer(path: Path, labels: Labels) -> Iterator[Callable[[Influences], None]]:
     """Gives a function that takes the rows of one test triple; they reach the file about ROWS at a time."""
-    columns = Columns(labels)
     waiting: list[Influences] = []
     count = 0
     with parquet_file(path) as write:
@@ -221,13 +212,13 @@ def _parquet_writer(path: Path, labels: Labels) -> Iterator[Callable[[Influences
                 waiting.append(_part(result, slice(start, start + ROWS)))
                 count += len(waiting[-1].scores)
                 if count >= ROWS:
-                    write(_frame(waiting, columns))
+                    write(_frame(waiting, labels))
                     waiting.clear()
                     count = 0
 
         yield write_rows
         if waiting:
-            write(_frame(waiting, columns))
+            write(_frame(waiting, labels))
 
 
 def _part(result: Influences, rows: slice) -> Influences:
@@ -235,14 +226,14 @@ def _part(result: Influences, rows: slice) -> Influences:
     return replace(result, train=result.train[rows], scores=result.scores[rows], rows=index)
 
 
-def _frame(results: list[Influences], columns: Columns) -> pl.DataFrame:
+def _frame(results: list[Influences], labels: Labels) -> pl.DataFrame:
     """One row for each training triple of each test triple."""
     counts = torch.tensor([len(result.scores) for result in results], dtype=torch.int64)
     scores = torch.cat([result.scores for result in results])
     own = [result.self_influence for result in results if result.self_influence is not None]
     rows = [result.rows for result in results if result.rows is not None]
     return influence_frame(
-        columns,
+        labels,
         torch.tensor([result.index for result in results]).repeat_interleave(counts),
         torch.tensor([result.triple for result in results]).repeat_interleave(counts, 0),
         torch.tensor(own, dtype=scores.dtype).repeat_interleave(counts) if len(own) == len(results) else None,
@@ -263,9 +254,10 @@ def _rows_file(path: Path, labels: Labels) -> Iterator[Callable[[Influences], No
             yield _csv_writer(file, labels)
 
 
-def _write_rows(path: Path, result: Influences, labels: Labels) -> None:
+def _write_rows(path: Path, results: Iterable[Influences], labels: Labels) -> None:
     with _rows_file(path, labels) as write_rows:
-        write_rows(result)
+        for result in results:
+            write_rows(result)
 
 
 def _through(write: Callable[[Influences], None], results: Iterable[Influences]) -> Iterator[Influences]:

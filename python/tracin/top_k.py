@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tracin.errors import InputError
-from tracin.frames import Columns, influence_frame
-from tracin.labels import Dictionaries, Labels
+from tracin.frames import influence_frame
+from tracin.labels import Dictionaries, Labels, labels_of
 
 
 @dataclass(frozen=True)
@@ -55,4 +55,4 @@ class TopK:
         rows = torch.arange(len(self.indices)).repeat_interleave(self.indices.shape[1])
         index = self.indices.flatten()
         tests = None if test is None else test[rows]
-        return influence_frame(Columns(labels), rows, tests, None, index, train[index], self.scores.flatten())
+        return influence_frame(labels_of(labels), rows, tests, None, index, train[index], self.scores.flatten())
