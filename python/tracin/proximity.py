@@ -20,32 +20,30 @@ MAX_ENTITIES = 2**31 - 1
 
 @dataclass(frozen=True)
 class ProximityOptions:
-    """What "near" means. The methods are named after the graph libraries that first computed them.
+    """What "near" means. The methods are named after the graph libraries that computed them first.
 
-    Let dh and dt be distances from the test heads and the test tails. A training triple, as an undirected edge a-b, is
-    kept if both of its ends are within `n_hops` of both (pyg, networkx: or are test entities themselves), and
+    Let dh and dt be the distances from the test heads and from the test tails, in edges. A training triple, as an
+    undirected edge a-b, is kept if a and b have both distances up to `n_hops` (pyg, networkx: or are test entities) and
 
-    - an end is a test entity (`preserve_test_edges`) or has a degree of at least `min_degree`, and
-    - with `path_filtering`, it lies on the way from a test head to a test tail.
+    - a or b is a test entity, given `preserve_test_edges`, or has a degree of at least `min_degree`, and
+    - given `path_filtering`, the edge is on the way from a test head to a test tail.
 
-    | method   | degree                                           | on the way                                           |
-    |----------|--------------------------------------------------|------------------------------------------------------|
-    | pyg      | neighbours, by edges inside one of the two balls | one way along the edge dh does not fall, dt not rise |
-    | networkx | neighbours in the graph, a self-loop twice       | on a simple path of at most L edges                  |
-    | igraph   | triples in the graph, a self-loop twice          | on a simple path of at most L edges                  |
+    pyg knows only edges whose ends both have dh up to n_hops, or both dt. Degree: neighbours by such edges. On the way:
+    both distances of a and b are up to n_hops, and in one direction along the edge dh does not fall and dt not rise.
+
+    networkx: degree: neighbours, a self-loop counts twice. On the way: on a path from head to tail of at most
+    `max_total_path_length` edges that does not repeat an entity.
+
+    igraph: degree: triples, a self-loop counts twice. On the way: as networkx.
 
     Args:
         method: pyg | networkx | igraph.
-        n_hops: radius of the balls around test heads and test tails.
-        min_degree: see above.
-        preserve_test_edges: see above.
-        strict_hop_constraint: both ends within n_hops of a test entity; true of all edges whose ends are within n_hops
-            of both sides, so it changes nothing.
-        path_filtering: see above.
-        max_total_path_length: L, by default 2 * n_hops. pyg: dh + dt over the edge, which is not counted, is at most
-            this; by default any.
-        strict_path_filtering: igraph only: the path alone decides, not degree or test entities; nothing is kept
-            without path_filtering.
+        max_total_path_length: None is 2 * n_hops. pyg: the most that dh where the edge begins and dt where it ends may
+            sum to, which leaves the edge itself out; None is any.
+        strict_hop_constraint: takes edges whose ends are within n_hops of a test entity, as all that are kept are; so
+            it changes nothing.
+        strict_path_filtering: igraph: the path decides alone, without test entities and degrees; without
+            `path_filtering` nothing is kept. The other methods do not look at it.
 
     Raises:
         InputError: for an unknown method and for negative numbers.
@@ -126,7 +124,8 @@ class ProximityFilter:
             degree = graph.degree_within(in_a_ball)
         else:
             degree = graph.simple_degree if options.method == "networkx" else graph.triple_degree
-        if options.method != "igraph" or not options.strict_path_filtering:
+        paths_alone = options.method == "igraph" and options.strict_path_filtering
+        if not paths_alone:
             enough = degree >= options.min_degree
             if options.preserve_test_edges:
                 enough |= test_entity
@@ -187,7 +186,7 @@ def _ends(
     kind: str,
     num_entities: int | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # [n], [n] heads, tails
-    """Raises InputError unless `triples` is [n, 3] int64 with entity ids from 0 to num_entities - 1, if that is given."""
+    """Raises InputError unless `triples` is [n, 3] int64 with entity ids from 0, and below num_entities if given."""
     if triples.dim() != 2 or triples.shape[1] != 3 or triples.dtype != torch.int64:
         raise InputError(f"{kind} triples are {list(triples.shape)} of {triples.dtype}; expected [n, 3] of torch.int64")
     heads, tails = triples[:, 0].numpy(), triples[:, 2].numpy()

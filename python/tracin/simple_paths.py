@@ -1,12 +1,12 @@
 """Which edges lie on a simple path of at most L edges between two entities, without listing the paths.
 
-Walked from a to b, the edge lies on such a path if routes head..a of i and b..tail of j edges, i + 1 + j <= L, share
-no entity. Every a and b has too many routes to list, but a few of them stand for all: let q be the number of
-entities that the other part can occupy. Take any route; for each entity x inside it, take any route that avoids x;
-for each entity y inside that one, a route that avoids x and y; and so on, q deep (B. Monien, How to find long paths
-efficiently, 1985). If any route avoids some q entities, one of those taken does. A route of i + 1 edges is one of i
-edges and a neighbour, so the routes taken for i + 1 are among the neighbours' routes for i: all entities take theirs
-at once, in array operations over the edges. At L = 4 that is two routes each, at L = 6 at most seven.
+Walked from a to b, an edge lies on such a path if a route from head to a of i edges and one from b to tail of j edges,
+i + 1 + j <= L, share no entity. There are too many routes to list, but a few of them stand for all. Let the other part
+take up at most q entities. Take any route to a; for each entity x inside it, take any route that avoids x; for each
+entity y inside that one, a route that avoids x and y; and so on, q deep (B. Monien, "How to find long paths
+efficiently", 1985). Whatever q entities the other part takes up: if any route avoids them, one of those taken does.
+A route of i + 1 edges is a route of i edges and a step more, so all entities take theirs among the routes that their
+neighbours took, in a few operations on arrays of edges: two routes each at L = 4, at most seven at L = 6.
 
 Sizes: N entities, E edges; of the steps (edges that are short enough, each way) P, of the entities inside paths V.
 """
@@ -24,8 +24,10 @@ from tracin.errors import InputError
 
 NONE = -1  # no entity
 
-# Comparisons of two entities, 5 ns each: some minutes. XXX.
-MOST_WORK = 40_000_000_000
+# A search is given up after so many comparisons of two entities, three minutes at 10 ns each, or entities in routes,
+# 2 GB. Over 18 million edges, L = 6 takes 3e9 comparisons and 8e7 entities, L = 7 1e10 and 2e8.
+MOST_COMPARISONS = 20_000_000_000
+MOST_STORED = 500_000_000
 CALL = 10_000  # comparisons in the time of the calls around them
 
 
@@ -37,7 +39,7 @@ def edges_on_simple_paths(
     wanted: Mask,  # [E] the edges that are asked for
 ) -> Mask:  # [E] wanted, and on a path without repeated entities from head to tail of at most `length` edges
     found = np.zeros(len(wanted), np.bool_)
-    if head == tail or length < 1:
+    if head == tail or length < 1 or not wanted.any():
         return found
     from_head = graph.distances(np.array([head]), length - 1, without=tail)
     to_tail = graph.distances(np.array([tail]), length - 1, without=head)
@@ -55,10 +57,11 @@ class _Steps:
 
     start: Ids  # [P]
     end: Ids  # [P]
-    edge: NDArray[np.int64]  # [P]
+    edge: Ids  # [P]
 
     def take(self, which: Mask) -> _Steps:
-        return _Steps(self.start[which], self.end[which], self.edge[which])
+        steps = np.flatnonzero(which)  # a quarter of the time of three arrays[which]
+        return _Steps(self.start[steps], self.end[steps], self.edge[steps])
 
     def renumbered(self, num_entities: int) -> tuple[_Steps, NDArray[np.int64]]:  # the same, [V] their entities
         used = np.zeros(num_entities, np.bool_)
@@ -79,7 +82,7 @@ def _short_steps(
     parts = []
     for start, end in ((graph.lower, graph.upper), (graph.upper, graph.lower)):
         edge = np.flatnonzero((from_head[start] + to_tail[end] < length) & (start != end))
-        parts.append((start[edge], end[edge], edge))
+        parts.append((start[edge], end[edge], edge.astype(np.int32)))
     return _Steps(*(np.concatenate(both) for both in zip(*parts, strict=True)))
 
 
@@ -100,13 +103,15 @@ def _find_inner(
     found: Mask,  # [E] set where a step is on a path
 ) -> None:
     """Steps between entities other than head and tail."""
+    length = min(length, len(from_head) + 1)
     work = _Work(length)
     before = _routes(steps.start, steps.end, from_head, to_tail, length, work)
     after = _routes(steps.end, steps.start, to_tail, from_head, length, work)
+    open_ = steps.take(wanted[steps.edge])
     for i in range(1, length - 1):
         j = length - 1 - i
-        open_ = wanted[steps.edge] & ~found[steps.edge] & (from_head[steps.start] <= i) & (to_tail[steps.end] <= j)
-        asked = steps.take(open_)
+        open_ = open_.take(~found[open_.edge])
+        asked = open_.take((from_head[open_.start] <= i) & (to_tail[open_.end] <= j))
         found[asked.edge[_can_part(before[i - 1], after[j - 1], asked, work)]] = True
 
 
@@ -122,7 +127,8 @@ def _routes(
     near = distance == 1
     routes = [[_Route(np.empty((0, len(near)), np.int32), near)]]
     for i in range(1, length - 2):
-        useful = (distance[start] <= i) & (rest[end] <= length - 1 - i) & ~near[end]
+        work.compare(len(start))
+        useful = np.flatnonzero((distance[start] <= i) & (rest[end] <= length - 1 - i) & ~near[end])
         routes.append(_longer(start[useful], end[useful], routes[-1], near, i, length - 2 - i, work))
     return routes
 
@@ -138,21 +144,18 @@ def _longer(
 ) -> list[_Route]:
     """Routes of at most i + 1 edges, enough of them to avoid any `avoid` entities."""
     routes: list[_Route] = []
-
-    def choose(avoided: list[Ids], which: Mask) -> None:
-        """A route for each entity of `which`, then for each entity inside it one that avoids this too."""
+    to_avoid: list[list[Ids]] = [[]]
+    while to_avoid:
+        avoided = to_avoid.pop()
         route = _Route(np.full((i, len(near)), NONE, np.int32), np.zeros(len(near), np.bool_))
-        _fill(route, start, end, shorter, avoided, which, work)
+        _fill(route, start, end, shorter, avoided, avoided[-1] != NONE if avoided else ~near, work)
         if not avoided:
             route.exists[near] = True
-        if not route.exists.any():
-            return
-        routes.append(route)
-        if len(avoided) < avoid:
-            for inside in route.inside:
-                choose([*avoided, inside], inside != NONE)
-
-    choose([], ~near)
+        if route.exists.any():
+            work.store(route.inside.size)
+            routes.append(route)
+            if len(avoided) < avoid:
+                to_avoid += [[*avoided, inside] for inside in route.inside]
     return routes
 
 
@@ -166,26 +169,38 @@ def _fill(
     work: _Work,
 ) -> None:
     """Sets the route of every entity of `which` that has one past its own avoided entities."""
-    open_ = np.flatnonzero(which[end])
+    steps = np.flatnonzero(which[end])
     for known in shorter:
-        before, here = start[open_], end[open_]
-        work.add(len(open_) * (1 + len(known.inside)) * (1 + len(avoided)))
-        fits = known.exists[before]
-        for inside in known.inside:
-            fits &= inside[before] != here
-        for other in avoided:
-            barred = other[here]
-            fits &= barred != before
-            for inside in known.inside:
-                fits &= barred != inside[before]
-        step = np.full(len(which), NONE, np.int64)
-        step[here[fits]] = open_[fits]
-        reached = np.flatnonzero(step != NONE)
-        last = start[step[reached]]
-        route.inside[0, reached] = last
-        route.inside[1 : 1 + len(known.inside), reached] = known.inside[:, last]
+        work.compare(len(steps) * (1 + len(known.inside)) * (1 + len(avoided)))
+        last = _last_steps(steps, start, end, known, avoided)
+        reached = np.flatnonzero(last != NONE)
+        before = start[last[reached]]
+        route.inside[0, reached] = before
+        route.inside[1 : 1 + len(known.inside), reached] = known.inside[:, before]
         route.exists[reached] = True
-        open_ = open_[~route.exists[here]]
+        steps = steps[np.flatnonzero(~route.exists[end[steps]])]
+
+
+def _last_steps(
+    steps: NDArray[np.int64],  # [K] of 0..P-1
+    start: Ids,  # [P]
+    end: Ids,  # [P]
+    known: _Route,  # to `start`
+    avoided: list[Ids],  # each [V]
+) -> NDArray[np.int64]:  # [V] one of `steps` that leads a known route on to an entity and past all it avoids, or NONE
+    before, here = start[steps], end[steps]
+    fits = known.exists[before]
+    for inside in known.inside:
+        fits &= inside[before] != here
+    for other in avoided:
+        barred = other[here]
+        fits &= barred != before
+        for inside in known.inside:
+            fits &= barred != inside[before]
+    fitting = np.flatnonzero(fits)
+    last = np.full(len(known.exists), NONE, np.int64)
+    last[here[fitting]] = steps[fitting]
+    return last
 
 
 def _can_part(
@@ -198,7 +213,7 @@ def _can_part(
     for first, second in product(before, after):
         open_ = np.flatnonzero(~parted)
         start, end = steps.start[open_], steps.end[open_]
-        work.add(len(open_) * (1 + len(first.inside)) * (1 + len(second.inside)))
+        work.compare(len(open_) * (1 + len(first.inside)) * (1 + len(second.inside)))
         fits = first.exists[start] & second.exists[end]
         for other in second.inside:
             fits &= other[end] != start
@@ -213,15 +228,24 @@ def _can_part(
 
 @dataclass
 class _Work:
-    """Counts comparisons, and stops a search that would take hours."""
+    """Counts, and stops a search that would take hours or all memory."""
 
     length: int
-    done: int = 0
+    comparisons: int = 0
+    stored: int = 0
 
-    def add(self, comparisons: int) -> None:
-        self.done += comparisons + CALL
-        if self.done > MOST_WORK:
-            raise InputError(
-                f"paths of {self.length} edges through this graph take more than {MOST_WORK:.0e} comparisons; "
-                "lower max_total_path_length (by default twice n_hops), or n_hops"
-            )
+    def compare(self, entities: int) -> None:
+        self.comparisons += entities + CALL
+        if self.comparisons > MOST_COMPARISONS:
+            self._stop(f"{MOST_COMPARISONS:.0e} comparisons")
+
+    def store(self, entities: int) -> None:
+        self.stored += entities
+        if self.stored > MOST_STORED:
+            self._stop(f"{MOST_STORED:.0e} entities in memory")
+
+    def _stop(self, limit: str) -> None:
+        raise InputError(
+            f"path filtering: simple paths of {self.length} edges through this graph take more than {limit}; "
+            "lower max_total_path_length (by default twice n_hops), or n_hops"
+        )
