@@ -19,8 +19,8 @@ from torch import Tensor
 import tracin
 import tracin_ext
 from tracin.cli import main
-from tracin.cli_layers import layers_named
 from tracin.cli_run import Options, chosen_backend, spread
+from tracin.layer_names import layers_named
 from tracin.results import CSV_HEADER
 
 ROOT = Path(__file__).resolve().parent.parent

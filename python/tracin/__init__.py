@@ -5,10 +5,11 @@ from tracin.errors import InputError
 from tracin.influence import TopK, TracIn
 from tracin.info import info
 from tracin.model import ConvE
+from tracin.pykeen_models import from_pykeen
 from tracin.training import train
 from tracin.triples import read_dictionary, read_triples
 
 __all__ = [
-    "Checkpoint", "ConvE", "InputError", "TopK", "TracIn", "info", "load_checkpoint", "load_model", "read_dictionary",
-    "read_triples", "save_checkpoint", "train",
+    "Checkpoint", "ConvE", "InputError", "TopK", "TracIn", "from_pykeen", "info", "load_checkpoint", "load_model",
+    "read_dictionary", "read_triples", "save_checkpoint", "train",
 ]  # fmt: skip

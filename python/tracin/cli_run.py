@@ -22,10 +22,10 @@ from tracin.cli_inputs import (
     speaking_of_flags,
     spelled,
 )
-from tracin.cli_layers import layers_named
 from tracin.cli_modes import MODES, Clock, Run
 from tracin.errors import InputError
 from tracin.influence import ORDERS, PRECISIONS, TracIn
+from tracin.layer_names import layers_named
 from tracin.memory import parse_size
 from tracin.results import check_writable, is_device
 from tracin_ext import backends
