@@ -56,6 +56,14 @@ def check_models(models: Sequence[Any]) -> None:
                 raise InputError(f"{name} of checkpoint {index} has NaN or infinite values; the training diverged?")
 
 
+def check_batch_size(batch_size: int | str) -> int | str:
+    """Raises InputError unless it is "auto" or a positive number."""
+    whole = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0
+    if batch_size != "auto" and not whole:
+        raise InputError(f"batch_size is {batch_size!r}; expected 'auto' or a positive number of triples")
+    return batch_size
+
+
 def resolve_learning_rates(rates: float | Sequence[float] | None, given: Sequence[Any]) -> list[float]:
     """One rate per checkpoint."""
     if rates is None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracin.arguments import check_models, check_triples, resolve_learning_rates
+from tracin.arguments import check_batch_size, check_models, check_triples, resolve_learning_rates
 from tracin.checkpoints import Checkpoint
 from tracin.devices import resolve_device
 from tracin.errors import InputError
@@ -101,9 +101,6 @@ class TracIn:
     ) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
-        whole = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0
-        if batch_size != "auto" and not whole:
-            raise InputError(f"batch_size is {batch_size!r}; expected 'auto' or a positive number of triples")
         given = list(model_or_checkpoints) if isinstance(model_or_checkpoints, Sequence) else [model_or_checkpoints]
         given = [from_pykeen(item) if is_pykeen(item) else item for item in given]
         self.models = [item.model if isinstance(item, Checkpoint) else item for item in given]
@@ -112,7 +109,7 @@ class TracIn:
         self.layers = select_layers(self.models[0], layers)
         self.precision = precision
         self.device = resolve_device(device)
-        self.batch_size = batch_size
+        self.batch_size = check_batch_size(batch_size)
         self.progress = progress
         self.memory_limit = None if memory_limit is None else parse_size(memory_limit)
         self.loss = loss

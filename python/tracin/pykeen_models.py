@@ -13,6 +13,8 @@ from tracin.checkpoint_layouts import detect
 from tracin.checkpoints import Checkpoint, checkpoint_of
 from tracin.errors import InputError
 
+PLAIN = (bool, int, float, str)
+
 
 def is_pykeen(model: object) -> bool:
     """Whether it is a PyKEEN model, told from its methods."""
@@ -39,9 +41,7 @@ class TripleScorer(nn.Module):
         super().__init__()
         kind = type(model).__name__
         if outside := [name for name, _ in model.named_parameters(recurse=False)]:
-            raise InputError(
-                f"{kind} has parameters outside submodules, which are not handled: {', '.join(outside)}"
-            )
+            raise InputError(f"{kind} has parameters outside submodules, which are not handled: {', '.join(outside)}")
         try:
             model = copy.deepcopy(model).eval()
         except RuntimeError as error:  # of tensors with a history, such as cached representations
@@ -49,7 +49,10 @@ class TripleScorer(nn.Module):
         self.num_entities: int = model.num_entities
         self.num_relations: int = model.num_real_relations
         self.relation_step = relation_step(model)
-        self.config = {"model": repr(model), "relation_step": self.relation_step}
+        self.config = {  # what tells it from others with the same weights
+            name: (type(module).__name__, [item for item in vars(module).items() if isinstance(item[1], PLAIN)])
+            for name, module in model.named_modules()
+        }
         for child_name, child in model.named_children():
             self.add_module(child_name, child)
         self._score = model.score_hrt  # the model itself is no submodule, or all names would begin with its own

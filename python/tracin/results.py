@@ -108,7 +108,7 @@ def write_single(
 
     def record(result: Influences) -> dict[str, Any]:
         if csv_path is not None:
-            _write_csv(csv_path(result.index), result, labels)
+            write_csv(csv_path(result.index), result, labels)
         return (
             {"test_triple": list(result.triple), "test_triple_index": result.index}
             | _ids("test", result.triple)
@@ -133,7 +133,7 @@ def write_per_triple(
     """Mode test, files per triple: `tracin_test_<i>.json` in `folder`, `<stem>_test_<i><suffix>` beside `csv_path`."""
     for result in results:
         if csv_path is not None:
-            _write_csv(numbered(csv_path, result.index), result, labels)
+            write_csv(numbered(csv_path, result.index), result, labels)
         record = (
             {"test_index": result.index}
             | _ids("test", result.triple)
@@ -210,7 +210,8 @@ def _csv_writer(file: IO[str], labels: Labels) -> Callable[[Influences], None]:
     return write_rows
 
 
-def _write_csv(path: Path, result: Influences, labels: Labels) -> None:
+def write_csv(path: Path, result: Influences, labels: Labels) -> None:
+    """One CSV file of one test triple."""
     with replacing(path) as file:
         _csv_writer(file, labels)(result)
 

@@ -170,7 +170,7 @@ def read_edge_map(path: PathLike) -> dict[str, str]:
         raise InputError(f"{path}: a JSON {type(edge_map).__name__}; {expected}")
     predicates: dict[str, str] = {}
     for key, relation in edge_map.items():
-        predicate = _predicate(key)
+        predicate = predicate_of(key)
         if predicate is None or not isinstance(relation, str):
             raise InputError(f"{path}: the entry {_quote(key)}: {_quote(relation)} has another form; {expected}")
         if relation in predicates:
@@ -179,7 +179,7 @@ def read_edge_map(path: PathLike) -> dict[str, str]:
     return predicates
 
 
-def _predicate(key: str) -> str | None:
+def predicate_of(key: str) -> str | None:
     """The "predicate" of a key that is JSON text; None if it has none."""
     try:
         qualifiers = json.loads(key)
