@@ -21,8 +21,8 @@ import tracin_ext
 from tracin.cli import main
 from tracin.cli_computing import chosen_backend
 from tracin.cli_inputs import Options
-from tracin.cli_layers import layers_named
 from tracin.cli_options import spread
+from tracin.layer_names import layers_named
 from tracin.results import CSV_HEADER
 from tracin_ext.backends.factored import has_bfloat16
 

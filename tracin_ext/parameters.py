@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 LAYERS = ("entity", "relation", "bn0", "conv", "bn1", "fc", "bn2", "bias")
+READ = (*LAYERS, "plane", "stack", "relation_step")  # attributes of a module that `parameters_of` reads
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ def affine(norm: nn.Module | None, size: int) -> tuple[Tensor, Tensor, Tensor, T
     return state.running_mean.double().cpu(), rstd, gamma, beta
 
 
+def has_factored_form(model: Any) -> bool:
+    """Whether `parameters_of` reads this module: a ConvE."""
+    return all(hasattr(model, name) for name in READ)
+
+
 def parameters_of(
     model: Any,
     layers: Collection[str] = LAYERS,
@@ -83,7 +89,7 @@ def parameters_of(
     device: str | torch.device = "cpu",
     tables: torch.dtype | None = None,
 ) -> ConvEParameters:
-    """Reads a ConvE module: attributes entity, relation, bn0, conv, bn1, fc, bn2, bias, plane, stack, relation_step.
+    """Reads a ConvE module, its attributes READ.
 
     Everything derived is computed in float64 and rounded once, to `dtype`. `tables` is the type of entity, relation,
     bias and fc_weight where it differs: float32 tables with everything else in float64 are exact for a float32 model,

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tracin.errors import InputError
-from tracin.model import ConvE
 
 DEFAULT_LEARNING_RATE = 1e-3
 
@@ -17,9 +16,10 @@ DEFAULT_LEARNING_RATE = 1e-3
 def check_triples(
     triples: Any,  # [n, 3]
     name: str,
-    model: ConvE,
+    model: Any,
 ) -> Tensor:  # [n, 3] int64, on the CPU
-    """Raises InputError, which names the row, unless all ids are the model's."""
+    """A tensor, or a PyKEEN triples factory's; InputError, which names the row, unless all ids are the model's."""
+    triples = getattr(triples, "mapped_triples", triples)
     if not isinstance(triples, Tensor) or triples.dim() != 2 or triples.shape[1] != 3:
         shape = tuple(triples.shape) if isinstance(triples, Tensor) else type(triples).__name__
         raise InputError(f"{name} is {shape}; expected a tensor of shape [n, 3]: head, relation, tail")
@@ -28,7 +28,7 @@ def check_triples(
     triples = triples.long().cpu()
     if not len(triples):
         return triples
-    entities, relations = model.entity.num_embeddings, model.relation.num_embeddings // model.relation_step
+    entities, relations = model.num_entities, model.num_relations
     for column, what, count in ((0, "head", entities), (1, "relation", relations), (2, "tail", entities)):
         low, high = triples[:, column].min(), triples[:, column].max()
         if low < 0 or high >= count:
@@ -38,15 +38,30 @@ def check_triples(
     return triples
 
 
-def check_models(models: Sequence[ConvE]) -> None:
-    """All of one shape, all weights finite."""
+def check_models(models: Sequence[Any]) -> None:
+    """At least one, all modules that know their ids, of one shape, all weights finite."""
+    if not models:
+        raise InputError("no checkpoint was given; expected at least one")
     for index, model in enumerate(models):
+        if not (isinstance(model, nn.Module) and hasattr(model, "num_entities") and hasattr(model, "num_relations")):
+            raise InputError(
+                f"model_or_checkpoints has a {type(model).__name__}; expected a ConvE, a Checkpoint, a PyKEEN model "
+                "or a module that maps triples [B, 3] to scores [B] and has num_entities and num_relations"
+            )
         shapes = {name: value.shape for name, value in model.state_dict().items()}
         if shapes != {name: value.shape for name, value in models[0].state_dict().items()}:
             raise InputError(f"checkpoint {index} has other tensor shapes than checkpoint 0; expected one model")
         for name, value in model.state_dict().items():
             if not value.isfinite().all():
                 raise InputError(f"{name} of checkpoint {index} has NaN or infinite values; the training diverged?")
+
+
+def check_batch_size(batch_size: int | str) -> int | str:
+    """Raises InputError unless it is "auto" or a positive number."""
+    whole = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0
+    if batch_size != "auto" and not whole:
+        raise InputError(f"batch_size is {batch_size!r}; expected 'auto' or a positive number of triples")
+    return batch_size
 
 
 def resolve_learning_rates(rates: float | Sequence[float] | None, given: Sequence[Any]) -> list[float]:

@@ -28,6 +28,7 @@ from tracin.model import ConvE
 OWN_FORMAT, OWN_VERSION = "tracin", 1
 NORMS = ("bn0", "bn1", "bn2")
 DROPOUTS = ("input_dropout", "feature_dropout", "hidden_dropout")
+OWN_SETTINGS = ("entities", "relations", "relation_step", *DROPOUTS)  # names that mean other things in other files
 UNREAD_PICKLES = (  # beginnings of names inside a pickle, most telling first
     ("kge.", "a LibKGE checkpoint"),
     ("pykeen.", "a whole pickled PyKEEN model"),
@@ -53,7 +54,7 @@ class Checkpoint:
         image_reason: why the embeddings are read as images of this shape, for people.
     """
 
-    model: ConvE
+    model: Any  # ConvE from files; tracin.from_pykeen may give another kind
     learning_rate: float | None = None
     epoch: int | None = None
     entity_to_id: dict[str, int] | None = None
@@ -92,15 +93,30 @@ def load_checkpoint(
     """
     name = os.fspath(path)
     state, settings = _unpack(name, _read_file(name))
+    image, dictionaries = (embedding_height, embedding_width, stack), (entity_to_id, relation_to_id)
+    return checkpoint_of(name, state, settings, image, dictionaries)
+
+
+def checkpoint_of(
+    name: str,
+    state: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    image: tuple[int | None, int | None, str | None] = (None, None, None),  # rows, columns, stacking
+    dictionaries: tuple[Mapping[str, int] | None, Mapping[str, int] | None] = (None, None),  # entities, relations
+) -> Checkpoint:
+    """The checkpoint of a state dict, whose tensors it shares, and of the settings stored beside it.
+
+    `name` is what errors call it, as those of `load_checkpoint` name the file.
+    """
     layout = detect(name, state, settings)
     tensors = _tensors(name, layout, state)
     sizes = _sizes(name, layout, tensors)
-    image = resolve_image(name, layout, sizes, settings, embedding_height, embedding_width, stack)
-    entities = _dictionary(name, "entity", entity_to_id, settings.get("entities"))
-    relations = _dictionary(name, "relation", relation_to_id, settings.get("relations"))
+    found = resolve_image(name, layout, sizes, settings, *image)
+    entities = _dictionary(name, "entity", dictionaries[0], settings.get("entities"))
+    relations = _dictionary(name, "relation", dictionaries[1], settings.get("relations"))
     if entities is not None and len(entities) != sizes.num_entities:
         raise _foreign_dictionary(name, "entity", f"{sizes.num_entities} entities", len(entities))
-    shape: dict[str, Any] = dict(embedding_height=image.height, embedding_width=image.width, stack=image.stack)
+    shape: dict[str, Any] = dict(embedding_height=found.height, embedding_width=found.width, stack=found.stack)
     shape["relation_step"] = _relation_step(name, layout, sizes.num_relations, settings, relations)
     model = _build(name, layout, sizes, shape, settings, tensors)
     rates = (_number(settings.get(key)) for key in ("learning_rate", "lr"))
@@ -113,7 +129,7 @@ def load_checkpoint(
         relation_to_id=relations,
         format=layout.name,
         path=name,
-        image_reason=image.reason,
+        image_reason=found.reason,
     )
 
 
@@ -162,6 +178,8 @@ def save_checkpoint(
         3
     """
     name = os.fspath(path)
+    if not isinstance(model, ConvE):
+        raise InputError(f"{name} cannot be written: the model is a {type(model).__name__}; the format holds a ConvE")
     config = model.config
     entities = _dictionary(name, "entity", entity_to_id, None)
     relations = _dictionary(name, "relation", relation_to_id, None)
@@ -280,8 +298,8 @@ def _unpack(path: str, content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{path} has version {settings.get('version')} of the tracin format; this release reads version "
             f"{OWN_VERSION}: please upgrade"
         )
-    if settings.get("format") != OWN_FORMAT:  # in other programs' files these names mean other things
-        settings = {key: value for key, value in settings.items() if key not in ("entities", "relations", *DROPOUTS)}
+    if settings.get("format") != OWN_FORMAT:
+        settings = {key: value for key, value in settings.items() if key not in OWN_SETTINGS}
     return {str(key): value for key, value in state.items()}, settings
 
 
@@ -404,7 +422,7 @@ def _relation_step(
     path: str, layout: Layout, rows: int, settings: Mapping[str, Any], relations: Mapping[str, int] | None
 ) -> int:
     """How many rows of the relation table lie between relation r and r + 1."""
-    stored = 2 if layout is OWN and settings.get("relation_step") == 2 else 1
+    stored = 2 if settings.get("relation_step") == 2 else 1
     if relations is None or (2 * len(relations) == rows and stored == 2):
         return stored
     if len(relations) == rows and stored == 1:

@@ -10,8 +10,8 @@ import torch
 import tracin_ext
 from tracin.checkpoints import Checkpoint
 from tracin.cli_inputs import Options
-from tracin.cli_layers import layers_named
 from tracin.influence import TracIn
+from tracin.layer_names import layers_named
 
 ISA_NAMES = {"avx512": "AVX-512", "avx2": "AVX2", "default": "portable loops"}
 

@@ -63,9 +63,8 @@ def tail_ranks(
         >>> tail_ranks(model, triples, known=triples).shape
         torch.Size([1])
     """
-    num_relations = model.relation.num_embeddings // model.relation_step
     for some in (triples, known):
-        check_ids(some, model.entity.num_embeddings, num_relations)
+        check_ids(some, model.num_entities, model.num_relations)
     step = torch.tensor([1, model.relation_step, 1])
     return _row_ranks(model, triples.cpu() * step, known.cpu() * step, batch_size)
 
@@ -87,7 +86,7 @@ def head_ranks(
             "rank tails only"
         )
     for some in (triples, known):
-        check_ids(some, model.entity.num_embeddings, rows // 2)
+        check_ids(some, model.num_entities, rows // 2)
     return _row_ranks(model, inverse_rows(model, triples.cpu()), inverse_rows(model, known.cpu()), batch_size)
 
 
@@ -142,15 +141,14 @@ def _row_ranks(
     batch_size: int | None,
 ) -> Tensor:  # [n] float64
     device = model.entity.weight.device
-    num_entities = model.entity.num_embeddings
-    filters = KnownTails.of(known.to(device), num_entities, model.relation.num_embeddings)
+    filters = KnownTails.of(known.to(device), model.num_entities, model.relation.num_embeddings)
     by_row = copy.copy(model)
     by_row.relation_step = 1
     was_training = model.training
     by_row.eval()
     ranks = [torch.empty(0, dtype=torch.float64)]
     try:
-        for block in triples.to(device).split(batch_size or max(1, SCORES_PER_BLOCK // num_entities)):
+        for block in triples.to(device).split(batch_size or max(1, SCORES_PER_BLOCK // model.num_entities)):
             heads, relations, tails = block.unbind(1)
             scores = by_row.score_tails(heads, relations)
             if not scores.isfinite().all():

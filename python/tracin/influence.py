@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tracin.arguments import check_models, check_triples, resolve_learning_rates
+from tracin.arguments import check_batch_size, check_models, check_triples, resolve_learning_rates
 from tracin.checkpoints import Checkpoint
 from tracin.devices import resolve_device
 from tracin.errors import InputError
@@ -20,9 +20,9 @@ from tracin.info import version
 from tracin.layers import layers_of, select_layers
 from tracin.losses import loss_named
 from tracin.memory import Need, parse_size, share_out
-from tracin.model import ConvE
 from tracin.partial import Partial, digest, digest_models
 from tracin.progress import progress_stages
+from tracin.pykeen_models import from_pykeen, is_pykeen
 from tracin.top_k import TopK
 from tracin.work import Work, attempt
 from tracin_ext import backends
@@ -46,14 +46,18 @@ class TracIn:
     the loss of the test triple. Negative: an opponent.
 
     Args:
-        model_or_checkpoints: a ConvE, a Checkpoint, or several of one model.
+        model_or_checkpoints: a ConvE, a Checkpoint, a PyKEEN model (see `from_pykeen`), or several of one model. Any
+            other module that maps triples [B, 3] to scores [B] and has num_entities and num_relations runs on the
+            backends vectorized and sequential.
         learning_rates: one for all or one each; None takes the checkpoints' own, else 1e-3.
         loss: "bce", softplus(-score) of the triple.
         layers: "all"; or names among entity, relation, bn0, conv, bn1, fc, bn2, bias; or an int n, the last n of
-            (bn0, conv, bn1, bn2, fc) that the model has: 1 is fc, 2 is bn2 and fc.
+            (bn0, conv, bn1, bn2, fc) that the model has: 1 is fc, 2 is bn2 and fc. Of a model that is no ConvE, the
+            beginnings of its parameters' names, such as entity_representations.
         precision: "float32", "float64", or "mixed": backward and pair products in bfloat16, where the processor has
             them and the backend is native, factored or compiled; else float32, with a warning.
-        backend: "auto" (native, else factored) or one of native, compiled, factored, vectorized, sequential.
+        backend: one of native, compiled, factored, vectorized, sequential; or "auto", the first that can run of
+            native, factored, vectorized, sequential, with a warning that says why if it is not native.
         device: "auto", "cpu", "cuda" or a torch device.
         batch_size: training triples in a block, or "auto", as many as fit in memory; halved, with one warning, when
             memory runs out. Results depend on it by rounding only.
@@ -82,7 +86,7 @@ class TracIn:
 
     def __init__(
         self,
-        model_or_checkpoints: ConvE | Checkpoint | Sequence[ConvE | Checkpoint],
+        model_or_checkpoints: nn.Module | Checkpoint | Sequence[nn.Module | Checkpoint],
         learning_rates: float | Sequence[float] | None = None,
         loss: str = "bce",
         layers: str | int | Sequence[str] = "all",
@@ -98,19 +102,15 @@ class TracIn:
     ) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
-        whole = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0
-        if batch_size != "auto" and not whole:
-            raise InputError(f"batch_size is {batch_size!r}; expected 'auto' or a positive number of triples")
         given = list(model_or_checkpoints) if isinstance(model_or_checkpoints, Sequence) else [model_or_checkpoints]
-        if not given:
-            raise InputError("no checkpoint was given; expected at least one")
+        given = [from_pykeen(item) if is_pykeen(item) else item for item in given]
         self.models = [item.model if isinstance(item, Checkpoint) else item for item in given]
         check_models(self.models)
         self.learning_rates = resolve_learning_rates(learning_rates, given)
         self.layers = select_layers(self.models[0], layers)
         self.precision = precision
         self.device = resolve_device(device)
-        self.batch_size = batch_size
+        self.batch_size = check_batch_size(batch_size)
         self.progress = progress
         self.memory_limit = None if memory_limit is None else parse_size(memory_limit)
         self.cache_test_factors = cache_test_factors
@@ -121,16 +121,18 @@ class TracIn:
         self.backend = self._resolve_backend(backend)
         self._backends = [self._create(model, loss) for model in self.models]
 
-    def _resolve_backend(self, name: str) -> str:
-        if name == "auto":
-            name, reason = backends.automatic(self.device)
-            if reason:
-                warnings.warn(f"using the {name} backend, not native: {reason}", stacklevel=3)
-        elif name not in backends.NAMES:
-            raise InputError(f"backend is {name!r}; expected auto or one of {', '.join(backends.NAMES)}")
+    def _resolve_backend(self, asked: str) -> str:
+        if asked not in ("auto", *backends.NAMES):
+            raise InputError(f"backend is {asked!r}; expected auto or one of {', '.join(backends.NAMES)}")
+        job = backends.Job(self.models[0], self.layers, PRECISIONS[self.precision], loss_named(self.loss))
+        name, against = backends.choose(asked, self.device, job)
+        if name is None:
+            raise InputError(f"backend {asked!r} cannot run here: {'; '.join(against)}")
+        for reason, faster in against.items():
+            warnings.warn(f"using the {name} backend, not {' or '.join(faster)}: {reason}", stacklevel=3)
         return name
 
-    def _create(self, model: ConvE, loss: str) -> backends.Backend:
+    def _create(self, model: nn.Module, loss: str) -> backends.Backend:
         dtype, mixed = PRECISIONS[self.precision], self.precision == "mixed"
         try:
             backend = backends.create(

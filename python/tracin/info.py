@@ -17,27 +17,28 @@ def info() -> dict[str, Any]:
     """What runs on this machine; never raises.
 
     Returns:
-        version of this package; backend, the one that "auto" takes on the CPU; reason, why nothing faster is in use
-        (None if nothing is); extension, `tracin_ext.status()`; isa, the CPU instructions in use (None without the
-        native extension); cuda, whether PyTorch sees a CUDA device; cuda_backend, the one that "auto" takes there, and
-        cuda_reason; threads, of the CPU; torch, its version.
+        version of this package; backend, the one that "auto" takes for a ConvE on the CPU; reason, why nothing faster
+        is in use (None if nothing is); extension, `tracin_ext.status()`; isa, the CPU instructions in use (None without
+        the native extension); cuda, whether PyTorch sees a CUDA device; cuda_backend, the one that "auto" takes there,
+        and cuda_reason; threads, of the CPU; torch, its version.
 
     Example:
         >>> tracin.info()["backend"]
         'native'
     """
     status = tracin_ext.status()
-    backend, reason = backends.automatic(torch.device("cpu"))
+    backend, against = backends.choose("auto", torch.device("cpu"))
     cuda_backend: str | None = None
     cuda_reason: str | None = "PyTorch sees no CUDA device"
     if torch.version.cuda is None:
         cuda_reason = "this PyTorch is built without CUDA"
     elif torch.cuda.is_available():
-        cuda_backend, cuda_reason = backends.automatic(torch.device("cuda"))
+        cuda_backend, cuda_against = backends.choose("auto", torch.device("cuda"))
+        cuda_reason = "; ".join(cuda_against) or None
     return {
         "version": version(),
         "backend": backend,
-        "reason": reason,
+        "reason": "; ".join(against) or None,
         "extension": status,
         "isa": status["isa"],
         "cuda": cuda_backend is not None,

@@ -112,6 +112,16 @@ class ConvE(nn.Module):
             nn.init.xavier_normal_(self.entity.weight)
             nn.init.xavier_normal_(self.relation.weight)
 
+    @property
+    def num_entities(self) -> int:
+        """Entity ids of triples are 0..num_entities - 1."""
+        return self.entity.num_embeddings
+
+    @property
+    def num_relations(self) -> int:
+        """Relation ids of triples are 0..num_relations - 1; the table has `relation_step` rows for each."""
+        return self.relation.num_embeddings // self.relation_step
+
     def hidden(
         self,
         heads: Tensor,  # [B]

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from tracin.errors import InputError
-from tracin.model import ConvE
 from tracin.results import check_writable
 from tracin.work import Work
 
@@ -206,9 +205,9 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return DIGEST + state.hexdigest()
 
 
-def digest_models(models: list[ConvE]) -> str:
+def digest_models(models: list[Any]) -> str:
     """Of all weights and of what tells how to read them."""
-    config = torch.tensor(list(repr([model.config for model in models]).encode()))
+    config = torch.tensor(list(repr([getattr(model, "config", None) or repr(model) for model in models]).encode()))
     weights = {f"{i}.{name}": tensor for i, model in enumerate(models) for name, tensor in model.state_dict().items()}
     return digest({"config": config, **weights})
 

@@ -65,7 +65,7 @@ def write_test(
         if csv_path is not None:
             results = _through(files.enter_context(_rows_file(csv_path, labels)), results)
         if is_parquet(path):
-            _write_rows(path, results, labels)
+            write_influences(path, results, labels)
             return
         json_file = files.enter_context(replacing(path))
 
@@ -87,9 +87,9 @@ def write_single(
 ) -> None:
     """Mode single: a JSON list with one labelled object per test triple; `csv_path` gives the CSV file of an index."""
     if csv_path is not None:
-        results = _through(lambda result: _write_rows(csv_path(result.index), [result], labels), results)
+        results = _through(lambda result: write_influences(csv_path(result.index), [result], labels), results)
     if is_parquet(path):
-        _write_rows(path, results, labels)
+        write_influences(path, results, labels)
         return
 
     def record(result: Influences) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def write_per_triple(
     """Mode test, files per triple: `tracin_test_<i>.json` in `folder`, `<stem>_test_<i><suffix>` beside `csv_path`."""
     for result in results:
         if csv_path is not None:
-            _write_rows(numbered(csv_path, result.index), [result], labels)
+            write_influences(numbered(csv_path, result.index), [result], labels)
         record = (
             {"test_index": result.index}
             | _ids("test", result.triple)
@@ -254,7 +254,8 @@ def _rows_file(path: Path, labels: Labels) -> Iterator[Callable[[Influences], No
             yield _csv_writer(file, labels)
 
 
-def _write_rows(path: Path, results: Iterable[Influences], labels: Labels) -> None:
+def write_influences(path: Path, results: Iterable[Influences], labels: Labels) -> None:
+    """A CSV or Parquet file, by the ending of its name, of the influences on some test triples."""
     with _rows_file(path, labels) as write_rows:
         for result in results:
             write_rows(result)

@@ -1,20 +1,23 @@
-"""Five backends with the same methods; `create` is the one place that chooses."""
+"""Five backends with the same methods; this file is the one place that chooses."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-import tracin_ext
 from tracin_ext.backends.compiled import CompiledBackend
 from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend
 from tracin_ext.backends.sequential import Loss, SequentialBackend
+from tracin_ext.backends.trial import failure
 from tracin_ext.backends.vectorized import VectorizedBackend
+from tracin_ext.parameters import has_factored_form
 
 NAMES = ("native", "compiled", "factored", "vectorized", "sequential")
+AUTO = ("native", "factored", "vectorized", "sequential")  # the fastest first
 
 
 class Backend(Protocol):
@@ -40,12 +43,34 @@ class Backend(Protocol):
     def free_buffers(self) -> None: ...  # memory kept from call to call
 
 
-def automatic(device: torch.device) -> tuple[str, str | None]:
-    """The backend that "auto" takes on a device, and why it is not native if it is not."""
-    if device.type not in NativeBackend.devices:
-        return "factored", f"the native backend has no kernels for {device.type} in this build"
-    reason = tracin_ext.status()["reason"]
-    return ("factored", reason) if reason else ("native", None)
+@dataclass(frozen=True)
+class Job:
+    """What backends differ in being able to do."""
+
+    model: Any
+    layers: tuple[str, ...]
+    dtype: torch.dtype
+    loss: Loss
+
+
+def reason_against(name: str, device: torch.device, job: Job | None) -> str | None:
+    """Why a backend cannot do a job (None: any of a ConvE) on a device; None if it can."""
+    if job is not None and not has_factored_form(job.model):
+        if name not in ("vectorized", "sequential"):
+            return "this model is not a ConvE"
+        return failure(name, job.model, job.layers, job.dtype, device, job.loss)
+    return NativeBackend.missing(device) if name == "native" else None
+
+
+def choose(asked: str, device: torch.device, job: Job | None = None) -> tuple[str | None, dict[str, list[str]]]:
+    """The backend asked for, of "auto" the fastest; None if it cannot run; and those that cannot, by their reason."""
+    against: dict[str, list[str]] = {}
+    for name in AUTO if asked == "auto" else (asked,):
+        reason = reason_against(name, device, job)
+        if reason is None:
+            return name, against
+        against.setdefault(reason, []).append(name)
+    return None, against
 
 
 def create(

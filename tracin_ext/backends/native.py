@@ -47,11 +47,9 @@ class NativeBackend:
     def __init__(
         self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, mixed: bool = False
     ) -> None:
+        if reason := self.missing(device):
+            raise RuntimeError(reason)
         status = tracin_ext.status()
-        if not status["available"]:
-            raise RuntimeError(status["reason"])
-        if device.type not in self.devices:
-            raise RuntimeError(f"this build has no native kernels for {device.type}")
         products = os.environ.get("TRACIN_PRODUCTS", "own")
         if products not in HEIGHTS:
             raise RuntimeError(f"TRACIN_PRODUCTS={products} is not one of {', '.join(HEIGHTS)}; correct or unset it")
@@ -69,6 +67,13 @@ class NativeBackend:
         self.triple_bytes = (6 * dim + 3 * self.statistics) * size
         model_tensors, self.sizes, self.parts = pack_model(p, self.wide, self.height, True, self.mixed)
         self.model, self.relation_features = self._with_relation_tables(model_tensors)
+
+    @classmethod
+    def missing(cls, device: torch.device) -> str | None:
+        """Why it cannot run there; None if it can."""
+        if device.type not in cls.devices:
+            return f"the native backend has no kernels for {device.type} in this build"
+        return tracin_ext.status()["reason"]
 
     def _with_relation_tables(self, model: Any) -> tuple[Any, Tensor]:
         p, (_, _, tail) = self.parameters, self.parts

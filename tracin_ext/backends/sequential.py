@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,8 +14,33 @@ Loss = Callable[[Tensor], Tensor]  # scores [B] -> losses [B]
 
 
 def tracked_parameters(model: nn.Module, layers: tuple[str, ...]) -> dict[str, Tensor]:
-    """Parameters of the chosen layers: the first word of a parameter's name is its layer."""
-    return {name: value for name, value in model.named_parameters() if name.split(".")[0] in layers}
+    """Parameters of the chosen layers: whole words at the beginning of a parameter's name are its layer."""
+    starts = tuple(f"{layer}." for layer in layers)
+    return {name: value for name, value in model.named_parameters() if f"{name}.".startswith(starts)}
+
+
+def copied(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """A copy in eval mode without requires_grad; complex values in the complex type of dtype's width."""
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_complex():
+            tensor.data = tensor.data.to(device, dtype.to_complex())
+        else:
+            tensor.data = tensor.data.to(device, dtype if tensor.is_floating_point() else None)
+    return model
+
+
+def flat(
+    gradient: Tensor,  # [..., any]
+    dims: int = 0,  # how many to keep
+) -> Tensor:  # [..., values]
+    """One real number a value, two for complex ones: so that inner products are those of real gradients."""
+    return (torch.view_as_real(gradient) if gradient.is_complex() else gradient).flatten(dims)
+
+
+def size_of(parameters: Iterable[Tensor]) -> int:
+    """Bytes of a gradient."""
+    return sum(p.numel() * p.element_size() for p in parameters)
 
 
 class SequentialBackend:
@@ -33,33 +58,41 @@ class SequentialBackend:
         loss: Loss,
         recompute_activations: bool = False,
     ) -> None:
-        self.model = copy.deepcopy(model).to(device, dtype).eval().requires_grad_(False)
+        self.model = copied(model, dtype, device)
         self.loss = loss
         self.recompute_activations = recompute_activations
-        self.tracked = list(tracked_parameters(self.model, layers).values())
-        for parameter in self.tracked:
+        self.tracked = tracked_parameters(self.model, layers)
+        for parameter in self.tracked.values():
             parameter.requires_grad_(True)
-        self.test_bytes = sum(p.numel() * p.element_size() for p in self.tracked)
+        self.test_bytes = size_of(self.tracked.values())
         self.triple_bytes = self.test_bytes
         self.fixed_bytes = self.test_bytes
 
-    def gradient(
+    def gradients(
         self,
         triple: Tensor,  # [3]
-    ) -> Tensor:  # [parameters]
+        loss: Loss | None = None,  # another than the backend's
+    ) -> dict[str, Tensor]:
+        """Of every tracked parameter, by its name."""
         with torch.enable_grad():
             if self.recompute_activations:
                 scores = checkpoint(self.model, triple[None], use_reentrant=False, preserve_rng_state=False)
             else:
                 scores = self.model(triple[None])
-            loss = self.loss(scores).sum()
-            gradients = torch.autograd.grad(loss, self.tracked, allow_unused=True)
-        return torch.cat([
-            torch.zeros_like(p).flatten() if g is None else g.flatten()
-            for p, g in zip(self.tracked, gradients, strict=True)
-        ])  # fmt: skip
+            value = (loss or self.loss)(scores).sum()
+            gradients = torch.autograd.grad(value, list(self.tracked.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(p) if g is None else g
+            for (name, p), g in zip(self.tracked.items(), gradients, strict=True)
+        }
 
-    def test_factors(self, triples: Tensor) -> Tensor:  # [Q, 3] -> [Q, parameters]
+    def gradient(
+        self,
+        triple: Tensor,  # [3]
+    ) -> Tensor:  # [values]
+        return torch.cat([flat(g) for g in self.gradients(triple).values()])
+
+    def test_factors(self, triples: Tensor) -> Tensor:  # [Q, 3] -> [Q, values]
         return torch.stack([self.gradient(triple) for triple in triples])
 
     def scores(self, test: Tensor, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [Q, B]

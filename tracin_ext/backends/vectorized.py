@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from tracin_ext.backends.sequential import Loss, tracked_parameters
+from tracin_ext.backends.sequential import Loss, copied, flat, size_of, tracked_parameters
 
 CHUNK_BYTES = 512 << 20  # dense gradients held at a time
 
@@ -23,9 +22,9 @@ class VectorizedBackend:
     def __init__(
         self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, loss: Loss
     ) -> None:
-        model = copy.deepcopy(model).to(device, dtype).eval().requires_grad_(False)
+        model = copied(model, dtype, device)
         self.tracked = tracked_parameters(model, layers)
-        self.test_bytes = sum(p.numel() * p.element_size() for p in self.tracked.values())
+        self.test_bytes = size_of(self.tracked.values())
         self.triple_bytes = self.test_bytes
         self.fixed_bytes = CHUNK_BYTES
         self.chunk = max(1, CHUNK_BYTES // max(1, self.triple_bytes))
@@ -38,10 +37,10 @@ class VectorizedBackend:
     def gradients(
         self,
         triples: Tensor,  # [B, 3]
-    ) -> Tensor:  # [B, parameters]
-        return torch.cat([g.flatten(1) for g in self.per_sample(self.tracked, triples).values()], 1)
+    ) -> Tensor:  # [B, values]
+        return torch.cat([flat(g, 1) for g in self.per_sample(self.tracked, triples).values()], 1)
 
-    def test_factors(self, triples: Tensor) -> Tensor:  # [Q, 3] -> [Q, parameters]
+    def test_factors(self, triples: Tensor) -> Tensor:  # [Q, 3] -> [Q, values]
         return torch.cat([self.gradients(chunk) for chunk in triples.split(self.chunk)])
 
     def scores(self, test: Tensor, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [Q, B]
