@@ -168,7 +168,7 @@ def test_no_shape_fits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name, arguments, stack, expected", [
     ("pykeen_model_state_dict.pt", {}, "height", ("PyKEEN state dict", None)),
-    ("pykeen_callback.pt", {"embedding_height": 8, "embedding_width": 4}, "height", ("PyKEEN state dict", None)),
+    ("pykeen_callback.pt", {"embedding_height": 8, "embedding_width": 4}, "height", ("PyKEEN callback checkpoint", None)),
     ("width_stacked.pt", {}, "width", ("width-stacked PyTorch state dict", 3)),
 ])  # fmt: skip
 def test_fixtures_load(

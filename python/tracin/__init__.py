@@ -1,12 +1,13 @@
 """Training-data attribution for ConvE knowledge-graph models: exact TracIn influences from checkpoint files."""
 
 from tracin.checkpoints import Checkpoint, load_checkpoint, load_model, save_checkpoint
+from tracin.dictionaries import read_dictionary
 from tracin.errors import InputError
 from tracin.influence import TopK, TracIn
 from tracin.info import info
 from tracin.model import ConvE
 from tracin.training import train
-from tracin.triples import read_dictionary, read_triples
+from tracin.triples import read_triples
 
 __all__ = [
     "Checkpoint", "ConvE", "InputError", "TopK", "TracIn", "info", "load_checkpoint", "load_model", "read_dictionary",

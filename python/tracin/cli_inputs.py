@@ -11,9 +11,10 @@ from types import SimpleNamespace
 from torch import Tensor
 
 from tracin.checkpoints import Checkpoint, load_checkpoint
+from tracin.dictionaries import read_dictionary, read_edge_map, read_names
 from tracin.errors import InputError
 from tracin.results import Labels
-from tracin.triples import read_dictionary, read_edge_map, read_names, read_triples
+from tracin.triples import read_triples
 
 Options = SimpleNamespace  # the options by their Python names, and `given`: those named on the command line
 
