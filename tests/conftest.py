@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ def _folder(variable: str) -> Path:
     folder = Path(value).resolve()
     assert folder.is_dir(), f"{variable}={value} is not a folder"
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pykeen_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """PyKEEN, once imported, leaves the home directory alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSTOW_HOME", str(tmp_path_factory.getbasetemp() / "pystow"))
+        patch.setenv("PYKEEN_HOME", str(tmp_path_factory.getbasetemp() / "pykeen"))
+        yield
 
 
 @pytest.fixture(scope="session")
