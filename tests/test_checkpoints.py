@@ -116,7 +116,7 @@ def bad_states() -> dict[str, tuple[dict[str, Any], list[str]]]:
             {"state_dict": {k: v for k, v in own.items() if k != "bn1.running_var"}, "embedding_height": 8},
             ["lacks bn1.running_var"]),
         "unexpected": (whole | {"gate.weight": torch.ones(1)}, ["unexpected gate.weight"]),
-        "converted wrongly": (broken, ["converted to PyKEEN's names wrongly", "interaction.hr1d.1", "was converted from"]),
+        "converted wrongly": (broken, ["names wrongly", "interaction.hr1d.1", "was converted from"]),
         "distmult": ({k: v for k, v in whole.items() if "emb" in k}, ["not a ConvE", "emb_e.weight, emb_rel.weight"]),
         "transe": ({k: v for k, v in pykeen.items() if "ations.0" in k}, ["not a ConvE", "relation_representations.0"]),
         "empty": ({}, ["not a ConvE", "keys are none"]),

@@ -137,6 +137,13 @@ def test_claimed_sizes_allocate_nothing(case: str) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_sets(protocol: int) -> None:
+    assert load(pickle.dumps({"some": {"a", 1}, "none": set()}, protocol)) == {"some": {"a", 1}, "none": set()}
+    with pytest.raises(pickle.UnpicklingError, match="keys are neither"):
+        load(pickle.dumps({((1, 2), 3)}, protocol))
+
+
 def test_ordered_dicts_of_one_shared_list_do_not_multiply() -> None:
     pairs = [pickle.EMPTY_LIST, pickle.BINPUT, b"\0", text("k"), pickle.NONE, pickle.TUPLE2, pickle.APPEND]
     again = [pickle.BINGET, b"\0", pickle.TUPLE1, pickle.REDUCE]

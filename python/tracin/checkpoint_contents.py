@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from tracin.checkpoint_layouts import listing
+from tracin.checkpoint_layouts import IGNORED, listing
 from tracin.dictionaries import read_dictionary
-from tracin.errors import InputError
+from tracin.errors import InputError, plain, quote
 from tracin.libkge import LIBKGE_KEYS, libkge_settings, plain_libkge_state
 from tracin.safe_pickle import Foreign
 from tracin.torch_files import read_torch_file
@@ -19,7 +19,8 @@ from tracin.torch_files import read_torch_file
 OWN_FORMAT, OWN_VERSION = "tracin", 1
 DROPOUTS = ("input_dropout", "feature_dropout", "hidden_dropout")
 PYKEEN_MODEL = "trained_model.pkl"  # of a folder that PyKEEN's save_to_directory wrote
-MAX_MODULES = 10_000  # of a pickled model; a file may claim modules within each other without end
+MAX_PARTS = 10_000  # of a pickled model; a file may name the same module within itself
+MAX_KEY = 1_000  # characters of a state dict's key
 # What a pickled module says of its own computation, and the only values that ConvE computes with.
 MODULE_SETTINGS = {
     "eps": (1e-5,), "track_running_stats": (True,), "stride": (1, (1, 1)), "padding": (0, (0, 0)),
@@ -67,8 +68,7 @@ def read_contents(path: str, entities: bool = True, relations: bool = True) -> C
     triples = folder / "training_triples"
     if (triples / "base.pth").is_file():
         factory = read_torch_file(str(triples / "base.pth"))
-        inverse = factory.get("create_inverse_triples") if isinstance(factory, dict) else None
-        step = {True: 2, False: 1}.get(inverse) if isinstance(inverse, bool) else None
+        step = _step(factory.get("create_inverse_triples")) if isinstance(factory, dict) else None
         if None not in (step, contents.relation_step) and step != contents.relation_step:
             raise InputError(
                 f"{path}: {PYKEEN_MODEL} and training_triples disagree on inverse triples; is it one run's?"
@@ -86,7 +86,7 @@ def unpack(path: str, content: Any) -> Contents:
     if isinstance(content, Foreign) and "_modules" in content.attributes:
         return _unpack_module(path, content)
     if not isinstance(content, Mapping):
-        what = content.name if isinstance(content, Foreign) else type(content).__name__
+        what = plain(content.name) if isinstance(content, Foreign) else type(content).__name__
         raise InputError(f"{path} holds a {what}; expected a state dict or a model")
     if content.get("type") in ("train", "package") and "model" in content:
         return _unpack_libkge(path, content)
@@ -124,7 +124,7 @@ def _pykeen_kind(content: Mapping[Any, Any]) -> str | None:
 def _unpack_own(path: str, state: dict[str, Any], settings: dict[str, Any]) -> Contents:
     if settings.get("version") != OWN_VERSION:
         raise InputError(
-            f"{path} has version {settings.get('version')} of the tracin format; this release reads version "
+            f"{path} has version {quote(settings.get('version'))} of the tracin format; this release reads version "
             f"{OWN_VERSION}: please upgrade"
         )
     step = 2 if settings.get("relation_step") == 2 else 1
@@ -150,36 +150,43 @@ def _unpack_libkge(path: str, content: Mapping[str, Any]) -> Contents:
 def _unpack_module(path: str, module: Foreign) -> Contents:
     """The state dict of a pickled torch.nn.Module, from the attributes that every module has."""
     state: dict[str, Any] = {}
-    waiting = [("", module)]
-    seen = 0
     settings = {key: value for key, value in module.attributes.items() if not str(key).startswith("_")}
+    waiting = [("", module)]
+    parts = 0
     while waiting:
         prefix, part = waiting.pop()
-        seen += 1
-        if seen > MAX_MODULES:
-            raise InputError(f"{path} is a pickled model of more than {MAX_MODULES:,} modules; is it a ConvE?")
         attributes = part.attributes
-        _check_module(path, prefix, attributes)
+        if not any(ignored in prefix for ignored in IGNORED):
+            _check_module(path, prefix, attributes)
         transient = attributes.get("_non_persistent_buffers_set")
         for kind in ("_parameters", "_buffers", "_modules"):
-            for name, value in dict(attributes.get(kind) or {}).items():
-                if kind == "_modules" and isinstance(value, Foreign):
+            owned = attributes.get(kind)
+            owned = owned if isinstance(owned, dict) else {}
+            parts += 1 + len(owned)
+            if parts > MAX_PARTS or len(prefix) > MAX_KEY:
+                raise InputError(f"{path} is a pickled model of more than {MAX_PARTS:,} parts; is it a ConvE?")
+            for name, value in owned.items():
+                if isinstance(value, Foreign) and kind == "_modules":
                     waiting.append((f"{prefix}{name}.", value))
                 elif isinstance(value, Tensor) and not (isinstance(transient, set) and name in transient):
-                    state[prefix + name] = value
+                    state[f"{prefix}{name}"] = value
         if isinstance(shape := attributes.get("shape_info"), Foreign):  # of PyKEEN's interaction
             settings |= shape.attributes
-    inverse = module.attributes.get("use_inverse_triples")
-    step = {True: 2, False: 1}.get(inverse) if isinstance(inverse, bool) else None
     framework = "PyKEEN" if module.name.startswith("pykeen.") else "PyTorch"
+    step = _step(module.attributes.get("use_inverse_triples"))
     return Contents(state, settings, f"whole pickled {framework} model", relation_step=step)
 
 
 def _check_module(path: str, prefix: str, attributes: Mapping[str, Any]) -> None:
     for name, allowed in MODULE_SETTINGS.items():
         value = attributes.get(name, allowed[0])
-        if value not in allowed:
+        if not any(type(value) is type(usual) and value == usual for usual in allowed):
             raise InputError(
-                f"{path}: {prefix.rstrip('.') or 'the model'} has {name} = {value!r} where TracIn computes with "
-                f"{allowed[0]!r}; the scores would differ"
+                f"{path}: {plain(prefix[:-1] or 'the model')} has {name} = {quote(value)} where TracIn computes with "
+                f"{allowed[0]}; the scores would differ"
             )
+
+
+def _step(inverse: Any) -> int | None:
+    """Rows between relations of a PyKEEN model, from whether it has inverse triples."""
+    return (2 if inverse else 1) if isinstance(inverse, bool) else None

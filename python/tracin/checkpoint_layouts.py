@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tracin.errors import InputError
+from tracin.errors import InputError, plain
 from tracin.libkge import BIAS_COLUMN, ENTITY, RELATION, VECTOR_COLUMNS, default_libkge_image
 from tracin.model import STACK_AXES
 
@@ -118,7 +118,7 @@ LAYOUTS = (
     OWN,
 )
 PYKEEN_MISNAMED = "interaction.hr1d.1."  # where PyKEEN has nothing to store
-IGNORED = ("loss.", ".regularizer.")  # parts of PyKEEN keys that play no part in a score
+IGNORED = ("loss.", ".regularizer.", "weight_regularizers.")  # parts of PyKEEN keys that play no part in a score
 STORED_IMAGES = (  # settings, or attributes of a pickled model, for rows and columns; stack_width counts rows
     ("embedding_height", "embedding_width"),
     ("image_height", "image_width"),
@@ -129,8 +129,8 @@ STORED_IMAGES = (  # settings, or attributes of a pickled model, for rows and co
 
 
 def listing(names: Iterable[str], limit: int = 5) -> str:
-    """The first names, none of them long, and how many more there are."""
-    names = [name if len(name) <= 100 else f"{name[:80]}..." for name in names]
+    """The first names, and how many more there are."""
+    names = list(map(plain, names))
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
@@ -205,7 +205,8 @@ def resolve_image(
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}; expected a positive number of pixels")
     if stack is None:
-        stack = settings["stack"] if settings.get("stack") in STACK_AXES else layout.stack
+        stored = settings.get("stack")
+        stack = stored if isinstance(stored, str) and stored in STACK_AXES else layout.stack
     elif stack not in STACK_AXES:
         raise InputError(f"stack is {stack!r}; expected 'height' or 'width'")
     fitting = sizes.images(stack)

@@ -79,6 +79,7 @@ def load_checkpoint(
     layout = detect(name, contents.state, settings)
     tensors = _tensors(name, layout, contents.state)
     sizes = _sizes(name, layout, tensors)
+    _check_norms(name, settings.get("max_norm"), tensors["entity.weight"])
     height, width, stack = resolve_image(name, layout, sizes, settings, embedding_height, embedding_width, stack)
     entities = _dictionary(name, "entity", entity_to_id, contents.entities)
     relations = _dictionary(name, "relation", relation_to_id, contents.relations)
@@ -232,6 +233,17 @@ def _sizes(path: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Sizes:
     channels, planes, kernel_height, kernel_width = tensors["conv.weight"].shape
     relations, features = len(tensors["relation.weight"]), tensors["fc.weight"].shape[1]
     return Sizes(entities, relations, dim, planes, channels, kernel_height, kernel_width, features)
+
+
+def _check_norms(path: str, stored: Any, entities: Tensor) -> None:
+    """AttributionAttack's option shortens an embedding when a head is looked up, in place: scores change on the way."""
+    limit = 1.0 if stored is True else _number(stored)
+    longest = float(entities.norm(dim=1).max())
+    if limit is not None and longest > limit * (1 + 1e-4):
+        raise InputError(
+            f"{path}: an entity's embedding has the norm {longest:.4g}, but the model limits norms to {limit:g} as it "
+            "looks embeddings up, so that scores depend on what was looked up before; save it with shortened embeddings"
+        )
 
 
 def _build(

@@ -78,7 +78,7 @@ class SafeUnpickler(pickle._Unpickler):
         persistent_load: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__(file, encoding="utf-8")
-        self.functions = {"collections.OrderedDict": self._ordered_dict, **(functions or {})}
+        self.functions = {"collections.OrderedDict": _ordered_dict, "builtins.set": _set, **(functions or {})}
         self._persistent_load = persistent_load
 
     def persistent_load(self, pid: Any) -> Any:
@@ -126,12 +126,12 @@ class SafeUnpickler(pickle._Unpickler):
 
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        self._set([key, value])
+        self._set_items([key, value])
 
     def load_setitems(self) -> None:
-        self._set(self.pop_mark())
+        self._set_items(self.pop_mark())
 
-    def _set(self, items: list[Any]) -> None:  # key, value, key, value, ...
+    def _set_items(self, items: list[Any]) -> None:  # key, value, key, value, ...
         if isinstance(self.stack[-1], dict):
             self.stack[-1].update(zip(_hashable(items[::2]), items[1::2], strict=True))
 
@@ -147,15 +147,22 @@ class SafeUnpickler(pickle._Unpickler):
     def load_bytearray8(self) -> None:
         self.load_binbytes8()  # the base's method allocates as much as the file claims
 
-    def _ordered_dict(self, *arguments: Any) -> dict[Any, Any]:
-        """Python 2 gave the items as one argument, a list of lists, which is emptied: no list makes two dicts."""
-        result: dict[Any, Any] = {}
-        if arguments:
-            pairs: list[Any]
-            (pairs,) = arguments
-            result.update(zip(_hashable([key for key, _ in pairs]), [value for _, value in pairs], strict=True))
-            pairs.clear()
-        return result
+
+def _ordered_dict(*arguments: Any) -> dict[Any, Any]:
+    pairs = _emptied(*arguments)
+    return dict(zip(_hashable([key for key, _ in pairs]), [value for _, value in pairs], strict=True))
+
+
+def _set(*arguments: Any) -> set[Any]:
+    return set(_hashable(_emptied(*arguments)))
+
+
+def _emptied(items: Any = ()) -> list[Any]:
+    """The one list of items that older protocols give a call; it is emptied: no list that is shared makes two objects."""
+    taken = list(items)
+    if taken:
+        items.clear()
+    return taken
 
 
 def _hashable(keys: list[Any]) -> list[Any]:

@@ -116,8 +116,10 @@ def _read_legacy(file: io.BufferedReader, size: int) -> Any:
     storages: dict[str, Tensor] = {}
     claimed = 0
 
-    def load_storage(pid: Any) -> Tensor:
+    def load_storage(pid: Any) -> Any:
         nonlocal claimed
+        if pid[0] == "module":  # a class, the file of its source, its source
+            return pid[1]
         dtype, key, count = _storage_claim(pid)
         if key not in storages:
             claimed += count * dtype.itemsize
@@ -153,10 +155,12 @@ def _storage_claim(pid: Any) -> tuple[torch.dtype, str, int]:
     kind, storage, key, _, count, *view = pid
     if kind != "storage" or not isinstance(key, str) or type(count) is not int or count < 0 or any(view):
         raise UnpicklingError("a persistent id of another form")
+    if storage.name not in DTYPES:
+        raise UnpicklingError(f"values of the type {quote(storage.name)}")
     return DTYPES[storage.name], key, count
 
 
-def _unpickle(file: IO[bytes], load_storage: Callable[[Any], Tensor] | None = None) -> Any:
+def _unpickle(file: IO[bytes], load_storage: Callable[[Any], Any] | None = None) -> Any:
     def from_type(function: Foreign, kind: Foreign, arguments: Any, state: Any) -> Any:
         return unpickler.call(function, arguments)
 
