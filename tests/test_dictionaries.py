@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -87,11 +88,95 @@ def test_dictionary_with_a_label_twice(tmp_path: Path) -> None:
         read_dictionary(path)
 
 
-@pytest.mark.parametrize("header", ["id\tlabel", "label\tid"])
-def test_header_line_is_told_the_expected_form(tmp_path: Path, header: str) -> None:
-    path = write(tmp_path / "entity_to_id.tsv", f"{header}\n0\t0\n")
+def test_header_line_of_another_order_is_told_the_expected_form(tmp_path: Path) -> None:
+    path = write(tmp_path / "entity_to_id.tsv", "label\tid\n0\t0\n")
     with pytest.raises(InputError, match=r"line 1: id .*expected are lines label<TAB>id, without a header line"):
         read_dictionary(path)
+
+
+# ---- other forms of dictionaries
+
+
+THREE = {"a": 2, "b": 0, "c": 1}
+PYKEEN = "id\tlabel\n2\ta\n0\tb\n1\tc\n"
+FORMS: dict[str, tuple[str, str | bytes]] = {  # file name, content, all of THREE
+    "pykeen": ("entity_to_id.tsv", PYKEEN),
+    "pykeen, packed": ("entity_to_id.tsv.gz", gzip.compress(PYKEEN.encode())),
+    "pykeen, windows": ("ids.txt", "\ufeff" + PYKEEN.replace("\n", "\r\n")),
+    "libkge": ("entity_ids.del", "2\ta\n0\tb\n1\tc\n"),
+    "libkge under another name": ("ids.txt", "2\ta\n0\tb\n1\tc\n"),
+    "ours under libkge's name": ("ids.del", "a\t2\nb\t0\nc\t1\n"),
+    "json": ("entities_dict.json", json.dumps(THREE)),
+    "json of many lines, under another name": ("ids.txt", "\n" + json.dumps(THREE, indent="\t")),
+    "json, packed": ("entities.json.gz", gzip.compress(json.dumps(THREE).encode())),
+    "spodernet": ("vocab_e1", pickle.dumps([THREE, {2: "a", 0: "b", 1: "c"}, {}, {}], 2)),
+    "spodernet, newer": ("vocab_e1", pickle.dumps([THREE, {2: "a", 0: "b", 1: "c"}, None, None], 5)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("block_bytes", [5, 1 << 26])
+def test_forms(form: str, block_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", block_bytes)
+    name, content = FORMS[form]
+    assert read_dictionary(write(tmp_path / name, content)) == THREE
+
+
+@pytest.mark.parametrize("name, content, expected", [
+    ("d.txt", "00017\t0\n00023\t1\n", {"00017": 0, "00023": 1}),  # numbers as labels, one column without gaps
+    ("d.txt", "0\t17\n1\t23\n", {"17": 0, "23": 1}),
+    ("d.del", "00017\t0\n00023\t1\n", {"00017": 0, "00023": 1}),
+    ("d.txt", "0\t0\n1\t1\n", {"0": 0, "1": 1}),
+    ("d.del", "0\t1\n1\t2\n2\t0\n", {"1": 0, "2": 1, "0": 2}),  # both without gaps: the name decides
+    ("d.del.gz", "0\t1\n1\t0\n", {"1": 0, "0": 1}),
+    ("d.txt", "5\t7\n6\t9\n", {"5": 7, "6": 9}),  # both with gaps, which the model will not take
+    ("d.del", "5\t7\n6\t9\n", {"7": 5, "9": 6}),
+    ("d.txt", "5\ta\n6\tb\n", {"a": 5, "b": 6}),
+    ("d.txt", "{a}\t0\n{\t1\n", {"{a}": 0, "{": 1}),
+    ("d.txt", "id\tlabel\n0\tlabel\n1\tid\n", {"label": 0, "id": 1}),
+    ("d.tsv", 'id\tlabel\n0\t"say ""x"""\n1\tit\'s "y\n2\t"\n', {'say "x"': 0, 'it\'s "y': 1, '"': 2}),
+])  # fmt: skip
+def test_which_column_holds_the_ids(name: str, content: str, expected: dict[str, int], tmp_path: Path) -> None:
+    packed = gzip.compress(content.encode()) if name.endswith(".gz") else content
+    assert read_dictionary(write(tmp_path / name, packed)) == expected
+
+
+@pytest.mark.parametrize("name, content, named", [
+    ("d.txt", "0\t1\n1\t0\n", ": both columns hold the ids 0 to 1 in different orders; write it as a JSON object"),
+    ("d.tsv", "id\tlabel\n0\ta\nx\tb\n", " line 3: id 'x' is not an integer from 0"),
+    ("d.tsv", "id\tlabel\n0\ta\n0\tb\n", " line 3: id 0 (of label 'b') was already on line 2 (of label 'a')"),
+    ("d.tsv", "id\tlabel\n0\ta\n1\ta\n", " line 3: label 'a' (of id 1) was already on line 2 (of id 0)"),
+    ("d.tsv", "id\tlabel\n", ": the file has no lines; expected lines id<TAB>label"),
+    ("d.del", "0\ta\nx\tb\n", " line 2: id 'x' is not an integer"),
+    ("d.json", '{"a": 0,\n"b"}', " line 2: not JSON"),
+    ("d.json", '{"a": 0, "a": 1}', ": 'a' comes twice, in ('a', 0) and ('a', 1)"),
+    ("d.json", '{"a": 0, "b": 0}', ": 0 comes twice, in ('a', 0) and ('b', 0)"),
+    ("d.json", '{"a": "0"}', ": the entry 'a': '0' is not a label with an integer"),
+    ("d.json", '{"a": true}', ": the entry 'a': True is not a label with an integer"),
+    ("d.json", '{"a": -1}', ": the entry 'a': -1 is not"),
+    ("d.json", '{"a": 1.0}', ": the entry 'a': 1.0 is not"),
+    ("d.json", '{"a": {"b": 0}}', ": the entry 'a': [('b', 0)] is not"),
+    ("d.json", "{}", ": the dictionary is empty"),
+    ("d.json", '{"a": ' + "[" * 100_000, ": nested too deep"),
+    ("d.json", '{"a": ' + "9" * 5000 + "}", ": nested too deep or with too large a number"),
+    ("vocab", pickle.dumps(THREE), ": a pickle of something else; expected a list whose first item is a dict"),
+    ("vocab", pickle.dumps([{0: "a"}, {"a": 0}]), ": the entry 0: 'a' is not a label with an integer"),
+    ("vocab", pickle.dumps([{"OOV": -1, "": 0}]), ": the entry 'OOV': -1 is not"),
+    ("vocab", pickle.dumps([THREE, {}])[:-9], ": the pickle is damaged or is no dictionary"),
+    ("vocab", b"\x80\x02cos\nsystem\n.", " is not safe: it names 'os.system'"),
+])  # fmt: skip
+def test_form_errors(name: str, content: str | bytes, named: str, tmp_path: Path) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(InputError, match=re.escape(f"{path}{named}")):
+        read_dictionary(path)
+
+
+def test_fixture_of_pykeen(fixtures_dir: Path) -> None:
+    folder = fixtures_dir / "models" / "pykeen_directory" / "training_triples"
+    entities = read_dictionary(folder / "entity_to_id.tsv.gz")
+    assert entities["brazil"] == 0 and sorted(entities.values()) == list(range(14))
+    relations = read_dictionary(folder / "relation_to_id.tsv.gz")
+    assert relations["accusation"] == 0 and sorted(relations.values()) == list(range(55))
 
 
 # ---- edge map

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 from torch.nn import functional as F
 
 from tracin import Checkpoint, InputError, TracIn, load_checkpoint, read_triples
+from tracin.cli import main
 from tracin.torch_files import read_torch_file
 
 pykeen = pytest.importorskip("pykeen")
@@ -130,6 +133,20 @@ def test_triples_of_the_folder_are_ids(trained: Trained) -> None:
     file = trained.folder / "folder" / "training_triples" / "numeric_triples.tsv.gz"
     triples = read_triples(file, checkpoint.entity_to_id or {}, checkpoint.relation_to_id or {})
     assert torch.equal(triples, trained.factory.mapped_triples)
+
+
+def test_command_needs_nothing_but_the_folder(trained: Trained, tmp_path: Path) -> None:
+    triples = str(trained.folder / "folder" / "training_triples" / "numeric_triples.tsv.gz")
+    output = tmp_path / "out.json"
+    model = str(trained.folder / "folder")
+    arguments = ["--model-path", model, "--train", triples, "--test", triples, "--mode", "single", "--top-k", "1"]
+    result = CliRunner().invoke(main, ["run", *arguments, "--output", str(output)])
+    assert result.exit_code == 0, result.stderr
+    assert "PyKEEN save_to_directory folder, 11 entities, 3 relations" in result.stderr
+    (written,) = json.loads(output.read_text())
+    first = trained.factory.mapped_triples[0].tolist()
+    assert written["test_triple"] == first
+    assert trained.factory.entity_to_id[written["test_head_label"]] == first[0]
 
 
 def test_folder_with_another_runs_triples(trained: Trained, tmp_path: Path) -> None:

@@ -276,6 +276,105 @@ def test_ordinary_files_take_the_fast_way(tmp_path: Path, monkeypatch: pytest.Mo
     assert read_triples(path, ENTITIES, RELATIONS).tolist() == [[0, 0, 1], [3, 1, 4]]
 
 
+# ---- ids instead of labels
+
+IDS = "1\t0\t0\n0\t1\t2\n1\t0\t0\n"
+HEADER = "head\trelation\ttail\n"
+ROWS = [[1, 0, 0], [0, 1, 2], [1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "numeric"),
+    [
+        ("numeric_triples.tsv.gz", HEADER + IDS, None),
+        ("numeric.tsv", "\ufeff" + (HEADER + IDS).replace("\n", "\r\n"), None),
+        ("train.del", IDS, None),
+        ("train.del.gz", IDS.replace("\n", "\r\n"), None),
+        ("train.del", HEADER + IDS, None),
+        ("train.txt", IDS, True),
+        ("train.txt", HEADER + IDS, True),
+        ("train.txt", IDS.replace("\n", "\t0.5\n"), True),
+    ],
+)
+@pytest.mark.parametrize("block_bytes", [1, 7, 1 << 26])
+def test_ids(
+    tmp_path: Path, name: str, content: str, numeric: bool | None, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", block_bytes)
+    raw = content.encode()
+    path = write(tmp_path / name, gzip.compress(raw) if name.endswith(".gz") else raw)
+    result = read_triples(path, ENTITIES, RELATIONS, numeric=numeric)
+    assert result.dtype == torch.int64 and result.tolist() == ROWS
+
+
+def test_labels_that_look_like_ids_or_a_header(tmp_path: Path) -> None:
+    entities, relations = {"head": 0, "tail": 1, "0": 2, "1": 3}, {"relation": 0, "0": 1}
+    header = write(tmp_path / "train.txt", HEADER + "0\t0\t1\n")
+    assert read_triples(header, entities, relations).tolist() == [[0, 0, 1], [2, 1, 3]]
+    assert read_triples(header, entities, relations, numeric=True).tolist() == [[0, 0, 1]]
+    named = write(tmp_path / "train.del", "0\t0\t1\n")
+    assert read_triples(named, entities, relations).tolist() == [[0, 0, 1]]
+    assert read_triples(named, entities, relations, numeric=False).tolist() == [[2, 1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("5\t0\t0", "head '5' is not an id from 0 to 4 (the entity dictionary has 5 entities)"),
+        ("0\t2\t0", "relation '2' is not an id from 0 to 1 (the relation dictionary has 2 relations)"),
+        ("0\t0\t-1", "tail '-1' is not an id from 0 to 4"),
+        ("0\t0\t1.0", "tail '1.0' is not an id"),
+        ("a\ttreats\tb", "head 'a' is not an id"),
+        ("0\t0\t99999999999999999999", "tail '99999999999999999999' is not an id"),
+        ("0\t0\t4294967296", "tail '4294967296' is not an id"),
+        ("0\t0\t", "tail '' is not an id"),
+        ("0\t0", "2 of 3 columns in '0\\t0'"),
+    ],
+)
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("block_bytes", [1, 1 << 26])
+def test_wrong_ids_name_the_line(
+    tmp_path: Path, line: str, named: str, header: bool, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", block_bytes)
+    lines = ["0\t1\t2"] * 30
+    lines[17] = line
+    path = write(tmp_path / ("train.tsv" if header else "train.del"), (HEADER if header else "") + "\n".join(lines))
+    with pytest.raises(InputError, match=re.escape(f"{path} line {19 if header else 18}: {named}")):
+        read_triples(path, ENTITIES, RELATIONS)
+
+
+def test_wrong_ids_name_the_reason(tmp_path: Path) -> None:
+    header = write(tmp_path / "train.txt", HEADER + "a\ttreats\tb\n")
+    with pytest.raises(InputError, match="line 2: head 'a' .*its header line says that it holds ids: remove that line"):
+        read_triples(header, ENTITIES, RELATIONS)
+    named = write(tmp_path / "train.del", "a\ttreats\tb\n")
+    with pytest.raises(InputError, match=r"line 1: head 'a' .*its name, \*\.del, says that it holds ids: rename it"):
+        read_triples(named, ENTITIES, RELATIONS)
+    only_header = write(tmp_path / "train.tsv", HEADER)
+    with pytest.raises(InputError, match="the file has no lines"):
+        read_triples(only_header, ENTITIES, RELATIONS)
+
+
+def test_skip_unknown_ids(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.del", "0\t0\t1\n9\t0\t1\n")
+    with pytest.warns(UserWarning, match="1 of 2 lines left out for unknown ids, the first: .* line 2: head '9'"):
+        assert read_triples(path, ENTITIES, RELATIONS, skip_unknown=True).tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize("skip_unknown", [False, True])
+def test_integers_read_as_labels_are_told_the_flag(tmp_path: Path, skip_unknown: bool) -> None:
+    path = write(tmp_path / "train.txt", IDS)
+    with pytest.raises(
+        InputError, match=r"line 1: head '1' .*are ids, --numeric-triples \(numeric=True\) reads"
+    ):
+        read_triples(path, ENTITIES, RELATIONS, skip_unknown=skip_unknown)
+    known = ENTITIES | {"1": 5, "0": 6, "2": 7}
+    with pytest.raises(InputError, match="relation '0' is not in the relation dictionary") as caught:
+        read_triples(path, known, {"1": 0}, skip_unknown=False)
+    assert "--numeric-triples" not in str(caught.value)  # some lines are known
+
+
 # ---- real files
 
 

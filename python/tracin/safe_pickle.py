@@ -158,7 +158,7 @@ def _set(*arguments: Any) -> set[Any]:
 
 
 def _emptied(items: Any = ()) -> list[Any]:
-    """The one list of items that older protocols give a call; it is emptied: no list that is shared makes two objects."""
+    """The one list of items that older protocols give a call; emptied, so that a shared list makes one object only."""
     taken = list(items)
     if taken:
         items.clear()
