@@ -132,6 +132,10 @@ HOSTILE = {
         lambda path: _archive(path, _tensor_claim(1, (10**5, 10**5), (0, 0)), SMALL), "values in a storage of 1"),
     "negative stride.pt": (lambda path: _archive(path, _tensor_claim(1, (1,), (-1,)), SMALL), "whole numbers"),
     "large legacy.pt": (_legacy_claim, "storages are larger than the file"),
+    "large text.pt": (
+        lambda path: path.write_bytes(
+            pickle.PROTO + b"\x04" + pickle.BINUNICODE8 + struct.pack("<Q", 10**10) + b"x" + pickle.STOP
+        ), "truncated, damaged"),
     "deep.pt": (_deep, "not a ConvE"),
 }  # fmt: skip
 

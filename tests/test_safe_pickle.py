@@ -137,6 +137,12 @@ def test_claimed_sizes_allocate_nothing(case: str) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("arguments", [[pickle.EMPTY_LIST], [pickle.EMPTY_TUPLE, pickle.TUPLE1]])
+def test_calls_take_a_tuple_and_items_a_list(arguments: list[bytes]) -> None:
+    with pytest.raises(pickle.UnpicklingError, match="without a tuple of arguments|not a list"):
+        load(program(name("collections", "OrderedDict"), *arguments, pickle.REDUCE))
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_sets(protocol: int) -> None:
     assert load(pickle.dumps({"some": {"a", 1}, "none": set()}, protocol)) == {"some": {"a", 1}, "none": set()}

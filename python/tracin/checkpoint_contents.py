@@ -106,11 +106,15 @@ def unpack(path: str, content: Any) -> Contents:
         settings |= part if isinstance(part, Mapping) else {}
     if settings.get("format") == OWN_FORMAT:
         return _unpack_own(path, state, settings)
-    settings = {key: value for key, value in settings.items() if key not in DROPOUTS}  # they have other meanings there
-    contents = Contents(state, settings, _pykeen_kind(content))
+    contents = Contents(state, _foreign_settings(settings), _pykeen_kind(content))
     contents.entities = content.get("entity_to_id_dict")
     contents.relations = content.get("relation_to_id_dict")
     return contents
+
+
+def _foreign_settings(settings: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Without names that mean other things elsewhere than in files of our own."""
+    return {key: value for key, value in settings.items() if key not in DROPOUTS}
 
 
 def _pykeen_kind(content: Mapping[Any, Any]) -> str | None:
@@ -136,10 +140,10 @@ def _unpack_libkge(path: str, content: Mapping[str, Any]) -> Contents:
     state = model[0] if isinstance(model, (tuple, list)) and model else model
     if not isinstance(state, Mapping):
         raise InputError(f"{path} is a LibKGE {content['type']} file without a model; is it a file of a search job?")
-    plain = plain_libkge_state(path, {str(key): value for key, value in state.items()})
-    settings = libkge_settings(path, content.get("config"), plain) | {"epoch": content.get("epoch")}
+    state = plain_libkge_state(path, {str(key): value for key, value in state.items()})
+    settings = libkge_settings(path, content.get("config"), state) | {"epoch": content.get("epoch")}
     kind = "LibKGE package" if content["type"] == "package" else "LibKGE checkpoint"
-    contents = Contents(plain, settings, kind)
+    contents = Contents(state, settings, kind)
     dataset = content.get("dataset")
     meta = dataset.get("meta") if isinstance(dataset, Mapping) else None
     if isinstance(meta, Mapping):
@@ -150,7 +154,7 @@ def _unpack_libkge(path: str, content: Mapping[str, Any]) -> Contents:
 def _unpack_module(path: str, module: Foreign) -> Contents:
     """The state dict of a pickled torch.nn.Module, from the attributes that every module has."""
     state: dict[str, Any] = {}
-    settings = {key: value for key, value in module.attributes.items() if not str(key).startswith("_")}
+    settings = _foreign_settings(module.attributes)
     waiting = [("", module)]
     parts = 0
     while waiting:

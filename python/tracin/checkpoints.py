@@ -259,7 +259,8 @@ def _build(
     norms = [norm for norm in NORMS if config[norm]]
     config["batch_norm_affine"] = not norms or any(f"{norm}.weight" in tensors for norm in norms)
     config |= {"conv_bias": "conv.bias" in tensors, "entity_bias": "bias" in tensors, **shape}
-    config |= {name: settings[name] for name in DROPOUTS if name in settings}
+    rates = {name: _number(settings.get(name)) for name in DROPOUTS}
+    config |= {name: rate for name, rate in rates.items() if rate is not None and 0 <= rate <= 1}
     with torch.device("meta"):  # no memory and no random numbers for values that the file's replace
         model = ConvE(**config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

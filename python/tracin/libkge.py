@@ -72,12 +72,12 @@ def libkge_settings(path: str, config: Any, plain: Mapping[str, Any]) -> dict[st
     conve = {**_part(options, "conve"), **(base if base is not options else {})}
     for name, expected in (("stride", 1), ("padding", 0)):
         value = conve.get(name, expected)
-        if value != expected:
+        if type(value) is not int or value != expected:
             raise InputError(
                 f"{path}: LibKGE's option conve.{name} is {quote(value)}; TracIn computes ConvE with {name} {expected}"
             )
     aspect, table = conve.get("2D_aspect_ratio"), plain.get(ENTITY + VECTOR_COLUMNS)
-    if not isinstance(aspect, (int, float)) or not 0 < aspect < math.inf or not isinstance(table, Tensor):
+    if not isinstance(aspect, (int, float)) or not 0.001 < aspect < 1000 or not isinstance(table, Tensor):
         return {}
     image = _image(table.shape[1], aspect)
     return {} if image is None else {"image_height": image[0], "image_width": image[1]}

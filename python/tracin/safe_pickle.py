@@ -62,7 +62,7 @@ class SafeUnpickler(pickle._Unpickler):
 
     Args:
         file: open at the beginning of the pickle; left at its end.
-        functions: "module.name" -> what is called instead; called with whatever arguments the file has.
+        functions: "module.name" -> what is called instead, with whatever arguments the file has.
         persistent_load: called with the file's persistent ids, which are whatever the file has.
     """
 
@@ -106,6 +106,8 @@ class SafeUnpickler(pickle._Unpickler):
         self.load_reduce()
 
     def call(self, what: object, arguments: Any) -> Any:
+        if type(arguments) is not tuple:
+            raise pickle.UnpicklingError("a call without a tuple of arguments")
         name = what.name if isinstance(what, Foreign) else type(what).__name__
         return self.functions[name](*arguments) if name in self.functions else Foreign(name, arguments)
 
@@ -157,11 +159,14 @@ def _set(*arguments: Any) -> set[Any]:
     return set(_hashable(_emptied(*arguments)))
 
 
-def _emptied(items: Any = ()) -> list[Any]:
+def _emptied(items: Any = None) -> list[Any]:
     """The one list of items that older protocols give a call; emptied, so that a shared list makes one object only."""
-    taken = list(items)
-    if taken:
-        items.clear()
+    if items is None:
+        return []
+    if type(items) is not list:
+        raise pickle.UnpicklingError("items that are not a list")
+    taken = items.copy()
+    items.clear()
     return taken
 
 

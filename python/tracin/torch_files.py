@@ -33,8 +33,8 @@ READ_BYTES = 1 << 24
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
-class ForeignKind(Exception):
-    """A readable file of a kind that holds no state dict; the message says which."""
+class RefusedArchive(Exception):
+    """A zip archive, but none that torch.save writes on this kind of machine; the message says why."""
 
 
 def read_torch_file(path: str) -> Any:
@@ -51,7 +51,7 @@ def read_torch_file(path: str) -> Any:
             return _read(file, size)
     except UnsafePickle as error:
         raise InputError(f"{path} is not safe: {error}; nothing of it was run, and nothing of it is read") from error
-    except ForeignKind as error:
+    except RefusedArchive as error:
         raise InputError(f"{path} {error}") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -76,16 +76,16 @@ def _read_archive(archive: zipfile.ZipFile, size: int) -> Any:
     top = members[0].filename.partition("/")[0]
     compressed = next((m.filename for m in members if m.compress_type != zipfile.ZIP_STORED), None)
     if compressed is not None:
-        raise ForeignKind(
+        raise RefusedArchive(
             f"has a compressed member, {quote(compressed)}, which torch.save never writes; "
             "expected a checkpoint as torch.save wrote it"
         )
     if sum(member.file_size for member in members) > size:
-        raise ForeignKind(f"claims more than its {size:,} bytes in its table of members; copy or write it again")
+        raise RefusedArchive(f"claims more than its {size:,} bytes in its table of members; copy or write it again")
     if f"{top}/constants.pkl" in archive.NameToInfo:
-        raise ForeignKind("is a TorchScript archive; save the model's state_dict() instead")
+        raise RefusedArchive("is a TorchScript archive; save the model's state_dict() instead")
     if f"{top}/byteorder" in archive.NameToInfo and archive.read(f"{top}/byteorder") != b"little":
-        raise ForeignKind("was written by a big-endian machine; write it again on a little-endian one")
+        raise RefusedArchive("was written by a big-endian machine; write it again on a little-endian one")
     read: dict[str, Tensor] = {}
 
     def load_storage(pid: Any) -> Tensor:
@@ -152,7 +152,7 @@ def _fill(values: Tensor, source: io.BufferedIOBase) -> None:
 
 def _storage_claim(pid: Any) -> tuple[torch.dtype, str, int]:
     """dtype, key and number of values of a persistent id ('storage', type, key, device, number[, None])."""
-    kind, storage, key, _, count, *view = pid
+    kind, storage, key, _, count, *view = pid if isinstance(pid, tuple) else ()
     if kind != "storage" or not isinstance(key, str) or type(count) is not int or count < 0 or any(view):
         raise UnpicklingError("a persistent id of another form")
     if storage.name not in DTYPES:
@@ -177,9 +177,11 @@ def _unpickle(file: IO[bytes], load_storage: Callable[[Any], Any] | None = None)
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
     """A view of a storage; one with more values than the storage would grow when it is copied."""
-    numbers = (offset, *shape, *strides)
-    if not isinstance(storage, Tensor) or len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
+    if not isinstance(storage, Tensor) or type(shape) is not tuple or type(strides) is not tuple:
         raise UnpicklingError("a tensor of another form")
+    if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
+        raise UnpicklingError(f"a tensor of {len(shape)} sizes and {len(strides)} strides")
+    numbers = (offset, *shape, *strides)
     if any(type(number) is not int or number < 0 for number in numbers):
         raise UnpicklingError("a tensor with other sizes than whole numbers")
     count = math.prod(shape)
