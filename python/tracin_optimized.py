@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from tracin.arguments import check_batch_size, check_triples, resolve_learning_rates
 from tracin.checkpoints import Checkpoint
+from tracin.dictionaries import predicate_of
 from tracin.errors import InputError
 from tracin.influence import PRECISIONS, TopK, TracIn
 from tracin.labels import Labels
@@ -24,7 +25,6 @@ from tracin.losses import loss_named
 from tracin.model import ConvE
 from tracin.pykeen_models import TripleScorer, from_pykeen, is_pykeen
 from tracin.results import Influences, check_writable, encode, replacing, write_influences
-from tracin.triples import predicate_of
 from tracin_ext import backends
 from tracin_ext.backends.sequential import SequentialBackend
 from tracin_ext.backends.vectorized import VectorizedBackend

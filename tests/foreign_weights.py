@@ -23,7 +23,12 @@ PYKEEN = {
     "bn0": "interaction.hr2d.0", "conv": "interaction.hr2d.2", "bn1": "interaction.hr2d.3",
     "fc": "interaction.hr1d.0", "bn2": "interaction.hr1d.2",
 }  # fmt: skip
+PYKEEN_10 = {
+    "entity": "entity_embeddings.weight", "relation": "relation_embeddings.weight", "bias": "bias_term.weight", **CONV1,
+}  # fmt: skip
+PYKEEN_14 = {key: value.replace(".weight", "._embeddings.weight") for key, value in PYKEEN_10.items()}
 PYKEEN_PLAIN = {key: value for key, value in PYKEEN.items() if key not in BN} | {"conv": "interaction.hr2d.1"}
+COLUMNS = ("bias_term", "entity_representations.1")  # biases stored as a table of one column
 WIDTH = {"entity": "entity_embeddings.weight", "relation": "relation_embeddings.weight", **CONV1}
 KELPIE = {
     "entity": "entity_embeddings", "relation": "relation_embeddings", "bn0": "batch_norm_1", "bn1": "batch_norm_2",
@@ -78,7 +83,7 @@ def rename(weights: dict[str, Tensor], keys: dict[str, str]) -> dict[str, Tensor
     for name, value in weights.items():
         layer, dot, end = name.partition(".")
         if layer in keys:
-            renamed[keys[layer] + dot + end] = value.unsqueeze(1) if "representations.1" in keys[layer] else value
+            renamed[keys[layer] + dot + end] = value.unsqueeze(1) if keys[layer].startswith(COLUMNS) else value
     return renamed
 
 

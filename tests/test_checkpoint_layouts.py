@@ -12,6 +12,8 @@ from foreign_weights import (
     DETTMERS,
     KELPIE,
     PYKEEN,
+    PYKEEN_10,
+    PYKEEN_14,
     PYKEEN_PLAIN,
     WIDTH,
     C,
@@ -48,6 +50,9 @@ FORMATS = {  # keys, what is stored beside the state dict and under which key, t
         PYKEEN, "model_state_dict", {"config": {"embedding_height": 8, "embedding_width": 4}},
         dict(height=8, width=4), "PyKEEN"),
     "pykeen without batch norm": (PYKEEN_PLAIN, None, {}, dict(height=10, width=20, skip=BN), "without batch norm"),
+    "pykeen 1.0": (PYKEEN_10, "model_state_dict", {}, dict(height=10, width=20), "PyKEEN 1.0 to 1.3"),
+    "pykeen 1.8": (PYKEEN_14, None, {}, dict(height=10, width=20), "PyKEEN 1.4 to 1.8"),
+    "pykeen 1.8 without batch norm": (PYKEEN_14, None, {}, dict(height=10, width=20, skip=BN), "PyKEEN 1.4 to 1.8"),
     "pykeen, two planes, one shape fits": (
         PYKEEN, None, {}, dict(height=4, width=9, planes=2, kernel=(2, 3)), "PyKEEN"),
     "width-stacked": (
@@ -75,9 +80,9 @@ def test_scores_of_every_layout(case: str, tmp_path: Path) -> None:
     assert not any(tensor.is_meta for tensor in checkpoint.model.state_dict().values())
 
 
-@pytest.mark.parametrize("keys, step", [(PYKEEN, 2), (DETTMERS, 1)])
+@pytest.mark.parametrize("keys, step", [(PYKEEN, 2), (PYKEEN_10, 2), (PYKEEN_14, 2), (DETTMERS, 1)])
 def test_dictionary_of_half_the_rows(keys: dict[str, str], step: int, tmp_path: Path) -> None:
-    height, width = (10, 20) if keys is PYKEEN else (20, 10)
+    height, width = (20, 10) if keys is DETTMERS else (10, 20)
     weights = random_weights(height, width)
     path = write(tmp_path / "model.pt", rename(weights, keys))
     half = load_checkpoint(path, entity_to_id=ids(N), relation_to_id=ids(R // 2))
@@ -168,7 +173,7 @@ def test_no_shape_fits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name, arguments, stack, expected", [
     ("pykeen_model_state_dict.pt", {}, "height", ("PyKEEN state dict", None)),
-    ("pykeen_callback.pt", {"embedding_height": 8, "embedding_width": 4}, "height", ("PyKEEN state dict", None)),
+    ("pykeen_callback.pt", {"embedding_height": 8}, "height", ("PyKEEN callback checkpoint", None)),
     ("width_stacked.pt", {}, "width", ("width-stacked PyTorch state dict", 3)),
 ])  # fmt: skip
 def test_fixtures_load(

@@ -1,13 +1,11 @@
-"""The readers of tracin.triples: exact rows, exact line numbers in errors, and agreement with a plain reader."""
+"""read_triples: exact rows, exact line numbers in errors, and agreement with a plain reader."""
 
 from __future__ import annotations
 
 import gzip
-import json
 import random
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -15,19 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tracin import triples
+from tracin import text_lines
+from tracin.dictionaries import read_dictionary, read_edge_map, read_names
 from tracin.errors import InputError
-from tracin.triples import read_dictionary, read_edge_map, read_names, read_triples
+from tracin.triples import read_triples
 
 ENTITIES = {"a": 0, "b": 1, "c": 2, '"q': 3, "nœud": 4}
 RELATIONS = {"treats": 0, "causes": 1}
-
-READERS: dict[str, Callable[[Path], object]] = {
-    "read_triples": lambda path: read_triples(path, ENTITIES, RELATIONS),
-    "read_dictionary": read_dictionary,
-    "read_names": read_names,
-    "read_edge_map": read_edge_map,
-}
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -52,7 +44,7 @@ def as_tensor(rows: list[list[int]]) -> Tensor:  # [n, 3]
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Blocks of a few lines, so that small files cross many borders."""
-    monkeypatch.setattr(triples, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", 64)
     return 64
 
 
@@ -79,7 +71,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
 def test_line_forms(
     tmp_path: Path, content: str, packed: bool, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triples, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", block_bytes)
     raw = content.encode()
     path = write(tmp_path / "train.txt", gzip.compress(raw) if packed else raw)
     result = read_triples(path, ENTITIES, RELATIONS)
@@ -103,7 +95,7 @@ def test_nothing_is_quoted_stripped_or_a_comment(tmp_path: Path) -> None:
 def test_block_that_starts_like_another_format(tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever bytes a later block begins with, they belong to the label."""
     line = f"{first}\ttreats\ta\n"
-    monkeypatch.setattr(triples, "BLOCK_BYTES", len(line.encode()))
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", len(line.encode()))
     path = write(tmp_path / "train.txt", "a\ttreats\ta\n" + 4 * line)
     assert read_triples(path, {first: 7, "a": 0}, RELATIONS).tolist() == [[0, 0, 0]] + 4 * [[7, 0, 0]]
 
@@ -150,7 +142,7 @@ def test_error_names_the_line(
     line: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(triples, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", block_bytes)
     lines = [f"a\ttreats\t{'b' if n % 3 else 'nœud'}" for n in range(101)]
     lines[line - 1] = bad
     raw = (ending.join(lines) + ending).encode()
@@ -241,7 +233,7 @@ def test_random_files_agree_with_the_plain_reader(tmp_path: Path, seed: int, mon
     ]
     content = "".join(lines) + f"{known[0]}\tr1\t{known[1]}"
     path = write(tmp_path / "train.txt", content)
-    monkeypatch.setattr(triples, "BLOCK_BYTES", rng.choice([1, 40, 1000, 1 << 26]))
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", rng.choice([1, 40, 1000, 1 << 26]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = read_triples(path, entities, relations, skip_unknown=True)
@@ -251,13 +243,13 @@ def test_random_files_agree_with_the_plain_reader(tmp_path: Path, seed: int, mon
 @pytest.mark.parametrize("offset", [-1, 0, 1])
 def test_file_about_as_long_as_a_block(tmp_path: Path, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "train.txt", "".join(f"a\ttreats\t{'abc'[n % 3]}\r\n" for n in range(50)))
-    monkeypatch.setattr(triples, "BLOCK_BYTES", path.stat().st_size + offset)
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", path.stat().st_size + offset)
     assert read_triples(path, ENTITIES, RELATIONS).tolist() == [[0, 0, n % 3] for n in range(50)]
 
 
 def test_many_lines_in_the_blocks_of_production(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """400,000 lines in blocks of 1 MiB: polars splits each block in parallel, and the order holds."""
-    monkeypatch.setattr(triples, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", 1 << 20)
     entities = {f"PUBCHEM.COMPOUND:{number}": number for number in range(50_000)}
     head = (torch.arange(400_000) * 7919) % 50_000
     tail = (torch.arange(400_000) * 104_729 + 11) % 50_000
@@ -267,7 +259,7 @@ def test_many_lines_in_the_blocks_of_production(tmp_path: Path, monkeypatch: pyt
         tmp_path / "train.txt",
         "".join(f"{labels[h]}\ttreats\t{labels[t]}\r\n" for h, t in zip(head.tolist(), tail.tolist(), strict=True)),
     )
-    assert path.stat().st_size > 10 * triples.BLOCK_BYTES
+    assert path.stat().st_size > 10 * text_lines.BLOCK_BYTES
     assert torch.equal(read_triples(path, entities, RELATIONS), expected)
     del entities[labels[int(head[399_998])]], entities[labels[int(tail[399_998])]]
     first = next(n for n in range(400_000) if labels[head[n]] not in entities or labels[tail[n]] not in entities)
@@ -279,180 +271,106 @@ def test_ordinary_files_take_the_fast_way(tmp_path: Path, monkeypatch: pytest.Mo
     def refuse(*arguments: object) -> pl.DataFrame:
         raise AssertionError("an ordinary file was split line by line")
 
-    monkeypatch.setattr(triples, "_split_lines", refuse)
+    monkeypatch.setattr(text_lines, "_split_lines", refuse)
     path = write(tmp_path / "train.txt", 'a\ttreats\tb\r\n"q\tcauses\tnœud\tmore\r\n\r\n')
     assert read_triples(path, ENTITIES, RELATIONS).tolist() == [[0, 0, 1], [3, 1, 4]]
 
 
-# ---- dictionaries and names
+# ---- ids instead of labels
 
-
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
-@pytest.mark.parametrize("ending", ["\n", "\r\n"], ids=["lf", "crlf"])
-def test_dictionary_and_names(tmp_path: Path, packed: bool, ending: str, small_blocks: int) -> None:
-    expected = {f'"label "{number}': (number * 7) % 50 for number in range(50)}
-    raw = "".join(f"{label}\t{number}{ending}" for label, number in expected.items()).encode() + ending.encode()
-    path = write(tmp_path / "dict.txt", gzip.compress(raw) if packed else raw)
-    result = read_dictionary(path)
-    assert result == expected and list(result) == list(expected)
-    assert all(type(number) is int for number in result.values())
-    assert read_names(path) == {number: label for label, number in expected.items()}
-
-
-def test_dictionary_leaves_gaps_to_the_model(tmp_path: Path) -> None:
-    assert read_dictionary(write(tmp_path / "dict.txt", "a\t5\nb\t2147483647\n")) == {"a": 5, "b": 2147483647}
-
-
-def test_names_may_repeat(tmp_path: Path) -> None:
-    path = write(tmp_path / "names.txt", "aspirin\t2\naspirin\t0\n\t1\n")
-    assert read_names(path) == {2: "aspirin", 0: "aspirin", 1: ""}
-
-
-@pytest.mark.parametrize("reader", [read_dictionary, read_names])
-@pytest.mark.parametrize("block_bytes", [1, 64, 1 << 26])
-@pytest.mark.parametrize(
-    ("bad", "named"),
-    [
-        ("x\tseven", "id 'seven' is not an integer from 0 to 2147483647"),
-        ("x\t7.0", "id '7.0' is not an integer"),
-        ("x\t-1", "id '-1' is not an integer from 0"),
-        ("x\t2147483648", "id '2147483648' is not an integer from 0 to 2147483647"),
-        ("x\t99999999999999999999", "id '99999999999999999999' is not an integer"),
-        ("x\t", "id '' is not an integer"),
-        ("x\t3", "id 3 (of {column} 'x') was already on line 4 (of {column} 'label 3')"),
-        ("x", "1 of 2 columns in 'x'; expected {column}<TAB>id"),
-        ("", "an empty line; expected {column}<TAB>id"),
-    ],
-)
-def test_numbered_line_errors(
-    tmp_path: Path,
-    reader: Callable[[Path], object],
-    block_bytes: int,
-    bad: str,
-    named: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(triples, "BLOCK_BYTES", block_bytes)
-    lines = [f"label {number}\t{number}" for number in range(60)]
-    lines[41] = bad
-    path = write(tmp_path / "dict.txt", "\r\n".join(lines) + "\r\n")
-    message = named.format(column="label" if reader is read_dictionary else "name")
-    with pytest.raises(InputError, match=re.escape(f"{path} line 42: {message}")):
-        reader(path)
-
-
-def test_dictionary_with_a_label_twice(tmp_path: Path) -> None:
-    path = write(tmp_path / "dict.txt", "a\t0\nb\t1\nc\t2\nb\t3\na\t4\n")
-    with pytest.raises(InputError, match=re.escape("line 4: label 'b' (of id 3) was already on line 2 (of id 1)")):
-        read_dictionary(path)
-
-
-@pytest.mark.parametrize("header", ["id\tlabel", "label\tid"])
-def test_header_line_is_told_the_expected_form(tmp_path: Path, header: str) -> None:
-    path = write(tmp_path / "entity_to_id.tsv", f"{header}\n0\t0\n")
-    with pytest.raises(InputError, match=r"line 1: id .*expected are lines label<TAB>id, without a header line"):
-        read_dictionary(path)
-
-
-# ---- edge map
-
-
-def edge_key(predicate: object, qualifier: str = "") -> str:
-    return json.dumps({"object_aspect_qualifier": qualifier, "predicate": predicate}, sort_keys=True)
-
-
-def test_edge_map(tmp_path: Path) -> None:
-    edge_map = {
-        edge_key("biolink:treats"): "predicate:0",
-        edge_key("biolink:affects", "activity"): "predicate:1",
-        edge_key("biolink:affects", "abundance"): "predicate:2",
-    }
-    expected = {"predicate:0": "biolink:treats", "predicate:1": "biolink:affects", "predicate:2": "biolink:affects"}
-    raw = json.dumps(edge_map, indent=2).encode()
-    for content in (raw, gzip.compress(raw), b"\xef\xbb\xbf" + raw):
-        assert read_edge_map(write(tmp_path / "edge_map.json", content)) == expected
+IDS = "1\t0\t0\n0\t1\t2\n1\t0\t0\n"
+HEADER = "head\trelation\ttail\n"
+ROWS = [[1, 0, 0], [0, 1, 2], [1, 0, 0]]
 
 
 @pytest.mark.parametrize(
-    ("content", "named"),
+    ("name", "content", "numeric"),
     [
-        ('{\n"a": "predicate:0",\n}', " line 3: not JSON"),
-        ("", " line 1: not JSON"),
-        (json.dumps(["predicate:0"]), ": a JSON list"),
-        (json.dumps({"biolink:treats": "predicate:0"}), ": the entry 'biolink:treats': 'predicate:0' has another form"),
-        (json.dumps({"predicate:0": edge_key("p")}), ": the entry 'predicate:0': "),
-        (json.dumps({'["predicate"]': "predicate:0"}), ": the entry '[\"predicate\"]'"),
-        (json.dumps({'{"object": "x"}': "predicate:0"}), ': the entry \'{"object": "x"}\''),
-        (json.dumps({edge_key(3): "predicate:0"}), ": the entry '{"),
-        (json.dumps({edge_key("p"): 0}), ": the entry '{"),
-        (
-            json.dumps({edge_key("p"): "predicate:0", edge_key("q"): "predicate:0"}),
-            ": relation 'predicate:0' comes twice",
-        ),
+        ("numeric_triples.tsv.gz", HEADER + IDS, None),
+        ("numeric.tsv", "\ufeff" + (HEADER + IDS).replace("\n", "\r\n"), None),
+        ("train.del", IDS, None),
+        ("train.del.gz", IDS.replace("\n", "\r\n"), None),
+        ("train.del", HEADER + IDS, None),
+        ("train.txt", IDS, True),
+        ("train.txt", HEADER + IDS, True),
+        ("train.txt", IDS.replace("\n", "\t0.5\n"), True),
     ],
 )
-def test_edge_map_errors(tmp_path: Path, content: str, named: str) -> None:
-    path = write(tmp_path / "edge_map.json", content)
-    with pytest.raises(InputError, match=re.escape(f"{path}{named}") + ".*expected a JSON object"):
-        read_edge_map(path)
-
-
-# ---- files that cannot be read
-
-
-@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
-def test_missing_file(tmp_path: Path, reader: Callable[[Path], object]) -> None:
-    with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'none.txt'}: there is no such file")):
-        reader(tmp_path / "none.txt")
-
-
-@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
-def test_folder(tmp_path: Path, reader: Callable[[Path], object]) -> None:
-    with pytest.raises(InputError, match=re.escape(f"{tmp_path}: this is a folder")):
-        reader(tmp_path)
-
-
-@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
-def test_unreadable_file(tmp_path: Path, reader: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The administrator may read everything, so the refusal is made here."""
-
-    def refuse(*arguments: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    path = write(tmp_path / "train.txt", "a\ttreats\tb\n")
-    monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(InputError, match=re.escape(f"{path}: cannot be read (Permission denied)")):
-        reader(path)
-
-
-@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
-def test_damaged_gzip(tmp_path: Path, reader: Callable[[Path], object]) -> None:
-    packed = gzip.compress("".join(f"a{n}\ttreats\tb{n}\n" for n in range(1000)).encode())
-    for content in (packed[: len(packed) // 2], packed[:100] + b"\x00" * 50 + packed[150:], packed[:-8] + b"\x00" * 8):
-        path = write(tmp_path / "train.txt.gz", content)
-        with pytest.raises(InputError, match=re.escape(f"{path}: the gzip file is damaged")):
-            reader(path)
-
-
-@pytest.mark.parametrize("content", ["", "\n", "\r\n\r\n"], ids=["empty", "lf", "crlf"])
-@pytest.mark.parametrize("reader", ["read_triples", "read_dictionary", "read_names"])
-def test_file_without_lines(tmp_path: Path, reader: str, content: str) -> None:
-    path = write(tmp_path / "train.txt", content)
-    with pytest.raises(InputError, match=re.escape(f"{path}: the file has no lines; expected lines ")):
-        READERS[reader](path)
-
-
-@pytest.mark.parametrize("reader", ["read_triples", "read_dictionary", "read_names"])
-@pytest.mark.parametrize("block_bytes", [1, 64, 1 << 26])
-def test_bytes_that_are_not_utf8(
-    tmp_path: Path, reader: str, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("block_bytes", [1, 7, 1 << 26])
+def test_ids(
+    tmp_path: Path, name: str, content: str, numeric: bool | None, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triples, "BLOCK_BYTES", block_bytes)
-    lines = [b"a\ttreats\tb" if reader == "read_triples" else b"label %d\t%d" % (n, n) for n in range(40)]
-    lines[32] = "nœud\t0\t1".encode("cp1252")
-    path = write(tmp_path / "train.txt", b"\r\n".join(lines))
-    with pytest.raises(InputError, match=re.escape(f"{path} line 33: byte 0x9c is not UTF-8")):
-        READERS[reader](path)
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", block_bytes)
+    raw = content.encode()
+    path = write(tmp_path / name, gzip.compress(raw) if name.endswith(".gz") else raw)
+    result = read_triples(path, ENTITIES, RELATIONS, numeric=numeric)
+    assert result.dtype == torch.int64 and result.tolist() == ROWS
+
+
+def test_labels_that_look_like_ids_or_a_header(tmp_path: Path) -> None:
+    entities, relations = {"head": 0, "tail": 1, "0": 2, "1": 3}, {"relation": 0, "0": 1}
+    header = write(tmp_path / "train.txt", HEADER + "0\t0\t1\n")
+    assert read_triples(header, entities, relations).tolist() == [[0, 0, 1], [2, 1, 3]]
+    assert read_triples(header, entities, relations, numeric=True).tolist() == [[0, 0, 1]]
+    named = write(tmp_path / "train.del", "0\t0\t1\n")
+    assert read_triples(named, entities, relations).tolist() == [[0, 0, 1]]
+    assert read_triples(named, entities, relations, numeric=False).tolist() == [[2, 1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("5\t0\t0", "head '5' is not an id from 0 to 4 (the entity dictionary has 5 entities)"),
+        ("0\t2\t0", "relation '2' is not an id from 0 to 1 (the relation dictionary has 2 relations)"),
+        ("0\t0\t-1", "tail '-1' is not an id from 0 to 4"),
+        ("0\t0\t1.0", "tail '1.0' is not an id"),
+        ("a\ttreats\tb", "head 'a' is not an id"),
+        ("0\t0\t99999999999999999999", "tail '99999999999999999999' is not an id"),
+        ("0\t0\t4294967296", "tail '4294967296' is not an id"),
+        ("0\t0\t", "tail '' is not an id"),
+        ("0\t0", "2 of 3 columns in '0\\t0'"),
+    ],
+)
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("block_bytes", [1, 1 << 26])
+def test_wrong_ids_name_the_line(
+    tmp_path: Path, line: str, named: str, header: bool, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", block_bytes)
+    lines = ["0\t1\t2"] * 30
+    lines[17] = line
+    path = write(tmp_path / ("train.tsv" if header else "train.del"), (HEADER if header else "") + "\n".join(lines))
+    with pytest.raises(InputError, match=re.escape(f"{path} line {19 if header else 18}: {named}")):
+        read_triples(path, ENTITIES, RELATIONS)
+
+
+def test_wrong_ids_name_the_reason(tmp_path: Path) -> None:
+    header = write(tmp_path / "train.txt", HEADER + "a\ttreats\tb\n")
+    with pytest.raises(InputError, match="line 2: head 'a' .*its header line says that it holds ids: remove that line"):
+        read_triples(header, ENTITIES, RELATIONS)
+    named = write(tmp_path / "train.del", "a\ttreats\tb\n")
+    with pytest.raises(InputError, match=r"line 1: head 'a' .*its name, \*\.del, says that it holds ids: rename it"):
+        read_triples(named, ENTITIES, RELATIONS)
+    only_header = write(tmp_path / "train.tsv", HEADER)
+    with pytest.raises(InputError, match="the file has no lines"):
+        read_triples(only_header, ENTITIES, RELATIONS)
+
+
+def test_skip_unknown_ids(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.del", "0\t0\t1\n9\t0\t1\n")
+    with pytest.warns(UserWarning, match="1 of 2 lines left out for unknown ids, the first: .* line 2: head '9'"):
+        assert read_triples(path, ENTITIES, RELATIONS, skip_unknown=True).tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize("skip_unknown", [False, True])
+def test_integers_read_as_labels_are_told_the_flag(tmp_path: Path, skip_unknown: bool) -> None:
+    path = write(tmp_path / "train.txt", IDS)
+    with pytest.raises(InputError, match=r"line 1: head '1' .*are ids, --numeric-triples \(numeric=True\) reads"):
+        read_triples(path, ENTITIES, RELATIONS, skip_unknown=skip_unknown)
+    known = ENTITIES | {"1": 5, "0": 6, "2": 7}
+    with pytest.raises(InputError, match="relation '0' is not in the relation dictionary") as caught:
+        read_triples(path, known, {"1": 0}, skip_unknown=False)
+    assert "--numeric-triples" not in str(caught.value)  # some lines are known
 
 
 # ---- real files

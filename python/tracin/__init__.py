@@ -1,6 +1,7 @@
 """Training-data attribution for ConvE knowledge-graph models: exact TracIn influences from checkpoint files."""
 
 from tracin.checkpoints import Checkpoint, load_checkpoint, load_model, save_checkpoint
+from tracin.dictionaries import read_dictionary
 from tracin.errors import InputError
 from tracin.frames import self_influence_frame
 from tracin.influence import TracIn
@@ -9,7 +10,7 @@ from tracin.model import ConvE
 from tracin.pykeen_models import from_pykeen
 from tracin.top_k import TopK
 from tracin.training import train
-from tracin.triples import read_dictionary, read_triples
+from tracin.triples import read_triples
 
 __all__ = [
     "Checkpoint", "ConvE", "InputError", "TopK", "TracIn", "from_pykeen", "info", "load_checkpoint", "load_model",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,9 +98,16 @@ def both_ends(path: Path) -> tuple[str, str]:
 
 
 def read_jobs(
-    path: Path, entity_to_id: Mapping[str, int], relation_to_id: Mapping[str, int], start: int, count: int | None
+    path: Path,
+    entity_to_id: Mapping[str, int],
+    relation_to_id: Mapping[str, int],
+    start: int = 0,
+    count: int | None = None,
+    numeric: bool = False,
 ) -> list[Job]:
     """The lines from `start` on, at most `count` of them; a line that cannot be scored is a job with an error.
+
+    `numeric`: lines hold ids, also where the name ends in .del.
 
     Raises:
         InputError: if the file cannot be read or has no line there.
@@ -117,15 +124,25 @@ def read_jobs(
             f"--start-index {start}: {path} has {len(lines)} lines; expected 0 to {max(0, len(lines) - 1)}"
         )
     chosen = lines[start:] if count is None else lines[start : start + count]
-    return [job_of(path, index, line, entity_to_id, relation_to_id) for index, line in enumerate(chosen, start)]
+    names: list[Mapping[str, str]] | None = None
+    if numeric or path.suffix == ".del":
+        names = [{str(row): label for label, row in ids.items()} for ids in (entity_to_id, relation_to_id)]
+    return [job_of(path, index, line, entity_to_id, relation_to_id, names) for index, line in enumerate(chosen, start)]
 
 
 def job_of(
-    path: Path, index: int, line: str, entity_to_id: Mapping[str, int], relation_to_id: Mapping[str, int]
+    path: Path,
+    index: int,
+    line: str,
+    entity_to_id: Mapping[str, int],
+    relation_to_id: Mapping[str, int],
+    names: Sequence[Mapping[str, str]] | None,  # labels by id, of entities and relations, if lines hold ids
 ) -> Job:
     cells = line.strip().split("\t")
     if len(cells) < 3:
         return Job(index, ("", "", ""), None, f"{path} line {index + 1}: expected head<TAB>relation<TAB>tail")
+    if names is not None:
+        cells = [names[column == 1].get(cell, f"id {cell}") for column, cell in enumerate(cells[:3])]
     head, relation, tail = labels = (cells[0], cells[1], cells[2])
     for name, label, ids in (
         ("head", head, entity_to_id), ("relation", relation, relation_to_id), ("tail", tail, entity_to_id)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tracin.errors import InputError
+from tracin.errors import InputError, plain
+from tracin.libkge import BIAS_COLUMN, ENTITY, RELATION, VECTOR_COLUMNS, default_libkge_image
 from tracin.model import STACK_AXES
 
 LAYER_TENSORS = {  # layers of several tensors: the ends of their names
@@ -53,6 +54,8 @@ class Layout:
         return {our + end: key + end for our, key in self.keys.items() for end in LAYER_TENSORS.get(our, ("",))}
 
 
+NORMS = ("bn0", "bn1", "bn2")
+_AFFINE = tuple(f"{norm}.{end}" for norm in NORMS for end in ("weight", "bias"))
 _CONV1 = {"bn0": "bn0", "conv": "conv1", "bn1": "bn1", "fc": "fc", "bn2": "bn2"}
 _DETTMERS = {"entity.weight": "emb_e.weight", "relation.weight": "emb_rel.weight", "bias": "b", **_CONV1}
 _PYKEEN = {
@@ -68,6 +71,22 @@ _PYKEEN_NORM = {
     "bn2": "interaction.hr1d.2",
 }
 _WIDTH = {"entity.weight": "entity_embeddings.weight", "relation.weight": "relation_embeddings.weight", **_CONV1}
+_PYKEEN_LEGACY = {**_WIDTH, "bias": "bias_term.weight"}  # versions 1.0 to 1.3
+_PYKEEN_LEGACY_TABLES = {  # versions 1.4 to 1.8
+    "entity.weight": "entity_embeddings._embeddings.weight",
+    "relation.weight": "relation_embeddings._embeddings.weight",
+    "bias": "bias_term._embeddings.weight",
+    **_CONV1,
+}
+_LIBKGE = {
+    "entity.weight": ENTITY + VECTOR_COLUMNS,
+    "relation.weight": RELATION + VECTOR_COLUMNS,
+    "bias": ENTITY + BIAS_COLUMN,
+    "conv": "_scorer.convolution",
+    "bn1": "_scorer.bn1",
+    "fc": "_scorer.projection",
+    "bn2": "_scorer.bn2",
+}
 _KELPIE = {
     "entity.weight": "entity_embeddings",
     "relation.weight": "relation_embeddings",
@@ -79,7 +98,7 @@ _KELPIE = {
 }
 _OWN = {name: name for name in ("entity.weight", "relation.weight", "bias", "bn0", "conv", "bn1", "fc", "bn2")}
 
-OWN = Layout("tracin checkpoint", _OWN, ("bias", "conv.bias", "bn0", "bn1", "bn2"))
+OWN = Layout("tracin checkpoint", _OWN, ("bias", "conv.bias", *NORMS))
 LAYOUTS = (
     Layout("Dettmers' ConvE state dict", _DETTMERS, ("conv.bias",), _twenty_rows),
     Layout("AttributionAttack checkpoint", _DETTMERS, ("conv.bias",), lambda plane: (20, 10), setting="stack_width"),
@@ -93,34 +112,25 @@ LAYOUTS = (
     ),
     Layout("width-stacked PyTorch state dict", _WIDTH, (), lambda plane: (10, 20), stack="width"),
     Layout("Kelpie state dict", _KELPIE, (), _twenty_rows),
+    Layout("state dict of PyKEEN 1.0 to 1.3", _PYKEEN_LEGACY, NORMS, _closest_to_square, inverse_step=2),
+    Layout("state dict of PyKEEN 1.4 to 1.8", _PYKEEN_LEGACY_TABLES, NORMS, _closest_to_square, inverse_step=2),
+    Layout("LibKGE state dict", _LIBKGE, (*_AFFINE, "conv.bias"), default_libkge_image),
     OWN,
 )
-IGNORED = ("loss.", ".regularizer.")  # parts of PyKEEN keys that play no part in a score
-UNREAD_KEYS = (  # beginnings of keys of the kinds that are told apart but not read
-    ("bias_term.", "a state dict of PyKEEN 1.0 to 1.8"),
-    ("_entity_embedder.", "a LibKGE state dict"),
-    ("_base_model.", "a LibKGE state dict"),
-)
-STORED_IMAGES = (  # settings of rows and columns; AttributionAttack's stack_width counts rows
+PYKEEN_MISNAMED = "interaction.hr1d.1."  # where PyKEEN has nothing to store
+IGNORED = ("loss.", ".regularizer.", "weight_regularizers.")  # parts of PyKEEN keys that play no part in a score
+STORED_IMAGES = (  # settings, or attributes of a pickled model, for rows and columns; stack_width counts rows
     ("embedding_height", "embedding_width"),
     ("image_height", "image_width"),
     ("stack_width", "stack_height"),
     ("embedding_shape1", "embedding_shape2"),
+    ("emb_dim1", "emb_dim2"),
 )
-
-
-def not_read_yet(path: str, kind: str) -> InputError:
-    """The error for a file whose kind is known but not read."""
-    unread = "LibKGE" in kind or any(kind == name for _, name in UNREAD_KEYS)  # its state dict would not be read either
-    remedy = "" if unread else (
-        "; load it where it was made and write torch.save({'state_dict': model.state_dict()}, 'model.pt') instead"
-    )  # fmt: skip
-    return InputError(f"{path} is {kind}, which this release does not read (a later one will){remedy}")
 
 
 def listing(names: Iterable[str], limit: int = 5) -> str:
     """The first names, and how many more there are."""
-    names = list(names)
+    names = list(map(plain, names))
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
@@ -128,9 +138,11 @@ def listing(names: Iterable[str], limit: int = 5) -> str:
 def detect(path: str, keys: Iterable[str], settings: Mapping[str, Any]) -> Layout:
     """The layout whose keys are there, every required one of them and no others."""
     present = {key for key in keys if not any(part in key for part in IGNORED)}
-    for beginning, kind in UNREAD_KEYS:
-        if any(key.startswith(beginning) for key in present):
-            raise not_read_yet(path, kind)
+    if any(key.startswith(PYKEEN_MISNAMED) for key in present):
+        raise InputError(
+            f"{path} was converted to PyKEEN's names wrongly: its last batch norm is called {PYKEEN_MISNAMED[:-1]}, "
+            "where PyKEEN has a dropout, and its image need not be PyKEEN's; load the checkpoint it was converted from"
+        )
 
     def likeness(layout: Layout) -> tuple[int, bool]:
         return len(present & set(layout.tensors.values())), (layout.setting or "") in settings
@@ -142,7 +154,7 @@ def detect(path: str, keys: Iterable[str], settings: Mapping[str, Any]) -> Layou
             f"{path} is not a ConvE: its keys are {listing(sorted(present)) or 'none'}; TracIn needs a ConvE's "
             "embeddings, convolution and fully connected layer"
         )
-    optional = (*layout.optional, *(f"{norm}.num_batches_tracked" for norm in ("bn0", "bn1", "bn2")))
+    optional = (*layout.optional, *(f"{norm}.num_batches_tracked" for norm in NORMS))
     missing = [key for name, key in tensors.items() if key not in present and not name.startswith(optional)]
     unexpected = sorted(present - set(tensors.values()))
     if missing or unexpected:
@@ -210,7 +222,8 @@ def resolve_image(
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}; expected a positive number of pixels")
     if stack is None:
-        stack = settings["stack"] if settings.get("stack") in STACK_AXES else layout.stack
+        stored = settings.get("stack")
+        stack = stored if isinstance(stored, str) and stored in STACK_AXES else layout.stack
     elif stack not in STACK_AXES:
         raise InputError(f"stack is {stack!r}; expected 'height' or 'width'")
     fitting = sizes.images(stack)

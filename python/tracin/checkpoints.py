@@ -1,17 +1,9 @@
-"""Checkpoints: ConvE weights of several implementations read into one `ConvE`, and a format of our own.
-
-Files are read with torch.load(weights_only=True): nothing in them is executed.
-"""
+"""Checkpoints: ConvE weights of several implementations read into one `ConvE`, and a format of our own."""
 
 from __future__ import annotations
 
-import io
 import math
 import os
-import pickle
-import pickletools
-import warnings
-import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -21,23 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracin.checkpoint_layouts import CORE_DIMENSIONS, OWN, Layout, Sizes, detect, listing, not_read_yet, resolve_image
+from tracin.checkpoint_contents import DROPOUTS, OWN_FORMAT, OWN_VERSION, Contents, read_contents
+from tracin.checkpoint_layouts import CORE_DIMENSIONS, NORMS, OWN, Layout, Sizes, detect, listing, resolve_image
 from tracin.errors import InputError
 from tracin.model import ConvE
-
-OWN_FORMAT, OWN_VERSION = "tracin", 1
-NORMS = ("bn0", "bn1", "bn2")
-DROPOUTS = ("input_dropout", "feature_dropout", "hidden_dropout")
-OWN_SETTINGS = ("entities", "relations", "relation_step", *DROPOUTS)  # names that mean other things in other files
-UNREAD_PICKLES = (  # beginnings of names inside a pickle, most telling first
-    ("kge.", "a LibKGE checkpoint"),
-    ("pykeen.", "a whole pickled PyKEEN model"),
-    ("relation_to_id_dict", "a PyKEEN training-loop checkpoint"),
-    ("interaction.hr2d.", "a PyKEEN state dict written by save_state"),
-    ("torch.nn.modules.", "a whole pickled PyTorch model"),
-)
-PICKLE_LIMIT = 1 << 26  # bytes of a pickle that are looked through to name its kind
-OLD_PICKLES = 4  # torch's format before 1.6: magic number, version, system, object; then raw values
+from tracin.torch_files import read_torch_file
 
 
 @dataclass(frozen=True)
@@ -72,17 +52,21 @@ def load_checkpoint(
     entity_to_id: Mapping[str, int] | None = None,
     relation_to_id: Mapping[str, int] | None = None,
 ) -> Checkpoint:
-    """Read a ConvE from a state-dict file of Dettmers' code, AttributionAttack, PyKEEN >= 1.9 or Kelpie, or our own.
+    """Read a ConvE that Dettmers' code, AttributionAttack, PyKEEN, LibKGE, Kelpie or plain PyTorch wrote, or our own.
+
+    Of PyKEEN this takes state dicts, whole pickled models, checkpoints of its training loop and its callbacks, and
+    folders of save_to_directory; of LibKGE checkpoints and packages. Nothing in a file is executed, and neither
+    framework need be installed.
 
     The image is what the arguments say, else what the file says, else the implementation's default if it fits the
     weights, else the only one that fits. Weights become float32; a float64 file stays float64.
 
     Args:
-        path: the file.
+        path: the file or folder.
         embedding_height, embedding_width: rows and columns of ONE embedding's plane, in pixels.
         stack: "height" or "width", how the head's and the relation's planes are put together.
-        entity_to_id, relation_to_id: label -> id, used instead of the file's own. PyKEEN models with inverse triples
-            need `relation_to_id`: only its size tells that the row of relation r is 2 r.
+        entity_to_id, relation_to_id: label -> id, used instead of the file's own. State dicts of PyKEEN models with
+            inverse triples need `relation_to_id`: only its size tells that the row of relation r is 2 r.
 
     Raises:
         InputError: if the file is missing, damaged, of a kind not read, no ConvE, or not what the arguments say.
@@ -92,32 +76,33 @@ def load_checkpoint(
         >>> influences = TracIn(checkpoint).influence(train, test)
     """
     name = os.fspath(path)
-    state, settings = _unpack(name, _read_file(name))
+    contents = read_contents(name, entity_to_id is None, relation_to_id is None)
     image, dictionaries = (embedding_height, embedding_width, stack), (entity_to_id, relation_to_id)
-    return checkpoint_of(name, state, settings, image, dictionaries)
+    return checkpoint_of(name, contents, image, dictionaries)
 
 
 def checkpoint_of(
     name: str,
-    state: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    contents: Contents,
     image: tuple[int | None, int | None, str | None] = (None, None, None),  # rows, columns, stacking
     dictionaries: tuple[Mapping[str, int] | None, Mapping[str, int] | None] = (None, None),  # entities, relations
 ) -> Checkpoint:
-    """The checkpoint of a state dict, whose tensors it shares, and of the settings stored beside it.
+    """The checkpoint of a state dict, whose tensors it shares, and of what is stored beside it.
 
     `name` is what errors call it, as those of `load_checkpoint` name the file.
     """
-    layout = detect(name, state, settings)
-    tensors = _tensors(name, layout, state)
+    settings = contents.settings
+    layout = detect(name, contents.state, settings)
+    tensors = _tensors(name, layout, contents.state)
     sizes = _sizes(name, layout, tensors)
+    _check_norms(name, settings.get("max_norm"), tensors["entity.weight"])
     found = resolve_image(name, layout, sizes, settings, *image)
-    entities = _dictionary(name, "entity", dictionaries[0], settings.get("entities"))
-    relations = _dictionary(name, "relation", dictionaries[1], settings.get("relations"))
+    entities = _dictionary(name, "entity", dictionaries[0], contents.entities)
+    relations = _dictionary(name, "relation", dictionaries[1], contents.relations)
     if entities is not None and len(entities) != sizes.num_entities:
         raise _foreign_dictionary(name, "entity", f"{sizes.num_entities} entities", len(entities))
     shape: dict[str, Any] = dict(embedding_height=found.height, embedding_width=found.width, stack=found.stack)
-    shape["relation_step"] = _relation_step(name, layout, sizes.num_relations, settings, relations)
+    shape["relation_step"] = _relation_step(name, layout, sizes.num_relations, contents.relation_step, relations)
     model = _build(name, layout, sizes, shape, settings, tensors)
     rates = (_number(settings.get(key)) for key in ("learning_rate", "lr"))
     epoch = _number(settings.get("epoch"))
@@ -127,7 +112,7 @@ def checkpoint_of(
         epoch=None if epoch is None else int(epoch),
         entity_to_id=entities,
         relation_to_id=relations,
-        format=layout.name,
+        format=contents.kind or layout.name,
         path=name,
         image_reason=found.reason,
     )
@@ -185,7 +170,7 @@ def save_checkpoint(
     relations = _dictionary(name, "relation", relation_to_id, None)
     if entities is not None and len(entities) != config["num_entities"]:
         raise _foreign_dictionary(name, "entity", f"{config['num_entities']} entities", len(entities))
-    _relation_step(name, OWN, config["num_relations"], config, relations)
+    _relation_step(name, OWN, config["num_relations"], config["relation_step"], relations)
     content = {
         "format": OWN_FORMAT,
         "version": OWN_VERSION,
@@ -219,88 +204,9 @@ def read_training_state(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     Example:
         >>> optimizer.load_state_dict(read_training_state("model.pt")["optimizer"])
     """
-    content = _read_file(os.fspath(path))
+    content = read_torch_file(os.fspath(path))
     own = isinstance(content, Mapping) and content.get("format") == OWN_FORMAT
     return content.get("training") if own else None
-
-
-def _read_file(path: str) -> Any:
-    file = Path(path)
-    if (file / "trained_model.pkl").exists():
-        raise not_read_yet(path, "a PyKEEN save_to_directory folder")
-    if file.is_dir():
-        raise InputError(f"{path} is a folder; expected a checkpoint file")
-    if not file.exists():
-        raise InputError(f"{path}: there is no such file; expected a checkpoint")
-    try:
-        with open(file, "rb") as readable:
-            readable.read(1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    try:
-        with warnings.catch_warnings():  # about pickle protocols; what matters of it is an error below
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes torch.load raise almost anything
-        kind = _pickle_kind(file)
-        if kind:
-            raise not_read_yet(path, kind) from error
-        size = file.stat().st_size
-        raise InputError(
-            f"{path} ({size:,} bytes) is truncated, damaged, or not a torch checkpoint; copy or write it again"
-        ) from error
-
-
-def _pickle_kind(file: Path) -> str | None:
-    """What a file that torch refuses holds, told from the names in its pickles, which are not executed."""
-    names: set[str] = set()
-    objects = False
-    with suppress(Exception):  # at the end of the pickles, or at bytes that are none: what was found tells the kind
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                member = next((name for name in archive.namelist() if name.endswith("data.pkl")), "")
-                stream = io.BytesIO(archive.open(member).read(PICKLE_LIMIT))
-        else:
-            with open(file, "rb") as raw:
-                stream = io.BytesIO(raw.read(PICKLE_LIMIT))
-        for _ in range(OLD_PICKLES if stream.getvalue().startswith(pickle.PROTO) else 0):
-            for opcode, argument, _ in pickletools.genops(stream):
-                if isinstance(argument, str):
-                    names.add(argument)
-                if opcode.name == "GLOBAL":
-                    objects |= str(argument).split(" ")[0].split(".")[0] not in ("torch", "collections", "_codecs")
-                objects |= opcode.name == "STACK_GLOBAL"  # of pickle protocols that weights_only does not take
-    for beginning, kind in UNREAD_PICKLES:
-        if any(name.startswith(beginning) for name in names):
-            return kind
-    return "a pickle of Python objects" if objects else None
-
-
-def _unpack(path: str, content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """State dict, and everything stored beside it as one flat dict in which the outermost entry wins."""
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}; expected a state dict")
-    wrapped = next((key for key in ("state_dict", "model_state_dict") if isinstance(content.get(key), Mapping)), None)
-    state = content if wrapped is None else content[wrapped]
-    settings: dict[str, Any] = {}
-    if wrapped is not None:
-        for part in (content.get("args"), content.get("config"), content.get("model_config"), content):
-            settings |= part if isinstance(part, Mapping) else {}
-    elif not all(isinstance(value, Tensor) for value in content.values()):
-        if content.get("type") in ("train", "package") and "model" in content:
-            raise not_read_yet(path, "a LibKGE checkpoint")
-        raise InputError(
-            f"{path} holds {listing(map(str, content))}; expected a state dict, alone or as 'state_dict' or "
-            "'model_state_dict'"
-        )
-    if settings.get("format") == OWN_FORMAT and settings.get("version") != OWN_VERSION:
-        raise InputError(
-            f"{path} has version {settings.get('version')} of the tracin format; this release reads version "
-            f"{OWN_VERSION}: please upgrade"
-        )
-    if settings.get("format") != OWN_FORMAT:
-        settings = {key: value for key, value in settings.items() if key not in OWN_SETTINGS}
-    return {str(key): value for key, value in state.items()}, settings
 
 
 def _tensors(path: str, layout: Layout, state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -348,6 +254,17 @@ def _sizes(path: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Sizes:
     return Sizes(entities, relations, dim, planes, channels, kernel_height, kernel_width, features)
 
 
+def _check_norms(path: str, stored: Any, entities: Tensor) -> None:
+    """AttributionAttack's option shortens an embedding when a head is looked up, in place: scores change on the way."""
+    limit = 1.0 if stored is True else _number(stored)
+    longest = float(entities.norm(dim=1).max())
+    if limit is not None and longest > limit * (1 + 1e-4):
+        raise InputError(
+            f"{path}: an entity's embedding has the norm {longest:.4g}, but the model limits norms to {limit:g} as it "
+            "looks embeddings up, so that scores depend on what was looked up before; save it with shortened embeddings"
+        )
+
+
 def _build(
     path: str,
     layout: Layout,
@@ -361,7 +278,8 @@ def _build(
     norms = [norm for norm in NORMS if config[norm]]
     config["batch_norm_affine"] = not norms or any(f"{norm}.weight" in tensors for norm in norms)
     config |= {"conv_bias": "conv.bias" in tensors, "entity_bias": "bias" in tensors, **shape}
-    config |= {name: settings[name] for name in DROPOUTS if name in settings}
+    rates = {name: _number(settings.get(name)) for name in DROPOUTS}
+    config |= {name: rate for name, rate in rates.items() if rate is not None and 0 <= rate <= 1}
     with torch.device("meta"):  # no memory and no random numbers for values that the file's replace
         model = ConvE(**config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -383,14 +301,18 @@ def _build(
 
 
 def _dictionary(path: str, what: str, given: Mapping[str, int] | None, stored: Any) -> dict[str, int] | None:
-    """The dictionary given, else the one stored as a list of labels, in id order; ids are 0..n-1."""
+    """The dictionary given, else the one stored as a list of labels or as label -> id, in id order; ids are 0..n-1."""
     if given is None and stored is None:
         return None
     if given is None:
-        whole = isinstance(stored, list) and all(isinstance(label, str) for label in stored)
-        if not whole or len(set(stored)) != len(stored):
-            raise InputError(f"{path}: the stored {what} labels are damaged; give the {what} dictionary as a file")
-        return {label: row for row, label in enumerate(stored)}
+        numbers = stored.values() if isinstance(stored, dict) else ()
+        if not isinstance(stored, (list, dict)) or not (
+            set(map(type, stored)) <= {str} and set(map(type, numbers)) <= {int}
+        ):
+            raise _damaged_labels(path, what)
+        given = stored if isinstance(stored, dict) else {label: row for row, label in enumerate(stored)}
+        if len(given) != len(stored):
+            raise _damaged_labels(path, what)
     if not given:
         raise InputError(f"the {what} dictionary is empty; expected the one the model was trained with")
     if list(given.values()) == list(range(len(given))) and set(map(type, given.values())) == {int}:
@@ -411,6 +333,10 @@ def _dictionary(path: str, what: str, given: Mapping[str, int] | None, stored: A
     return {by_id[row]: row for row in range(len(by_id))}
 
 
+def _damaged_labels(path: str, what: str) -> InputError:
+    return InputError(f"{path}: the stored {what} labels are damaged; give the {what} dictionary as a file")
+
+
 def _foreign_dictionary(path: str, what: str, expected: str, size: int) -> InputError:
     return InputError(
         f"{path}: the model has {expected}, but the {what} dictionary has {size} entries; is it the dictionary the "
@@ -419,18 +345,19 @@ def _foreign_dictionary(path: str, what: str, expected: str, size: int) -> Input
 
 
 def _relation_step(
-    path: str, layout: Layout, rows: int, settings: Mapping[str, Any], relations: Mapping[str, int] | None
+    path: str, layout: Layout, rows: int, stored: int | None, relations: Mapping[str, int] | None
 ) -> int:
-    """How many rows of the relation table lie between relation r and r + 1."""
-    stored = 2 if settings.get("relation_step") == 2 else 1
-    if relations is None or (2 * len(relations) == rows and stored == 2):
-        return stored
-    if len(relations) == rows and stored == 1:
-        return 1
-    if 2 * len(relations) == rows:
-        return layout.inverse_step
-    halves = f" (or {rows // 2} and their inverses)" if rows % 2 == 0 and stored == 1 else ""
-    raise _foreign_dictionary(path, "relation", f"{rows // stored} relations{halves}", len(relations))
+    """How many rows of the relation table lie between relation r and r + 1; `stored` is what the file says."""
+    if relations is None:
+        return stored or 1
+    steps = {} if stored == 2 else {rows: 1}  # size of a dictionary that fits -> step
+    if rows % 2 == 0 and (stored != 1 or layout.inverse_step == 1):
+        steps[rows // 2] = stored or layout.inverse_step
+    if len(relations) in steps:
+        return steps[len(relations)]
+    whole, *half = steps
+    halves = f" (or {half[0]} and their inverses)" if half else ""
+    raise _foreign_dictionary(path, "relation", f"{whole} relations{halves}", len(relations))
 
 
 def _number(value: Any) -> float | None:
@@ -439,6 +366,6 @@ def _number(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
     return number if math.isfinite(number) else None

@@ -80,7 +80,8 @@ def batch(ctx: click.Context, **values: Any) -> None:
     with clock("reading"):
         inputs = read_inputs(options, None)
         lines = TrainingLines(inputs.train, *dictionaries(inputs))
-        jobs = read_jobs(options.test_triples, *lines.ids, options.start_index, options.max_triples)
+        chosen = options.start_index, options.max_triples, options.numeric_triples
+        jobs = read_jobs(options.test_triples, *lines.ids, *chosen)
     report(f"{describe_inputs(options, inputs)}, {len(jobs)} test triples")
     for note in notes_on_inputs(options, inputs):
         report(f"note: {note}")

@@ -22,10 +22,11 @@ from tracin.checkpoint_layouts import AmbiguousImage
 from tracin.checkpoints import Checkpoint, load_checkpoint
 from tracin.cli_command import Command
 from tracin.cli_inputs import Options, naming_dictionaries
+from tracin.dictionaries import read_dictionary
 from tracin.errors import InputError
 from tracin.layers import layers_of
 from tracin.model import ConvE
-from tracin.triples import UnknownLabels, read_dictionary, read_triples
+from tracin.triples import UnknownLabels, read_triples
 
 FILE = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
@@ -72,6 +73,7 @@ class Facts:
 @click.option("--test", "test_path", type=FILE, help="Triples to rank.  [default: the training triples]")
 @click.option("--entity-to-id", type=FILE, help="Lines label<TAB>id; needed unless the checkpoint has a dictionary.")
 @click.option("--relation-to-id", type=FILE, help="Lines label<TAB>id; needed unless the checkpoint has a dictionary.")
+@click.option("--numeric-triples", is_flag=True, help="Triples are ids, not labels.")
 @click.option("--embedding-height", type=POSITIVE, help="Rows of one embedding's image.")
 @click.option("--embedding-width", type=POSITIVE, help="Columns of one embedding's image.")
 @click.option("--stack", type=click.Choice(["height", "width"]), help="How the images of head and relation are joined.")
@@ -107,7 +109,7 @@ def gather(path: Path, options: Options) -> Facts:
     files, triples = {}, {}
     for name, file in paths.items():
         if file is not None:
-            triples[name], files[name] = read_file(name, file, entities, relations)
+            triples[name], files[name] = read_file(name, file, entities, relations, options.numeric_triples)
     ranked = "train" if options.test_path is None else "test"
     report = examine(
         model,
@@ -148,11 +150,11 @@ def load(path: Path, options: Options, given: list[dict[str, int] | None]) -> tu
 
 
 def read_file(
-    kind: str, path: Path, entities: dict[str, int], relations: dict[str, int]
+    kind: str, path: Path, entities: dict[str, int], relations: dict[str, int], numeric: bool
 ) -> tuple[Tensor, TripleFile]:  # [n, 3]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnknownLabels)
-        triples = read_triples(path, entities, relations, skip_unknown=True)
+        triples = read_triples(path, entities, relations, skip_unknown=True, numeric=numeric or None)
     unknown = [item.message for item in caught if isinstance(item.message, UnknownLabels)]
     heads, kinds, tails = triples.unbind(1)
     seen = (torch.bincount(heads, minlength=len(entities)) + torch.bincount(tails, minlength=len(entities))) > 0

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 from torch import Tensor
 
 from tracin.checkpoints import Checkpoint, load_checkpoint
+from tracin.dictionaries import read_dictionary, read_edge_map, read_names
 from tracin.errors import InputError
 from tracin.labels import Labels
-from tracin.triples import read_dictionary, read_edge_map, read_names, read_triples
+from tracin.triples import read_triples
 
 Options = SimpleNamespace  # the options by their Python names, and `given`: those named on the command line
 
@@ -53,10 +54,9 @@ def read_inputs(options: Options, test_path: Path | None) -> Inputs:
         None if options.edge_map is None else read_edge_map(options.edge_map),
     )
     with naming_dictionaries(options):
-        train = read_triples(options.train_path, entities, relations, skip_unknown=options.skip_unknown)
-        test = train[:0]
-        if test_path is not None:
-            test = read_triples(test_path, entities, relations, skip_unknown=options.skip_unknown)
+        how = {"skip_unknown": options.skip_unknown, "numeric": options.numeric_triples or None}
+        train = read_triples(options.train_path, entities, relations, **how)
+        test = train[:0] if test_path is None else read_triples(test_path, entities, relations, **how)
     return Inputs(checkpoint, train, test, labels)
 
 

@@ -89,6 +89,7 @@ dictionary_options = together(
     click.option("--node-name-dict", type=FILE, help="Lines name<TAB>id; adds names of entities."),
     flag("--skip-unknown",
          help="Leave out triples with unknown labels; an index then counts the triples that are kept."),
+    flag("--numeric-triples", help="Triples are ids, not labels; told without it of *.del and of PyKEEN's files."),
     click.option("--embedding-height", type=POSITIVE,
                  help="Rows of one embedding's image, where the file leaves it open."),
     click.option("--embedding-width", type=POSITIVE, help="Columns of one embedding's image."),

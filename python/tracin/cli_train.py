@@ -13,11 +13,12 @@ from click.core import ParameterSource
 
 from tracin.checkpoints import load_checkpoint
 from tracin.cli_command import Command, say
+from tracin.dictionaries import read_dictionary
 from tracin.errors import InputError
 from tracin.evaluation import evaluate
 from tracin.training import DEFAULT_EPOCHS, TrainingOptions
 from tracin.training import train as train_model
-from tracin.triples import make_dictionaries, read_dictionary, read_triples
+from tracin.triples import make_dictionaries, read_triples
 
 FILE = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 UNKNOWN = -1
+MAX_ID = 2**31 - 1  # int32: half the memory of int64
 
 
 class LabelTable:

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import polars as pl
 
+from tracin.dictionaries import predicate_of
 from tracin.errors import InputError
-from tracin.triples import predicate_of
 
 
 class Dictionaries(Protocol):

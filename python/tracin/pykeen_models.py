@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tracin.checkpoint_contents import Contents
 from tracin.checkpoint_layouts import detect
 from tracin.checkpoints import Checkpoint, checkpoint_of
 from tracin.errors import InputError
@@ -91,9 +92,8 @@ def from_pykeen(model: Any, triples_factory: Any = None) -> Checkpoint:
         state = {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items()}
         shape = model.interaction.shape_info
         settings = {"image_height": shape.image_height, "image_width": shape.image_width}
-        settings["relation_step"] = relation_step(model)
-        checkpoint = checkpoint_of(name, state, settings, dictionaries=dictionaries)
-        return replace(checkpoint, format=name, path="")
+        contents = Contents(state, settings, name, relation_step=relation_step(model))
+        return replace(checkpoint_of(name, contents, dictionaries=dictionaries), path="")
     return Checkpoint(TripleScorer(model), None, None, *dictionaries, format=name)
 
 
