@@ -365,9 +365,7 @@ def test_skip_unknown_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize("skip_unknown", [False, True])
 def test_integers_read_as_labels_are_told_the_flag(tmp_path: Path, skip_unknown: bool) -> None:
     path = write(tmp_path / "train.txt", IDS)
-    with pytest.raises(
-        InputError, match=r"line 1: head '1' .*are ids, --numeric-triples \(numeric=True\) reads"
-    ):
+    with pytest.raises(InputError, match=r"line 1: head '1' .*are ids, --numeric-triples \(numeric=True\) reads"):
         read_triples(path, ENTITIES, RELATIONS, skip_unknown=skip_unknown)
     known = ENTITIES | {"1": 5, "0": 6, "2": 7}
     with pytest.raises(InputError, match="relation '0' is not in the relation dictionary") as caught:
