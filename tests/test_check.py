@@ -14,6 +14,7 @@ import tracin
 from tracin.check import SAMPLE, choose, doubt, examine, read_as, renumbered, separation, shapes
 from tracin.checkpoint_layouts import AmbiguousImage
 from tracin.cli import main
+from tracin.demo import one_thread
 from tracin.errors import InputError
 from tracin.evaluation import evaluate
 from tracin.model import ConvE
@@ -26,10 +27,11 @@ def small(fixtures_dir: Path) -> tuple[ConvE, Tensor, dict[str, int], dict[str, 
     """A ConvE of 8 x 4 images trained on the small graph, its 123 triples, and the dictionaries."""
     entities, relations = (tracin.read_dictionary(fixtures_dir / f"{name}_dict.txt") for name in ("node", "rel"))
     train = tracin.read_triples(fixtures_dir / "train.txt", entities, relations)
-    result = tracin.train(
-        train, num_entities=len(entities), num_relations=len(relations), epochs=30, embedding_dim=32,
-        embedding_height=8, embedding_width=4, output_channels=8, batch_size=16, progress=False,
-    )  # fmt: skip
+    with one_thread():
+        result = tracin.train(
+            train, num_entities=len(entities), num_relations=len(relations), epochs=30, embedding_dim=32,
+            embedding_height=8, embedding_width=4, output_channels=8, batch_size=16, progress=False,
+        )  # fmt: skip
     return result.model, train, entities, relations
 
 
@@ -182,21 +184,29 @@ def test_command_where_the_file_leaves_the_image_open(
 def test_command_on_the_trained_model(checkpoints_dir: Path, fb15k237: Path, tmp_path: Path) -> None:
     folder = checkpoints_dir / "fb15k-237"
     files = ["--train", str(fb15k237 / "train.txt"), "--test", str(fb15k237 / "test.txt"), "--sample", "50"]
-    permuted = {}
-    for name in ("node", "rel"):
-        labels = [line.split("\t")[0] for line in (folder / f"{name}_dict.txt").read_text().splitlines()]
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1)).tolist()
-        permuted[name] = tmp_path / f"{name}.txt"
-        permuted[name].write_text("".join(f"{labels[row]}\t{number}\n" for number, row in enumerate(order)))
-    for arguments, words in (
-        (dictionaries(folder), "ok: training triples are told from wrong ones, separation 0.9"),
-        ([*dictionaries(folder), "--embedding-height", "5"], "not ok: the image is likely 20 x 10 stacked in height"),
-        (dictionaries(folder, entity=permuted["node"]), "not ok: training triples score no better than random ones"),
-        (dictionaries(folder, relation=permuted["rel"]), "not ok: the relation dictionary is not that of the model"),
+    labels = [line.split("\t")[0] for line in (folder / "rel_dict.txt").read_text().splitlines()]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1)).tolist()
+    permuted = tmp_path / "relations.txt"
+    permuted.write_text("".join(f"{labels[row]}\t{number}\n" for number, row in enumerate(order)))
+    for arguments, words, code in (
+        (dictionaries(folder), "ok: training triples are told from wrong ones, separation 0.9", 0),
+        (dictionaries(folder, relation=permuted), "not ok: the relation dictionary is not that of the model", 1),
     ):
         result = run(folder / "epoch_14.pt", *files, *arguments)
         assert words in " ".join(result.stdout.split())
-        assert result.exit_code == (0 if words.startswith("ok") else 1)
+        assert result.exit_code == code
+
+
+def test_doubts_about_the_trained_model(checkpoints_dir: Path, fb15k237: Path) -> None:
+    folder = checkpoints_dir / "fb15k-237"
+    entities, relations = (tracin.read_dictionary(folder / f"{name}_dict.txt") for name in ("node", "rel"))
+    train = tracin.read_triples(fb15k237 / "train.txt", entities, relations)
+    model = tracin.load_model(folder / "epoch_14.pt", relation_to_id=relations)
+    assert doubt(model, train) is None
+    text = doubt(read_as(model, (5, 40, "height")), train)
+    assert text is not None and text.startswith("the image is likely 20 x 10 stacked in height, not 5 x 40")
+    text = doubt(model, renumbered(train, permutations(model, 1)[0], torch.arange(len(relations))))
+    assert text is not None and text.startswith("training triples score no better than random ones")
 
 
 def test_run_warns_of_a_wrong_image(checkpoints_dir: Path, fb15k237: Path, tmp_path: Path) -> None:

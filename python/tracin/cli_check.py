@@ -30,7 +30,7 @@ from tracin.triples import UnknownLabels, read_triples
 
 FILE = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
-SCORES = 1 << 27  # of one ranking: about 3 s on 2 cores
+SCORES = 1 << 27  # of one ranking: 1.6 s on 2 cores
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def run(ctx: click.Context, **values: Any) -> None:
     report(describe_inputs(options, inputs))
     for note in notes_on_inputs(options, inputs):
         report(f"note: {note}")
-    with clock("checking"):
+    with clock("setting up"):
         doubted = doubt(inputs.checkpoint.model, inputs.train)
     if doubted is not None:
         warnings.warn(f"{doubted}; tracin check says more", stacklevel=1)

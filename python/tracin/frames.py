@@ -14,7 +14,7 @@ from torch import Tensor
 from tracin.errors import InputError
 from tracin.labels import Dictionaries, Labels, labels_of
 
-ROWS = 1 << 17  # of a row group: 20 MiB in memory, with names
+ROWS = 1 << 17  # of a row group: 30 MiB in memory, with names
 SUFFIX = ".parquet"
 
 
