@@ -282,6 +282,7 @@ def test_gradients_that_differ_from_call_to_call_are_refused(backend: str) -> No
         TracIn(Counting(), backend=backend)
 
 
+@pytest.mark.filterwarnings("ignore:using the sequential backend, not native")
 def test_vmap_that_gives_other_gradients_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     right = VectorizedBackend.gradients
     monkeypatch.setattr(VectorizedBackend, "gradients", lambda self, triples: 1.01 * right(self, triples))

@@ -187,6 +187,7 @@ def test_gradients_are_those_of_the_model_given(name: str) -> None:
         analyzer.compute_gradient(*triple, label=0.5)
 
 
+@pytest.mark.filterwarnings("ignore:using the sequential backend, not native")
 def test_vectorized_gradients_where_vmap_cannot_follow_come_one_by_one() -> None:
     model = pykeen_model("ProjE")
     with pytest.warns(UserWarning, match="using the sequential backend, not vectorized"):
@@ -351,7 +352,7 @@ def test_several_gpus_give_the_scores_of_one() -> None:
 def test_wrong_input_is_named(tmp_path: Path) -> None:
     analyzer, train = TracInAnalyzer(random_model()), random_triples(9)
     cases: list[tuple[str, Any]] = [
-        ("the triple row 0: tail id 99 is outside", lambda: analyzer.compute_gradient(0, 0, 99)),
+        ("the triples row 0: tail id 99 is outside", lambda: analyzer.compute_gradient(0, 0, 99)),
         ("the triple is ", lambda: analyzer.compute_influence(5, (0, 0, 1))),  # type: ignore[arg-type]
         ("training_triples: expected triples", lambda: analyzer.compute_self_influence([(0, 0, 1), (1, 2)])),
         ("training_triples: expected triples", lambda: analyzer.compute_self_influence(5)),
