@@ -38,7 +38,7 @@ PathLike = str | os.PathLike[str]
 class TracInAnalyzer:
     """Influences of training triples on predictions, as lists and dictionaries of plain numbers.
 
-    Ids of triples are those of the triples factory. Models are taken as they are when the analyzer is made.
+    Ids of triples are those of the triples factory. Make a new analyzer after training the model further.
 
     Args:
         model: a PyKEEN model, a `tracin.ConvE` or a `tracin.Checkpoint`.
@@ -110,12 +110,12 @@ class TracInAnalyzer:
         Returns:
             Of every parameter of the chosen layers, by the name that the model given has for it.
         """
-        triple = self._one((head, relation, tail))
+        (triple,) = self._placed([(head, relation, tail)])
         if label == 1:
-            return self._autograd.gradients(triple[0])
+            return self._autograd.gradients(triple)
         if label != 0 or self._options["loss"] != "bce":
             raise InputError(f"label is {label!r}; expected 1, or with loss_fn 'bce' 0")
-        return self._autograd.gradients(triple[0], functional.softplus)
+        return self._autograd.gradients(triple, functional.softplus)
 
     def compute_influence(self, train_triple: Triple, test_triple: Triple, learning_rate: float = 0.001) -> float:
         """Influence of a training triple on a test triple."""
@@ -124,11 +124,11 @@ class TracInAnalyzer:
 
     def compute_batch_individual_gradients(self, triples_batch: Triples) -> list[Gradient]:
         """The gradient of each triple, by one backward pass each."""
-        return [self._autograd.gradients(triple) for triple in self._ids(triples_batch, "triples_batch")]
+        return [self._autograd.gradients(triple) for triple in self._placed(triples_batch)]
 
     def compute_batch_gradients_vectorized(self, triples_batch: Triples) -> list[Gradient]:
         """The gradient of each triple, all by one vmap, or one by one where that cannot follow the model."""
-        triples = self._ids(triples_batch, "triples_batch")
+        triples = self._placed(triples_batch)
         if self._vmap is None or not len(triples):
             return self.compute_batch_individual_gradients(triples)
         gradients = self._vmap.per_sample(self._vmap.tracked, triples)
@@ -136,7 +136,7 @@ class TracInAnalyzer:
 
     def get_or_compute_test_gradient(self, test_triple: Triple) -> Gradient:
         """The gradient of a test triple, kept for the next time if the test gradients are cached."""
-        key: Triple = tuple(self._one(test_triple)[0].tolist())  # type: ignore[assignment]
+        key: Triple = tuple(self._one(test_triple)[0].tolist())
         if key in self._test_gradients:
             return self._test_gradients[key]
         gradient = self.compute_gradient(*key)
@@ -332,6 +332,10 @@ class TracInAnalyzer:
 
     def _one(self, triple: Triple | Tensor) -> Tensor:  # [1, 3]
         return self._ids([triple.tolist() if isinstance(triple, Tensor) else triple], "the triple")
+
+    def _placed(self, triples: Triples) -> Tensor:  # [n, 3]
+        """For the backends, which `TracIn` hands triples on its device."""
+        return self._ids(triples, "the triples").to(self._tracin.device)
 
     def _ids(self, triples: Triples, name: str) -> Tensor:  # [n, 3]
         triples = getattr(triples, "mapped_triples", triples)

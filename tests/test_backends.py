@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +17,8 @@ from models import VARIANTS, pairs_of_triples, random_model, random_triples
 from torch import Tensor
 
 import tracin_ext
-from tracin import InputError, TracIn
+from tracin import InputError, TracIn, info
+from tracin.info import format_info
 from tracin.layers import layers_of, select_layers
 from tracin_ext import backends
 from tracin_ext.backends.factored import has_bfloat16
@@ -205,6 +212,73 @@ def test_native_needs_the_extension_and_says_so(monkeypatch: pytest.MonkeyPatch)
         TracIn(random_model(), backend="native")
     with pytest.warns(UserWarning, match="factored.*no compiler"):
         assert TracIn(random_model()).backend == "factored"
+
+
+def test_without_the_extension_info_names_the_backend_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = tracin_ext.status() | {"available": False, "reason": "the native extension was not built: no compiler"}
+    monkeypatch.setattr(tracin_ext, "status", lambda: status)
+    facts = info()
+    assert (facts["backend"], facts["reason"]) == ("factored", status["reason"])
+    assert f"not faster because {status['reason']}" in format_info(facts)
+
+
+def test_info_has_no_reason_where_native_runs() -> None:
+    needs("native")
+    assert (info()["backend"], info()["reason"]) == ("native", None)
+
+
+def broken_compile(fails: str) -> Callable[..., Any]:
+    """A torch.compile that raises when it is called ("construction"), or what it returns when that is first called, or
+    what it returns when that is called with other sizes than before."""
+
+    def compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        calls = 0
+
+        def call(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if fails == "first call" or calls > 2:
+                raise RuntimeError("no code today\n\nand a long trace")
+            return function(*arguments)
+
+        if fails == "construction":
+            raise RuntimeError("no code today\n\nand a long trace")
+        return call
+
+    return compile
+
+
+@pytest.mark.parametrize("fails", ["construction", "first call", "later call"])
+def test_a_failed_compilation_goes_on_with_the_factored_form(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    test, train = pairs_of_triples()
+    expected = TracIn(random_model(), backend="factored", batch_size=20)
+    monkeypatch.setattr(torch, "compile", broken_compile(fails))
+    with pytest.warns(UserWarning) as warned:
+        ti = TracIn(random_model(), backend="compiled", batch_size=20)
+        early = ti.description
+        influence = ti.influence(train, test)
+    texts = [str(item.message) for item in warned if "torch.compile" in str(item.message)]
+    assert texts == ["torch.compile failed, going on with the factored form in PyTorch: no code today"]
+    assert ("not compiled" in early) == (fails != "later call")
+    assert ti.description.startswith("factored form in PyTorch, not compiled, float32")
+    assert torch.equal(influence, expected.influence(train, test))
+    assert torch.equal(ti.self_influence(train), expected.self_influence(train))
+
+
+def test_without_a_compiler_torch_compile_is_one_warning(tmp_path: Path) -> None:
+    """In a process of its own with an empty cache: torch looks for the compiler once, never for what it has cached."""
+    code = (
+        "import torch, models, warnings; from tracin import TracIn; warnings.simplefilter('always');"
+        "test, train = models.pairs_of_triples(); model = models.random_model();"
+        "a, b = (TracIn(model, backend=name).influence(train, test) for name in ('compiled', 'factored'));"
+        "print(torch.equal(a, b))"
+    )
+    folders = {"PYTHONPATH": os.pathsep.join(sys.path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    environment = {**os.environ, **folders, "CXX": "/nonexistent/c++"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.stdout == "True\n", result.stderr
+    assert result.stderr.count("torch.compile failed, going on with the factored form in PyTorch: ") == 1
+    assert "/nonexistent/c++" in result.stderr
 
 
 def test_auto_is_native_without_a_warning() -> None:
