@@ -19,8 +19,8 @@ from tracin.cli_options import (
     POSITIVE,
     ManyValuesCommand,
     computing_options,
-    dictionary_options,
     flag,
+    input_options,
     model_options,
     ranking_options,
     together,
@@ -49,7 +49,7 @@ filter_options = together(
 @click.command("batch", cls=ManyValuesCommand, context_settings={"max_content_width": 120})
 @click.option("--test-triples", type=FILE, required=True, help="Test triples: head, relation, tail labels.")
 @model_options
-@dictionary_options
+@input_options
 @click.option("--output-dir", type=FILE, required=True, help="Folder of the outputs; made if it is not there.")
 @filter_options
 @click.option("--start-index", type=COUNT, default=0, show_default=True, help="First line of the test triples.")

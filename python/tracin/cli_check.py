@@ -22,14 +22,13 @@ from tracin.checkpoint_layouts import AmbiguousImage
 from tracin.checkpoints import Checkpoint, load_checkpoint
 from tracin.cli_command import Command
 from tracin.cli_inputs import Options, naming_dictionaries
+from tracin.cli_options import FILE, POSITIVE, dictionary_options, image_options
 from tracin.dictionaries import read_dictionary
 from tracin.errors import InputError
 from tracin.layers import layers_of
 from tracin.model import ConvE
 from tracin.triples import UnknownLabels, read_triples
 
-FILE = click.Path(path_type=Path)
-POSITIVE = click.IntRange(min=1)
 SCORES = 1 << 27  # of one ranking: 1.6 s on 2 cores
 
 
@@ -71,12 +70,8 @@ class Facts:
 @click.option("--train", "train_path", type=FILE, required=True, help="Training triples: head, relation, tail labels.")
 @click.option("--valid", "valid_path", type=FILE, help="Validation triples; taken as true in the ranking.")
 @click.option("--test", "test_path", type=FILE, help="Triples to rank.  [default: the training triples]")
-@click.option("--entity-to-id", type=FILE, help="Lines label<TAB>id; needed unless the checkpoint has a dictionary.")
-@click.option("--relation-to-id", type=FILE, help="Lines label<TAB>id; needed unless the checkpoint has a dictionary.")
-@click.option("--numeric-triples", is_flag=True, help="Triples are ids, not labels.")
-@click.option("--embedding-height", type=POSITIVE, help="Rows of one embedding's image.")
-@click.option("--embedding-width", type=POSITIVE, help="Columns of one embedding's image.")
-@click.option("--stack", type=click.Choice(["height", "width"]), help="How the images of head and relation are joined.")
+@dictionary_options
+@image_options
 @click.option("--sample", type=POSITIVE,
               help="Triples that are ranked.  [default: 500; fewer among more than 268,000 entities]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")

@@ -80,24 +80,31 @@ model_options = together(
     click.option("--train", "train_path", type=FILE, required=True,
                  help="Training triples: head, relation, tail labels."),
 )
+DICTIONARY = "Dictionary of labels, in any form of the README; needed unless the checkpoint has one."
 dictionary_options = together(
-    click.option("--entity-to-id", type=FILE,
-                 help="Lines label<TAB>id; needed unless the checkpoint has a dictionary."),
-    click.option("--relation-to-id", type=FILE,
-                 help="Lines label<TAB>id; needed unless the checkpoint has a dictionary."),
+    click.option("--entity-to-id", type=FILE, help=DICTIONARY),
+    click.option("--relation-to-id", type=FILE, help=DICTIONARY),
+    flag("--numeric-triples", help="Triples are ids, not labels; told without it of *.del and of PyKEEN's files."),
+)
+name_options = together(
     click.option("--edge-map", type=FILE, help="JSON of predicates; adds names of relations."),
     click.option("--node-name-dict", type=FILE, help="Lines name<TAB>id; adds names of entities."),
-    flag("--skip-unknown",
-         help="Leave out triples with unknown labels; an index then counts the triples that are kept."),
-    flag("--numeric-triples", help="Triples are ids, not labels; told without it of *.del and of PyKEEN's files."),
+)
+skip_option = flag(
+    "--skip-unknown", help="Leave out triples with unknown labels; an index then counts the triples that are kept."
+)
+image_options = together(
     click.option("--embedding-height", type=POSITIVE,
                  help="Rows of one embedding's image, where the file leaves it open."),
     click.option("--embedding-width", type=POSITIVE, help="Columns of one embedding's image."),
     click.option("--stack", type=click.Choice(["height", "width"]),
                  help="How the images of head and relation are joined."),
+)
+size_options = together(
     click.option("--embedding-dim", type=POSITIVE, help="Checked against the checkpoint."),
     click.option("--output-channels", type=POSITIVE, help="Checked against the checkpoint."),
 )
+input_options = together(dictionary_options, name_options, skip_option, image_options, size_options)
 ranking_options = together(
     click.option("--top-k", type=POSITIVE, help="Training triples per test triple.  [default: all]"),
     click.option("--order", type=click.Choice(ORDERS), default="absolute", show_default=True,

@@ -27,8 +27,8 @@ from tracin.cli_options import (
     POSITIVE,
     ManyValuesCommand,
     computing_options,
-    dictionary_options,
     flag,
+    input_options,
     model_options,
     ranking_options,
 )
@@ -50,7 +50,7 @@ NO_EFFECT_IN_MODE = {
 @click.command("run", cls=ManyValuesCommand, context_settings={"max_content_width": 120})
 @model_options
 @click.option("--test", "test_path", type=FILE, help="Test triples; needed in modes test and single.")
-@dictionary_options
+@input_options
 @click.option("--output", "-o", type=FILE, required=True, help="JSON file to write; Parquet if it ends in .parquet.")
 @click.option(
     "--csv-output", type=FILE,
