@@ -299,6 +299,25 @@ def test_the_bits_do_not_depend_on_what_is_done_already(folder: Path) -> None:
     assert files(folder / "out") == whole
 
 
+def test_triples_as_ids(folder: Path) -> None:
+    assert batch(folder, output="labels").exit_code == 0
+    for name in ("train.txt", "test.txt"):
+        rows = ids(folder, name).tolist()
+        (folder / name).write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    (folder / "test.txt").write_text((folder / "test.txt").read_text() + "0\t0\t40\n")
+    result = batch(folder, "--numeric-triples", output="ids")
+    assert result.exit_code == 1 and "tail 'id 40' is not in the dictionary" in result.stderr
+    assert files(folder / "ids") == files(folder / "labels")
+
+
+@pytest.mark.parametrize("order", ["proponents", "opponents"])
+def test_order(folder: Path, order: str) -> None:
+    assert batch(folder, "--order", order, "--max-triples", 1).exit_code == 0
+    (record,) = json.loads(next((folder / "out").glob("*_tracin.json")).read_text())
+    scores = [item["influence"] for item in record["influences"]]
+    assert scores == sorted(scores, reverse=order == "proponents") and min(scores) < 0 < max(scores)
+
+
 @pytest.mark.parametrize(
     ("flags", "note"),
     [

@@ -418,6 +418,24 @@ def test_skip_unknown(graph: Graph) -> None:
     assert f"tracin: warning: {graph.folder / 'train.txt'}: 1 of {LINES + 1} lines left out" in result.stderr
 
 
+def test_triples_as_ids(graph: Graph) -> None:
+    expected = graph.json("--top-k", "3")
+    for name, rows in (("train.txt", graph.train), ("test.txt", graph.test)):
+        (graph.folder / name).write_text("".join("\t".join(map(str, row)) + "\n" for row in rows.tolist()))
+    told = graph.run("--top-k", "3")
+    assert told.exit_code == 1 and "--numeric-triples" in told.stderr
+    assert graph.json("--top-k", "3", "--numeric-triples") == expected
+
+
+def test_threads(graph: Graph) -> None:
+    before = torch.get_num_threads()
+    try:
+        assert ", 1 threads" in graph.run("--threads", "1", "--top-k", "1").stderr
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

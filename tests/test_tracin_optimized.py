@@ -18,7 +18,7 @@ from torch.nn import functional
 
 import tracin_optimized
 from tracin import Checkpoint, InputError, TracIn
-from tracin.triples import read_dictionary, read_edge_map, read_names
+from tracin.dictionaries import read_dictionary, read_edge_map, read_names
 from tracin_optimized import TracInAnalyzer, compute_tracin_influence
 
 TOLERANCE = 1e-6  # of a list's largest value

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from tracin.batch import Batch, Summary
 from tracin.batch_jobs import Outputs, TrainingLines, read_jobs
 from tracin.cli_command import say
-from tracin.cli_computing import chosen_backend, create, enabled, notes_on_computing, notes_on_layers
+from tracin.cli_computing import begin, chosen_backend, notes_on_layers
 from tracin.cli_inputs import Inputs, Options, describe_inputs, notes_on_inputs, read_inputs, speaking_of_flags, spelled
 from tracin.cli_options import (
     FILE,
@@ -86,11 +86,7 @@ def batch(ctx: click.Context, **values: Any) -> None:
     for note in notes_on_inputs(options, inputs):
         report(f"note: {note}")
     with speaking_of_flags():
-        tracin = create(options, inputs.checkpoint, backend)
-        for line in enabled(options, tracin):
-            report(line)
-        for note in notes_on_computing(options, tracin):
-            report(f"note: {note}")
+        tracin = begin(options, inputs, backend, clock, report)
         work = Batch(
             jobs, outputs, inputs.train, lines, inputs.labels, tracin, proximity, options.top_k, options.order,
             options.skip_filtering, options.skip_tracin, options.skip_existing,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 
 import click
 import torch
 
 import tracin_ext
+from tracin.check import doubt
 from tracin.checkpoints import Checkpoint
-from tracin.cli_inputs import Options
+from tracin.cli_inputs import Inputs, Options
+from tracin.clock import Clock
 from tracin.influence import TracIn
 from tracin.layer_names import layers_named
 
@@ -29,6 +32,21 @@ def chosen_backend(options: Options) -> str:
         flags = " and ".join(f"{by} ({name})" for name, by in asked.items())
         raise click.UsageError(f"{flags} ask for different backends; choose one")
     return next(iter(asked), "auto")
+
+
+def begin(options: Options, inputs: Inputs, backend: str, clock: Clock, report: Callable[[str], None]) -> TracIn:
+    """Makes the TracIn, says what runs, and warns if the model hardly fits the training triples."""
+    with clock("setting up"):
+        doubted = doubt(inputs.checkpoint.model, inputs.train)
+    if doubted is not None:
+        warnings.warn(f"{doubted}; tracin check says more", stacklevel=1)
+    with clock("setting up"):
+        tracin = create(options, inputs.checkpoint, backend)
+    for line in enabled(tracin):
+        report(line)
+    for note in notes_on_computing(options, tracin):
+        report(f"note: {note}")
+    return tracin
 
 
 def create(options: Options, checkpoint: Checkpoint, backend: str) -> TracIn:
@@ -75,7 +93,7 @@ def notes_on_computing(options: Options, tracin: TracIn) -> Iterator[str]:
         yield f"--enable-multi-gpu: {torch.cuda.device_count()} GPUs are visible here; going on on one device"
 
 
-def enabled(options: Options, tracin: TracIn) -> Iterator[str]:
+def enabled(tracin: TracIn) -> Iterator[str]:
     """What runs, a line for each thing that can be on or off."""
     yield f"running: {tracin.backend} backend, {tracin.description}"
     runs = {
@@ -86,7 +104,8 @@ def enabled(options: Options, tracin: TracIn) -> Iterator[str]:
     yield f"  vectorized gradients: {runs.get(tracin.backend, 'factored form in PyTorch')}"
     yield "  test gradient caching: " + ("on" if tracin.cache_test_factors else "off, computed anew for every block")
     yield "  mixed precision: " + ("backward and pair products in bfloat16" if tracin.precision == "mixed" else "off")
-    yield f"  torch.compile: {'on' if tracin.backend == 'compiled' else 'off'}"
+    compiled = tracin.backend == "compiled" and "not compiled" not in tracin.description
+    yield f"  torch.compile: {'on' if compiled else 'off'}"
     recomputed = tracin.recompute_activations and tracin.backend == "sequential"
     yield f"  gradient checkpointing: {'on' if recomputed else 'off'}"
     yield f"  memory cleanup: {'on' if tracin.memory_cleanup else 'off'}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from tracin.check import doubt
 from tracin.cli_command import say
-from tracin.cli_computing import chosen_backend, create, enabled, notes_on_computing, notes_on_layers
+from tracin.cli_computing import begin, chosen_backend, notes_on_layers
 from tracin.cli_inputs import (
     Options,
     describe_inputs,
@@ -89,17 +87,8 @@ def run(ctx: click.Context, **values: Any) -> None:
     report(describe_inputs(options, inputs))
     for note in notes_on_inputs(options, inputs):
         report(f"note: {note}")
-    with clock("setting up"):
-        doubted = doubt(inputs.checkpoint.model, inputs.train)
-    if doubted is not None:
-        warnings.warn(f"{doubted}; tracin check says more", stacklevel=1)
     with speaking_of_flags():
-        with clock("setting up"):
-            tracin = create(options, inputs.checkpoint, backend)
-        for line in enabled(options, tracin):
-            report(line)
-        for note in notes_on_computing(options, tracin):
-            report(f"note: {note}")
+        tracin = begin(options, inputs, backend, clock, report)
         written = work(Run(options, inputs, tracin, clock, partial))
     if "test factors" in tracin.seconds:
         scoring = clock.seconds.pop("scoring")
