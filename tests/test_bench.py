@@ -15,12 +15,13 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from bench import jobs, limits, methods, processes, readme, report, scaling
+from bench import jobs, limits, methods, processes, proximity, readme, report, scaling
 from bench.graphs import FB15K237, Graph, Shape, generate, load_fb15k237, synthetic, write
 from bench.measure import machine, machine_line, measure
 from bench.peers import PEERS, hooks
 from bench.verify import Mismatch, Reference, reference_of, top_overlap, verify_top_k, worst_test_error
 from tracin import ConvE, InputError, TracIn, load_checkpoint, read_dictionary, read_triples
+from tracin.proximity import ProximityFilter
 
 TINY = Shape("tiny", 60, 5, 300, 12, dim=12, height=4, width=3, channels=3)
 RATES = {"float32": dict.fromkeys(("forward", "backward", "features", "linear"), 1e9)}
@@ -303,6 +304,15 @@ def test_readme_block_is_replaced_and_only_by_a_full_run(written: Path, tmp_path
     assert "old" not in text and "](results/time_by_backend.png)" in text and "| factored |" in text
     path.write_text("no markers")
     assert "lacks the lines" in CliRunner().invoke(readme.main, arguments).output
+
+
+def test_proximity_is_verified_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--edges", "1000", "--tests", "3"]
+    shown = CliRunner().invoke(proximity.main, arguments)
+    assert shown.exit_code == 0 and shown.output.count("path filtering") == 3 and shown.output.count("median") == 6
+    rows = ProximityFilter.rows
+    monkeypatch.setattr(ProximityFilter, "rows", lambda *given: rows(*given)[1:])
+    assert isinstance(CliRunner().invoke(proximity.main, arguments).exception, Mismatch)
 
 
 def test_machine_names_no_host() -> None:
