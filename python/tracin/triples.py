@@ -9,11 +9,14 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sys
 import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import IO, TypeVar, cast
 
@@ -33,6 +36,11 @@ BLOCK_BYTES = 1 << 23
 
 # Blocks are looked up in this many threads; reading the file feeds no more than a few.
 THREADS = min(4, os.cpu_count() or 1)
+
+SHORT_BYTES = 1 << 16  # read at a time to find one line end
+
+# The number of a share's first line until an error needs the right one: counting the lines before it takes time.
+NOT_THE_FIRST = 2
 
 # Ids are int32 until the final copy: half the memory of int64.
 MAX_ID = 2**31 - 1
@@ -68,24 +76,75 @@ def read_triples(
         >>> read_triples("train.txt", entities, relations)[0].tolist()
         [20, 3, 17]
     """
+    part = _read_lines(path, (LabelTable(entity_to_id), LabelTable(relation_to_id)), skip_unknown, _Span())
+    check_parts(path, [part.count])
+    return part.triples
+
+
+@dataclass(frozen=True)
+class PartCount:
+    """What became of consecutive lines of a file of triples."""
+
+    lines: int
+    skipped: int  # of them, for an unknown label
+    first_unknown: str  # names the first such line and label; empty if there is none
+
+
+@dataclass(frozen=True)
+class TriplesPart:
+    triples: Tensor  # [lines - skipped, 3] int64
+    count: PartCount
+
+
+def read_triples_part(
+    path: PathLike,
+    entity_to_id: Mapping[str, int],
+    relation_to_id: Mapping[str, int],
+    part: int,
+    parts: int,
+    skip_unknown: bool = False,
+) -> TriplesPart:
+    """Reads the triples of one of `parts` shares of a file, cut at line ends; together they are `read_triples`' rows.
+
+    Shares are of as many bytes each, so a share may have no line at all. Of a plain file only the share is read; a gzip
+    file is unpacked up to the share's end, once more to find out how long it is.
+
+    Args:
+        path, entity_to_id, relation_to_id, skip_unknown: as for `read_triples`.
+        part: which share, from 0.
+        parts: how many there are.
+
+    Returns:
+        The share's triples and its count; `check_parts` judges the counts of all shares.
+
+    Raises:
+        InputError: as `read_triples`, but not for a share without lines or without known labels.
+
+    Example:
+        >>> halves = [read_triples_part("train.txt", entities, relations, part, 2).triples for part in range(2)]
+        >>> torch.equal(torch.cat(halves), read_triples("train.txt", entities, relations))
+        True
+    """
     tables = LabelTable(entity_to_id), LabelTable(relation_to_id)
-    blocks: list[np.ndarray] = []  # each [lines, 3] int32
-    lines = 0
-    skipped = 0
-    first_unknown = ""
-    look_up = partial(_ids_of_block, path, tables)
-    for first_line, labels, ids in _in_threads(look_up, _blocks(path)):
-        known = (ids != UNKNOWN).all(1)
-        if not known.all() and not first_unknown:
-            first_unknown = _describe_unknown(path, first_line, labels, ids, tables)
-            if not skip_unknown:
-                raise InputError(
-                    f"{first_unknown}; is this the dictionary the model was trained with? "
-                    "--skip-unknown leaves such lines out"
-                )
-        lines += len(ids)
-        blocks.append(ids if known.all() else ids[known])
-        skipped += len(ids) - len(blocks[-1])
+    start, stop = _share(path, part, parts)
+    counted = start == 0 or skip_unknown  # whose warning names a line
+    first_line = 1 + _lines_before(path, start) if counted else NOT_THE_FIRST
+    try:
+        return _read_lines(path, tables, skip_unknown, _Span(start, stop, first_line))
+    except InputError:
+        if counted:
+            raise
+    return _read_lines(path, tables, skip_unknown, _Span(start, stop, 1 + _lines_before(path, start)))
+
+
+def check_parts(path: PathLike, counts: Sequence[PartCount]) -> None:
+    """Warns of the lines that were left out in all parts of a file together.
+
+    Raises:
+        InputError: if there are no lines, or none is left.
+    """
+    lines, skipped = (sum(getattr(count, name) for count in counts) for name in ("lines", "skipped"))
+    first_unknown = next((count.first_unknown for count in counts if count.first_unknown), "")
     if not lines:
         raise _empty(path, _TRIPLE_COLUMNS)
     if skipped == lines:
@@ -95,11 +154,8 @@ def read_triples(
         )
     if skipped:
         warnings.warn(
-            f"{path}: {skipped} of {lines} lines left out for unknown labels, the first: {first_unknown}", stacklevel=2
+            f"{path}: {skipped} of {lines} lines left out for unknown labels, the first: {first_unknown}", stacklevel=3
         )
-    triples = np.empty((lines - skipped, 3), dtype=np.int64)
-    np.concatenate(blocks, out=triples)
-    return torch.from_numpy(triples)
 
 
 def read_dictionary(path: PathLike) -> dict[str, int]:
@@ -189,6 +245,84 @@ def _predicate(key: str) -> str | None:
     return predicate if isinstance(predicate, str) else None
 
 
+@dataclass(frozen=True)
+class _Span:
+    """Whole lines of a file."""
+
+    start: int = 0  # bytes of the unpacked text
+    stop: int | None = None  # None: all that follow, but for empty lines at the end of the file
+    first_line: int = 1  # its number; 1 means that a byte order mark may come first
+
+
+def _read_lines(
+    path: PathLike,
+    tables: tuple[LabelTable, LabelTable],  # of entities, of relations
+    skip_unknown: bool,
+    span: _Span,
+) -> TriplesPart:
+    blocks = [np.empty((0, 3), dtype=np.int32)]  # each [lines, 3]
+    lines = 0
+    skipped = 0
+    first_unknown = ""
+    look_up = partial(_ids_of_block, path, tables)
+    for first_line, labels, ids in _in_threads(look_up, _blocks(path, span)):
+        known = (ids != UNKNOWN).all(1)
+        if not known.all() and not first_unknown:
+            first_unknown = _describe_unknown(path, first_line, labels, ids, tables)
+            if not skip_unknown:
+                raise InputError(
+                    f"{first_unknown}; is this the dictionary the model was trained with? "
+                    "--skip-unknown leaves such lines out"
+                )
+        lines += len(ids)
+        blocks.append(ids if known.all() else ids[known])
+        skipped += len(ids) - len(blocks[-1])
+    triples = np.empty((lines - skipped, 3), dtype=np.int64)
+    np.concatenate(blocks, out=triples)
+    return TriplesPart(torch.from_numpy(triples), PartCount(lines, skipped, first_unknown))
+
+
+def _share(path: PathLike, part: int, parts: int) -> tuple[int, int]:
+    """Where a share of the text starts and stops: at the first lines from equally spaced bytes on.
+
+    Empty lines at the end of the file are in no share.
+    """
+    with _opened(path) as stream:
+        packed = isinstance(stream, gzip.GzipFile)
+        tail = 0 if packed else max(0, stream.seek(0, os.SEEK_END) - SHORT_BYTES)
+        size = _line_start(stream, _content_stop(stream, tail) or _content_stop(stream, 0))
+        start, stop = (min(size, _line_start(stream, size * share // parts)) for share in (part, part + 1))
+    return start, stop
+
+
+def _content_stop(stream: IO[bytes], start: int) -> int:
+    """Where the text ends, without the line ends at its end; 0 if nothing else follows `start`."""
+    stop = 0
+    position = stream.seek(start)
+    while piece := stream.read(BLOCK_BYTES):
+        content = _content_end(piece)
+        stop = position + content if content else stop
+        position += len(piece)
+    return stop
+
+
+def _line_start(stream: IO[bytes], position: int) -> int:
+    """The first start of a line at or after `position`, or the end of the text."""
+    if position == 0:
+        return 0
+    before = stream.seek(position - 1)  # a line end right before `position` counts
+    while piece := stream.read(SHORT_BYTES):
+        found = piece.find(b"\n")
+        if found >= 0:
+            return before + found + 1
+        before += len(piece)
+    return before
+
+
+def _lines_before(path: PathLike, position: int) -> int:
+    return sum(map(_count_lines, _pieces(path, 0, position)))
+
+
 def _ids_of_block(
     path: PathLike,
     tables: tuple[LabelTable, LabelTable],  # of entities, of relations
@@ -266,15 +400,15 @@ def _check_distinct(path: PathLike, table: pl.DataFrame, column: str, other: str
     )
 
 
-def _blocks(path: PathLike) -> Iterator[tuple[bytes, int]]:
+def _blocks(path: PathLike, span: _Span = _Span()) -> Iterator[tuple[bytes, int]]:
     """Yields (whole lines, number of the first line), without the empty lines at the end of the file.
 
     Every block ends in LF. The last line that is not empty is held back until more text or the end of the file comes,
-    so that empty lines after it can be told from empty lines in the middle.
+    so that empty lines after it can be told from empty lines in the middle. Those that end a share are in the middle.
     """
     rest = b""
-    line = 1
-    for piece in _pieces(path):
+    line = span.first_line
+    for piece in _pieces(path, span.start, span.stop):
         text = rest + piece
         cut = text.rfind(b"\n", 0, _content_end(text)) + 1
         rest = text[cut:]
@@ -283,7 +417,9 @@ def _blocks(path: PathLike) -> Iterator[tuple[bytes, int]]:
             yield block, line
             line += _count_lines(block)
     content = _content_end(rest)
-    if content:
+    if span.stop is not None and rest:
+        yield (rest if rest.endswith(b"\n") else rest + b"\n"), line
+    elif content:
         end = rest.find(b"\n", content)
         yield (rest + b"\n" if end < 0 else rest[: end + 1]), line
 
@@ -299,14 +435,24 @@ def _count_lines(block: bytes) -> int:
     return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))
 
 
-def _pieces(path: PathLike) -> Iterator[bytes]:
-    """Yields the content of a plain or gzip file (told by its first bytes, not by its name), BLOCK_BYTES at a time."""
+def _pieces(path: PathLike, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """Yields the content of a file, or the bytes from `start` to `stop` of it, BLOCK_BYTES at a time."""
+    with _opened(path) as stream:
+        if start:
+            stream.seek(start)
+        left = sys.maxsize if stop is None else stop - start
+        while piece := stream.read(min(BLOCK_BYTES, left)):
+            left -= len(piece)
+            yield piece
+
+
+@contextmanager
+def _opened(path: PathLike) -> Iterator[IO[bytes]]:
+    """A plain or gzip file, told by its first bytes, not by its name."""
     try:
         with open(path, "rb") as raw:
             packed = raw.peek(2)[:2] == b"\x1f\x8b"
-            stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
-            while piece := stream.read(BLOCK_BYTES):
-                yield piece
+            yield cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; check the path") from None
     except IsADirectoryError:
