@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tracin.cli_inputs import Inputs, Options
 from tracin.clock import Clock
+from tracin.distributed import Shards
 from tracin.errors import InputError
-from tracin.influence import TracIn, ranked_rows
+from tracin.influence import ranked_rows
 from tracin.results import Influences, numbered, write_per_triple, write_self, write_single, write_test
 
 SCORES_HELD = 64 << 20  # influences in memory at a time when all of them are written
@@ -23,9 +24,8 @@ class Run:
 
     options: Options
     inputs: Inputs
-    tracin: TracIn
+    shards: Shards
     clock: Clock
-    partial: Path | None  # where unfinished results are kept
 
 
 def score(run: Run, indices: list[int], with_self: bool = True) -> Iterator[Influences]:
@@ -34,11 +34,11 @@ def score(run: Run, indices: list[int], with_self: bool = True) -> Iterator[Infl
     own: list[float | None] = [None] * len(test)
     if with_self:
         with run.clock("scoring"):
-            own = run.tracin.self_influence(test).tolist()
+            own = run.shards.tracin.self_influence(test).tolist()
     best = ranked(run, test)
     return (
-        Influences(index, (head, relation, tail), self_influence, run.inputs.train[rows], scores)
-        for index, (head, relation, tail), self_influence, (rows, scores) in zip(
+        Influences(index, (head, relation, tail), self_influence, train, scores)
+        for index, (head, relation, tail), self_influence, (train, scores) in zip(
             indices, test.tolist(), own, best, strict=True
         )
     )
@@ -47,29 +47,28 @@ def score(run: Run, indices: list[int], with_self: bool = True) -> Iterator[Infl
 def ranked(
     run: Run,
     test: Tensor,  # [n_test, 3]
-) -> Iterable[tuple[Tensor, Tensor]]:  # rows of train [k], their influences [k], for each test triple
+) -> Iterable[tuple[Tensor, Tensor]]:  # training triples [k, 3], their influences [k], for each test triple
     """The training triples in the order to be written; without --top-k, all of them, a few test triples at a time."""
-    train, order = run.inputs.train, run.options.order
     if run.options.top_k is None:
         return all_ranked(run, test)
     with run.clock("scoring"):
-        top = run.tracin.top_k(train, test, run.options.top_k, order, partial=run.partial)
-    return zip(top.indices, top.scores, strict=True)
+        top = run.shards.top_k(test, run.options.top_k, run.options.order)
+    return zip(top.triples, top.scores, strict=True)
 
 
 def all_ranked(
     run: Run,
     test: Tensor,  # [n_test, 3]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    train, order = run.inputs.train, run.options.order
+    train, order = run.shards.triples(), run.options.order
     for tests in test.split(max(1, SCORES_HELD // len(train))):
         with run.clock("scoring"):
-            dense = run.tracin.influence(train, tests)
+            dense = run.shards.influence(tests)
         for scores in dense:
             with run.clock("scoring"):
                 rows = ranked_rows(scores, order)
                 scores = scores[rows]
-            yield rows, scores
+            yield train[rows], scores
 
 
 def run_test(run: Run) -> str:
@@ -83,7 +82,7 @@ def run_test(run: Run) -> str:
         csv = "" if options.csv_output is None else f", CSV files {numbered(options.csv_output, 0)}, ..."
         return f"{len(test)} files {options.output.parent / 'tracin_test_<i>.json'}{csv}"
     results = score(run, indices, with_self=options.csv_output is not None)
-    sizes = {"num_test": len(test), "num_train": len(inputs.train)}
+    sizes = {"num_test": len(test), "num_train": inputs.num_train}
     write_test(options.output, options.csv_output, results, inputs.labels, **sizes, **facts)
     csv = "" if options.csv_output is None else f", {options.csv_output} (one CSV of all test triples)"
     return f"{options.output}{csv}"
@@ -108,11 +107,10 @@ def run_single(run: Run) -> str:
 
 
 def run_self(run: Run) -> str:
-    options, inputs = run.options, run.inputs
     with run.clock("scoring"):
-        own = run.tracin.self_influence(inputs.train, partial=run.partial)
-    write_self(options.output, inputs.train, own)
-    return str(options.output)
+        own = run.shards.self_influence()
+    write_self(run.options.output, run.shards.triples(), own)
+    return str(run.options.output)
 
 
 MODES = {"test": run_test, "single": run_single, "self": run_self}

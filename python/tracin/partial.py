@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tracin.errors import InputError
 from tracin.model import ConvE
+from tracin.ranks import ranks_of_environment
 from tracin.results import check_writable
 from tracin.work import Work
 
@@ -130,7 +131,8 @@ class Partial:
             except BaseException:
                 self.save()
                 raise
-            if self._saved or time.monotonic() - self._time > SAVE_SECONDS:
+            awaited = ranks_of_environment().size > 1  # by ranks that may yet fail: what is finished here is kept
+            if self._saved or awaited or time.monotonic() - self._time > SAVE_SECONDS:
                 self.save()
 
     @contextmanager

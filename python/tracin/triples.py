@@ -126,7 +126,7 @@ def read_triples_part(
         True
     """
     tables = LabelTable(entity_to_id), LabelTable(relation_to_id)
-    start, stop = _share(path, part, parts)
+    start, stop = _share(path, part, parts) if parts > 1 else (0, None)
     counted = start == 0 or skip_unknown  # whose warning names a line
     first_line = 1 + _lines_before(path, start) if counted else NOT_THE_FIRST
     try:
