@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tracin.batch_jobs import Job, Outputs, TrainingLines
 from tracin.clock import Clock
+from tracin.distributed import Shards
 from tracin.errors import InputError
-from tracin.influence import TracIn, ranked_rows
+from tracin.influence import ranked_rows
 from tracin.labels import Labels
 from tracin.progress import progress_bar
 from tracin.proximity import ProximityFilter, ProximityOptions
@@ -88,10 +89,9 @@ class Batch:
 
     jobs: list[Job]
     outputs: Outputs
-    train: Tensor  # [n, 3]
     lines: TrainingLines
     labels: Labels
-    tracin: TracIn
+    shards: Shards
     proximity: ProximityOptions | None
     top_k: int | None = None
     order: str = "absolute"
@@ -106,12 +106,12 @@ class Batch:
         nearby = None
         if self.proximity is not None and not self.skip_filtering:
             with clock("graph"):
-                nearby = ProximityFilter(self.train, len(self.lines.entities))
+                nearby = ProximityFilter(self.lines.train, len(self.lines.entities))
         for group in self.groups():
             todo = [job for job in group if not self.skipped(job, summary)]
             with clock("scoring"):
                 scores = {} if self.skip_tracin or not todo else self.scores(group)
-            with progress_bar("test triples", len(todo), self.tracin.progress, "triples") as advance:
+            with progress_bar("test triples", len(todo), self.shards.tracin.progress, "triples") as advance:
                 for job in todo:
                     filtered = False
                     try:
@@ -131,7 +131,7 @@ class Batch:
 
     def groups(self) -> Iterator[list[Job]]:
         """Jobs that are scored together. A restart makes the same groups, so that it gives the same bits."""
-        size = max(1, min(MOST_TESTS, SCORES_HELD // max(1, len(self.train))))
+        size = max(1, min(MOST_TESTS, SCORES_HELD // max(1, len(self.lines.train))))
         return (self.jobs[start : start + size] for start in range(0, len(self.jobs), size))
 
     def skipped(self, job: Job, summary: Summary) -> bool:
@@ -146,8 +146,8 @@ class Batch:
         if not known:
             return {}
         test = torch.tensor([job.triple for job in known])
-        own = self.tracin.self_influence(test).tolist()
-        influences = self.tracin.influence(self.train, test)
+        own = self.shards.tracin.self_influence(test).tolist()
+        influences = self.shards.influence(test)
         return {job.index: (scores, norm) for job, scores, norm in zip(known, influences, own, strict=True)}
 
     def kept(self, job: Job, nearby: ProximityFilter | None) -> Tensor:  # [k] rows of the training triples that count
@@ -157,7 +157,7 @@ class Batch:
         with replacing(self.outputs.triple(job)) as file:
             file.write("\t".join(job.labels) + "\n")
         if self.proximity is None:
-            return torch.arange(len(self.train))
+            return torch.arange(len(self.lines.train))
         if self.skip_filtering:
             return self.lines.read(self.outputs.filtered(job))
         assert nearby is not None
@@ -179,5 +179,5 @@ class Batch:
     ) -> None:
         assert job.triple is not None
         best = rows[ranked_rows(scores[rows], self.order)[: self.top_k]]
-        result = Influences(0, job.triple, own, self.train[best], scores[best])
+        result = Influences(0, job.triple, own, self.lines.train[best], scores[best])
         write_single(self.outputs.json(job), lambda _: self.outputs.csv(job), [result], self.labels)

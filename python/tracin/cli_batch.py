@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from tracin.batch import Batch, Summary
-from tracin.batch_jobs import Outputs, TrainingLines, read_jobs
+from tracin.batch_jobs import Job, Outputs, TrainingLines, read_jobs
 from tracin.cli_command import say
 from tracin.cli_computing import begin, chosen_backend, notes_on_layers
 from tracin.cli_inputs import Inputs, Options, describe_inputs, notes_on_inputs, read_inputs, speaking_of_flags, spelled
@@ -25,8 +25,11 @@ from tracin.cli_options import (
     ranking_options,
     together,
 )
+from tracin.cli_ranks import joined, reporter, take_all_gpus
 from tracin.clock import Clock
+from tracin.distributed import Shards
 from tracin.proximity import METHODS, ProximityOptions
+from tracin.ranks import Ranks
 
 COUNT = click.IntRange(min=0)
 
@@ -69,33 +72,49 @@ def batch(ctx: click.Context, **values: Any) -> None:
     """
     given = [name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     options = Options(**values, given=given)
-    report: Callable[[str], None] = (lambda _: None) if options.quiet else say
+    take_all_gpus(ctx, options)
+    with joined(options) as ranks:
+        failed = batch_on(options, ranks)
+    if failed:
+        sys.exit(1)
+
+
+def batch_on(options: Options, ranks: Ranks) -> bool:
+    """What a rank does: all of them score, rank 0 filters, reports and writes. Returns whether a test triple failed."""
+    report = reporter(options, ranks)
     clock = Clock()
     backend = chosen_backend(options)
     for note in (*notes(options), *notes_on_layers(options)):
         report(f"note: {note}")
-    proximity = near(options)
     outputs = Outputs(options.output_dir)
-    outputs.prepare()
+    if ranks.first:
+        outputs.prepare()
+    jobs: list[Job] = []
     with clock("reading"):
-        inputs = read_inputs(options, None)
-        lines = TrainingLines(inputs.train, *dictionaries(inputs))
-        chosen = options.start_index, options.max_triples, options.numeric_triples
-        jobs = read_jobs(options.test_triples, *lines.ids, *chosen)
+        inputs = read_inputs(options, None, ranks)
+        if ranks.first:
+            ids = dictionaries(inputs)
+            chosen = options.start_index, options.max_triples, options.numeric_triples
+            jobs = read_jobs(options.test_triples, *ids, *chosen)
     report(f"{describe_inputs(options, inputs)}, {len(jobs)} test triples")
     for note in notes_on_inputs(options, inputs):
         report(f"note: {note}")
     with speaking_of_flags():
-        tracin = begin(options, inputs, backend, clock, report)
+        tracin = begin(options, inputs, backend, ranks, clock, report)
+        shards = Shards(tracin, inputs.train, ranks)
+        if not ranks.first:
+            shards.serve()
+            return False
+        lines = TrainingLines(shards.triples(), *ids)
         work = Batch(
-            jobs, outputs, inputs.train, lines, inputs.labels, tracin, proximity, options.top_k, options.order,
+            jobs, outputs, lines, inputs.labels, shards, near(options), options.top_k, options.order,
             options.skip_filtering, options.skip_tracin, options.skip_existing,
         )  # fmt: skip
         summary = work.run(clock, say)
+        shards.release()
     report(f"wrote {outputs.summary}: {told(summary)}")
     report(clock.split("other"))
-    if summary.failed:
-        sys.exit(1)
+    return bool(summary.failed)
 
 
 def dictionaries(inputs: Inputs) -> tuple[dict[str, int], dict[str, int]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -13,8 +14,11 @@ from rich.console import Console
 
 from tracin.errors import InputError
 from tracin.memory import out_of_memory
+from tracin.ranks import RankLost, Ranks, ranks_of_environment
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+ARGUMENTS = "tracin.arguments"  # in Context.meta: the command's name and arguments, from which it can be started again
 
 debug_option = click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
@@ -37,14 +41,37 @@ def describe(error: BaseException) -> tuple[str, int]:
         return "out of memory; take a smaller --memory-limit or --batch-size, or --top-k to keep fewer results", 1
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 1
-    if isinstance(error, InputError | OSError):
+    if isinstance(error, InputError | OSError | RankLost):
         return text, 1
     return f"unexpected {type(error).__name__}: {text}; --debug shows the traceback", 1
 
 
+def tell(error: BaseException, message: str) -> None:
+    """Prints the error, once for all ranks of the run."""
+    ranks = ranks_of_environment()
+    if ranks.speaks(common=isinstance(error, InputError | click.ClickException | KeyboardInterrupt)):
+        say(f"tracin: error: {by_rank()}" + " ".join(line.strip() for line in message.splitlines()))
+        ranks.spoken()
+
+
+def by_rank() -> str:
+    """How the messages of a rank other than the first begin."""
+    rank = ranks_of_environment().rank
+    return f"rank {rank}: " if rank else ""
+
+
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Takes the place of warnings.showwarning, which prints the line of code."""
-    say(f"tracin: warning: {message}")
+    say(f"tracin: warning: {by_rank()}{message}")
+
+
+@contextmanager
+def warned_once(ranks: Ranks) -> Iterator[None]:
+    """Around what warns of the same on every rank."""
+    with warnings.catch_warnings():
+        if not ranks.first:
+            warnings.simplefilter("ignore")
+        yield
 
 
 class Command(click.Command):
@@ -53,6 +80,10 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.append(debug_option)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = [str(self.name), *args]
+        return super().parse_args(ctx, args)
 
     def main(  # type: ignore[override]
         self,
@@ -75,7 +106,7 @@ class Command(click.Command):
             if "--debug" in arguments and not isinstance(error, click.ClickException):
                 traceback.print_exc()
             message, code = describe(error)
-            say("tracin: error: " + " ".join(line.strip() for line in message.splitlines()))
+            tell(error, message)
         sys.exit(code if isinstance(code, int) else 0)
 
 

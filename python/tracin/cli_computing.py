@@ -11,10 +11,13 @@ import torch
 import tracin_ext
 from tracin.check import doubt
 from tracin.checkpoints import Checkpoint
+from tracin.cli_command import warned_once
 from tracin.cli_inputs import Inputs, Options
+from tracin.cli_ranks import own_device
 from tracin.clock import Clock
 from tracin.influence import TracIn
 from tracin.layer_names import layers_named
+from tracin.ranks import Ranks
 
 ISA_NAMES = {"avx512": "AVX-512", "avx2": "AVX2", "default": "portable loops"}
 
@@ -34,43 +37,44 @@ def chosen_backend(options: Options) -> str:
     return next(iter(asked), "auto")
 
 
-def begin(options: Options, inputs: Inputs, backend: str, clock: Clock, report: Callable[[str], None]) -> TracIn:
+def begin(
+    options: Options, inputs: Inputs, backend: str, ranks: Ranks, clock: Clock, report: Callable[[str], None]
+) -> TracIn:
     """Makes the TracIn, says what runs, and warns if the model hardly fits the training triples."""
     with clock("setting up"):
-        doubted = doubt(inputs.checkpoint.model, inputs.train)
+        doubted = doubt(inputs.checkpoint.model, inputs.train) if ranks.first else None
     if doubted is not None:
         warnings.warn(f"{doubted}; tracin check says more", stacklevel=1)
     with clock("setting up"):
-        tracin = create(options, inputs.checkpoint, backend)
-    for line in enabled(tracin):
+        tracin = create(options, inputs.checkpoint, backend, ranks)
+    for line in enabled(tracin, ranks):
         report(line)
-    for note in notes_on_computing(options, tracin):
+    for note in notes_on_computing(options, tracin, ranks):
         report(f"note: {note}")
     return tracin
 
 
-def create(options: Options, checkpoint: Checkpoint, backend: str) -> TracIn:
+def create(options: Options, checkpoint: Checkpoint, backend: str, ranks: Ranks) -> TracIn:
     layers: str | int | list[str] = "all"
     if options.last_layer_names:
         layers = layers_named(options.last_layer_names, checkpoint.model)
     elif options.use_last_layers_only:
         layers = options.num_last_layers
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    return TracIn(
-        checkpoint,
-        options.learning_rate,
-        layers=layers,
-        precision="mixed" if options.use_mixed_precision else options.precision,
-        backend=backend,
-        device=options.device,
-        batch_size=options.batch_size or "auto",
-        progress=False if options.quiet else None,
-        memory_limit=options.memory_limit,
-        cache_test_factors=options.cache_test_gradients,
-        recompute_activations=options.use_gradient_checkpointing,
-        memory_cleanup=not options.disable_memory_cleanup,
-    )
+    with warned_once(ranks):
+        return TracIn(
+            checkpoint,
+            options.learning_rate,
+            layers=layers,
+            precision="mixed" if options.use_mixed_precision else options.precision,
+            backend=backend,
+            device=own_device(options.device, ranks),
+            batch_size=options.batch_size or "auto",
+            progress=None if ranks.first and not options.quiet else False,
+            memory_limit=options.memory_limit,
+            cache_test_factors=options.cache_test_gradients,
+            recompute_activations=options.use_gradient_checkpointing,
+            memory_cleanup=not options.disable_memory_cleanup,
+        )
 
 
 def notes_on_layers(options: Options) -> Iterator[str]:
@@ -80,7 +84,7 @@ def notes_on_layers(options: Options) -> Iterator[str]:
         )
 
 
-def notes_on_computing(options: Options, tracin: TracIn) -> Iterator[str]:
+def notes_on_computing(options: Options, tracin: TracIn, ranks: Ranks) -> Iterator[str]:
     """One line for each flag that does not do here what its name says."""
     if options.use_torch_compile and tracin.device.type == "cpu" and tracin_ext.status()["available"]:
         yield "the native backend is faster here than --use-torch-compile; leave the flag out to take it"
@@ -89,13 +93,18 @@ def notes_on_computing(options: Options, tracin: TracIn) -> Iterator[str]:
             f"--use-gradient-checkpointing changes nothing: the {tracin.backend} backend keeps no activations beyond "
             "a block; --batch-size bounds those"
         )
-    if options.enable_multi_gpu and torch.cuda.device_count() < 2:
-        yield f"--enable-multi-gpu: {torch.cuda.device_count()} GPUs are visible here; going on on one device"
+    if options.enable_multi_gpu and ranks.size == 1:
+        gpus = torch.cuda.device_count()
+        why = f"{gpus} GPUs are visible here" if gpus < 2 else f"--device {options.device} was asked for"
+        yield f"--enable-multi-gpu: {why}; going on on one device"
 
 
-def enabled(tracin: TracIn) -> Iterator[str]:
+def enabled(tracin: TracIn, ranks: Ranks) -> Iterator[str]:
     """What runs, a line for each thing that can be on or off."""
     yield f"running: {tracin.backend} backend, {tracin.description}"
+    if ranks.size > 1:
+        here = "all" if ranks.local_size == ranks.size else str(ranks.local_size)
+        yield f"  ranks: {ranks.size}, {here} on this machine, each for its part of the training triples"
     runs = {
         "native": f"native extension, {ISA_NAMES.get(str(tracin_ext.status()['isa']), tracin.device.type)}",
         "vectorized": "torch.func.vmap, dense gradients",

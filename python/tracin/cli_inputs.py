@@ -12,10 +12,12 @@ from types import SimpleNamespace
 from torch import Tensor
 
 from tracin.checkpoints import Checkpoint, load_checkpoint
+from tracin.cli_command import warned_once
 from tracin.dictionaries import read_dictionary, read_edge_map, read_names
 from tracin.errors import InputError
 from tracin.labels import Labels
-from tracin.triples import read_triples
+from tracin.ranks import Ranks
+from tracin.triples import check_parts, read_triples, read_triples_part
 
 Options = SimpleNamespace  # the options by their Python names, and `given`: those named on the command line
 
@@ -23,7 +25,8 @@ Options = SimpleNamespace  # the options by their Python names, and `given`: tho
 @dataclass(frozen=True)
 class Inputs:
     checkpoint: Checkpoint
-    train: Tensor  # [n_train, 3]
+    train: Tensor  # [n_part, 3]; this rank's part, in the order of ranks
+    num_train: int  # of all ranks
     test: Tensor  # [n_test, 3]; no rows where none are read
     labels: Labels
 
@@ -33,8 +36,11 @@ def spelled(name: str) -> str:
     return "--" + name.removesuffix("_path").replace("_", "-")
 
 
-def read_inputs(options: Options, test_path: Path | None) -> Inputs:
-    """Reads every file that the command names and checks them against each other; no `test_path`: no test triples."""
+def read_inputs(options: Options, test_path: Path | None, ranks: Ranks) -> Inputs:
+    """Reads every file that the command names and checks them against each other; no `test_path`: no test triples.
+
+    Of the training triples each rank reads its part; what only outputs need, rank 0 alone.
+    """
     given = [None if path is None else read_dictionary(path) for path in (options.entity_to_id, options.relation_to_id)]
     with naming_dictionaries(options):
         image = options.embedding_height, options.embedding_width, options.stack
@@ -50,14 +56,20 @@ def read_inputs(options: Options, test_path: Path | None) -> Inputs:
     labels = Labels(
         dict(enumerate(entities)),  # a checkpoint's dictionaries are in the order of ids
         dict(enumerate(relations)),
-        None if options.node_name_dict is None else read_names(options.node_name_dict),
-        None if options.edge_map is None else read_edge_map(options.edge_map),
+        read_names(options.node_name_dict) if ranks.first and options.node_name_dict is not None else None,
+        read_edge_map(options.edge_map) if ranks.first and options.edge_map is not None else None,
     )
     with naming_dictionaries(options):
-        how = {"skip_unknown": options.skip_unknown, "numeric": options.numeric_triples or None}
-        train = read_triples(options.train_path, entities, relations, **how)
-        test = train[:0] if test_path is None else read_triples(test_path, entities, relations, **how)
-    return Inputs(checkpoint, train, test, labels)
+        files, numeric = (options.train_path, entities, relations), options.numeric_triples or None
+        part = read_triples_part(*files, ranks.rank, ranks.size, options.skip_unknown, numeric)
+        counts = ranks.all(part.count)
+        with warned_once(ranks):
+            check_parts(options.train_path, counts)
+        test = part.triples[:0]
+        if ranks.first and test_path is not None:
+            test = read_triples(test_path, entities, relations, options.skip_unknown, numeric)
+    num_train = sum(count.lines - count.skipped for count in counts)
+    return Inputs(checkpoint, part.triples, num_train, test, labels)
 
 
 def describe_inputs(options: Options, inputs: Inputs) -> str:
@@ -67,7 +79,7 @@ def describe_inputs(options: Options, inputs: Inputs) -> str:
         f"{options.model_path}: {inputs.checkpoint.format}, {len(inputs.labels.entities)} entities, "
         f"{len(inputs.labels.relations)} relations, embeddings of {config['embedding_dim']} as "
         f"{config['embedding_height']} x {config['embedding_width']} stacked in {config['stack']}; "
-        f"{len(inputs.train)} training triples{test}"
+        f"{inputs.num_train} training triples{test}"
     )
 
 
@@ -75,8 +87,8 @@ def notes_on_inputs(options: Options, inputs: Inputs) -> Iterator[str]:
     own = inputs.checkpoint.learning_rate
     if own not in (None, options.learning_rate) and "learning_rate" not in options.given:
         yield f"--learning-rate {options.learning_rate} is used, not the checkpoint's {own:g}"
-    if len(inputs.test) and (options.top_k or 0) > len(inputs.train):
-        yield f"--top-k {options.top_k} exceeds the {len(inputs.train)} training triples: all are written"
+    if len(inputs.test) and (options.top_k or 0) > inputs.num_train:
+        yield f"--top-k {options.top_k} exceeds the {inputs.num_train} training triples: all are written"
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from tracin.cli_inputs import Inputs, Options
 from tracin.clock import Clock
+from tracin.distributed import Shards
 from tracin.errors import InputError
 from tracin.frames import is_parquet
-from tracin.influence import TracIn, ranked_rows
+from tracin.influence import ranked_rows
 from tracin.results import Influences, numbered, write_per_triple, write_self, write_single, write_test
 from tracin.tables import influence_table, self_influence_table
 
@@ -27,9 +28,8 @@ class Run:
 
     options: Options
     inputs: Inputs
-    tracin: TracIn
+    shards: Shards
     clock: Clock
-    partial: Path | None  # where unfinished results are kept
 
 
 def score(run: Run, indices: list[int], with_self: bool = True) -> Iterator[Influences]:
@@ -38,11 +38,11 @@ def score(run: Run, indices: list[int], with_self: bool = True) -> Iterator[Infl
     own: list[float | None] = [None] * len(test)
     if with_self:
         with run.clock("scoring"):
-            own = run.tracin.self_influence(test).tolist()
+            own = run.shards.tracin.self_influence(test).tolist()
     best = ranked(run, test)
     return (
-        Influences(index, (head, relation, tail), self_influence, run.inputs.train[rows], scores, rows)
-        for index, (head, relation, tail), self_influence, (rows, scores) in zip(
+        Influences(index, (head, relation, tail), self_influence, train, scores, rows)
+        for index, (head, relation, tail), self_influence, (rows, train, scores) in zip(
             indices, test.tolist(), own, best, strict=True
         )
     )
@@ -60,29 +60,28 @@ def shown(run: Run, results: Iterable[Influences]) -> Iterator[Influences]:
 def ranked(
     run: Run,
     test: Tensor,  # [n_test, 3]
-) -> Iterable[tuple[Tensor, Tensor]]:  # rows of train [k], their influences [k], for each test triple
+) -> Iterable[tuple[Tensor, Tensor, Tensor]]:  # rows [k], training triples [k, 3], influences [k], a test triple each
     """The training triples in the order to be written; without --top-k, all of them, a few test triples at a time."""
-    train, order = run.inputs.train, run.options.order
     if run.options.top_k is None:
         return all_ranked(run, test)
     with run.clock("scoring"):
-        top = run.tracin.top_k(train, test, run.options.top_k, order, partial=run.partial)
-    return zip(top.indices, top.scores, strict=True)
+        top = run.shards.top_k(test, run.options.top_k, run.options.order)
+    return zip(top.indices, top.triples, top.scores, strict=True)
 
 
 def all_ranked(
     run: Run,
     test: Tensor,  # [n_test, 3]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    train, order = run.inputs.train, run.options.order
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    train, order = run.shards.triples(), run.options.order
     for tests in test.split(max(1, SCORES_HELD // len(train))):
         with run.clock("scoring"):
-            dense = run.tracin.influence(train, tests)
+            dense = run.shards.influence(tests)
         for scores in dense:
             with run.clock("scoring"):
                 rows = ranked_rows(scores, order)
                 scores = scores[rows]
-            yield rows, scores
+            yield rows, train[rows], scores
 
 
 def run_test(run: Run) -> str:
@@ -97,7 +96,7 @@ def run_test(run: Run) -> str:
         return f"{len(test)} files {options.output.parent / 'tracin_test_<i>.json'}{csv}"
     with_self = options.csv_output is not None or is_parquet(options.output)
     results = shown(run, score(run, indices, with_self))
-    sizes = {"num_test": len(test), "num_train": len(inputs.train)}
+    sizes = {"num_test": len(test), "num_train": inputs.num_train}
     write_test(options.output, options.csv_output, results, inputs.labels, **sizes, **facts)
     csv = "" if options.csv_output is None else f", {options.csv_output} (one file of all test triples)"
     return f"{options.output}{csv}"
@@ -122,13 +121,13 @@ def run_single(run: Run) -> str:
 
 
 def run_self(run: Run) -> str:
-    options, inputs = run.options, run.inputs
     with run.clock("scoring"):
-        own = run.tracin.self_influence(inputs.train, partial=run.partial)
-    if options.show is not None:
-        Console(highlight=False).print(self_influence_table(inputs.train, own, inputs.labels, options.show))
-    write_self(options.output, inputs.train, own, inputs.labels)
-    return str(options.output)
+        own = run.shards.self_influence()
+    train, labels = run.shards.triples(), run.inputs.labels
+    if run.options.show is not None:
+        Console(highlight=False).print(self_influence_table(train, own, labels, run.options.show))
+    write_self(run.options.output, train, own, labels)
+    return str(run.options.output)
 
 
 MODES = {"test": run_test, "single": run_single, "self": run_self}

@@ -132,7 +132,8 @@ def computing_options(device: str) -> Decorator:
                      help="Training triples at a time; halved when memory runs out.  [default: what fits in memory]"),
         click.option("--memory-limit", type=Size(), metavar="SIZE",
                      help="For the whole process, such as 4G.  [default: half of what is available]"),
-        click.option("--threads", type=POSITIVE, help="CPU threads.  [default: one per core]"),
+        click.option("--threads", type=POSITIVE,
+                     help="CPU threads.  [default: one per core; on several ranks, each its share of them]"),
         flag("--use-vectorized-gradients/--disable-vectorized-gradients", default=True,
              help="The latter takes the sequential backend: one backward pass per triple."),
         flag("--cache-test-gradients/--disable-test-gradient-caching", default=True,
@@ -144,7 +145,7 @@ def computing_options(device: str) -> Decorator:
         flag("--use-gradient-checkpointing",
              help="The sequential backend computes activations again in its backward pass; the others keep none."),
         flag("--disable-memory-cleanup", help="Keep buffers and cached GPU memory from one call to the next."),
-        flag("--enable-multi-gpu", help="Take all GPUs of this machine."),
+        flag("--enable-multi-gpu", help="A process on each GPU of this machine, as torchrun starts them."),
         flag("--quiet", help="Print warnings and errors only."),
     )
 # fmt: on

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,12 @@ from tracin.cli_options import (
     model_options,
     ranking_options,
 )
+from tracin.cli_ranks import joined, reporter, take_all_gpus
 from tracin.clock import Clock
+from tracin.distributed import Shards
 from tracin.errors import InputError
 from tracin.frames import is_parquet
+from tracin.ranks import Ranks
 from tracin.results import check_writable, is_device
 
 NO_EFFECT_IN_MODE = {
@@ -75,64 +79,110 @@ def run(ctx: click.Context, **values: Any) -> None:
     """
     given = [name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     options = Options(**values, given=given)
-    report = (lambda _: None) if options.quiet else say
+    take_all_gpus(ctx, options)
+    with joined(options) as ranks:
+        run_on(options, ranks)
+
+
+def run_on(options: Options, ranks: Ranks) -> None:
+    """What a rank does: all of them score, rank 0 reports and writes."""
+    report = reporter(options, ranks)
     clock = Clock()
     backend = chosen_backend(options)
-    partial = partial_path(options)
-    for note in (*notes(options), *notes_on_partial(options, partial)):
+    partial = partial_path(options, ranks)
+    for note in (*notes(options), *notes_on_partial(options, ranks)):
         report(f"note: {note}")
-    prepare_outputs(options)
+    if ranks.first:
+        prepare_outputs(options)
     with clock("reading"):
-        inputs = read_inputs(options, None if options.mode == "self" else options.test_path)
+        inputs = read_inputs(options, None if options.mode == "self" else options.test_path, ranks)
     report(describe_inputs(options, inputs))
     for note in notes_on_inputs(options, inputs):
         report(f"note: {note}")
     with speaking_of_flags():
-        tracin = begin(options, inputs, backend, clock, report)
-        written = work(Run(options, inputs, tracin, clock, partial))
+        tracin = begin(options, inputs, backend, ranks, clock, report)
+        if partial is not None and not options.resume:
+            for path in partial_files(options.output):
+                path.unlink(missing_ok=True)
+        written = work(Run(options, inputs, Shards(tracin, inputs.train, ranks, partial), clock), report)
     if "test factors" in tracin.seconds:
-        scoring = clock.seconds.pop("scoring")
+        scoring = clock.seconds.pop("scoring", 0.0)
         clock.seconds["test factors"] = tracin.seconds["test factors"]
         clock.seconds["scoring"] = scoring - tracin.seconds["test factors"]
     report(f"wrote {written}")
     report(clock.split("writing"))
 
 
-def work(run: Run) -> str:
+def work(run: Run, report: Callable[[str], None]) -> str:
     """Scores, writes, and removes what it kept of unfinished results; returns the names of the outputs."""
-    partial = run.partial
-    if partial is None:
-        return MODES[run.options.mode](run)
-    if not run.options.resume:
-        partial.unlink(missing_ok=True)
+    shards, ranks, partial = run.shards, run.shards.ranks, run.shards.partial
+    resumed = run.options.resume and partial is not None and partial.exists()
     try:
-        written = MODES[run.options.mode](run)
+        if ranks.first:
+            written = MODES[run.options.mode](run)
+            shards.release()
+        else:
+            written = ""
+            shards.serve()
     except InputError:
         raise
     except BaseException:
-        if partial.exists():
-            say(f"note: what is finished is kept in {partial}; the same command with --resume goes on from there")
+        if partial is not None and partial.exists() and ranks.claim("kept"):
+            kept = run.options.output.with_name(partial_name(run.options.output, "*", ranks.size))
+            say(f"note: what is finished is kept in {kept}; the same command with --resume goes on from there")
         raise
-    partial.unlink(missing_ok=True)
+    scored = ("self-influence" if run.options.mode == "self" else "influence") in shards.tracin.seconds
+    finished = [str(rank) for rank, before in enumerate(ranks.all(resumed and not scored)) if before]
+    if ranks.size > 1 and finished:
+        report(f"note: the parts of these ranks were finished before, nothing was scored: {', '.join(finished)}")
+    if partial is not None:
+        partial.unlink(missing_ok=True)
     return written
 
 
-def partial_path(options: Options) -> Path | None:
-    """Where unfinished results are kept, beside the output; None for results that are written as they come."""
+def partial_path(options: Options, ranks: Ranks = Ranks()) -> Path | None:  # noqa: B008
+    """Where a rank's unfinished results are kept, beside the output; None for results that are written as they come."""
     if (options.top_k is None and options.mode != "self") or is_device(options.output):
         return None
-    return options.output.with_name(f"{options.output.name}.partial")
+    return options.output.with_name(partial_name(options.output, ranks.rank, ranks.size))
 
 
-def notes_on_partial(options: Options, partial: Path | None) -> Iterator[str]:
-    if partial is None:
+def partial_name(output: Path, rank: int | str, ranks: int) -> str:
+    return f"{output.name}.partial" + (f".rank{rank}of{ranks}" if ranks > 1 else "")
+
+
+def partial_files(output: Path) -> dict[Path, int]:
+    """The files of unfinished results of this output, and how many ranks the run had that left each."""
+    pattern = re.compile(re.escape(f"{output.name}.partial") + r"(?:\.rank\d+of(\d+))?")
+    files = output.parent.iterdir() if output.parent.is_dir() else ()
+    matches = ((path, pattern.fullmatch(path.name)) for path in files)
+    return {path: int(match[1] or 1) for path, match in matches if match}
+
+
+def notes_on_partial(options: Options, ranks: Ranks) -> Iterator[str]:
+    """Raises InputError if the results to go on from are those of another number of ranks."""
+    if partial_path(options) is None:
         if options.resume:
             reason = "without --top-k" if options.top_k is None else "for an output that is no file"
             yield f"--resume has no effect {reason}: influences are written as they come"
-    elif options.resume and not partial.exists():
-        yield f"--resume has no effect: there is no {partial}"
-    elif partial.exists() and not options.resume:
-        yield f"{partial}, what an interrupted run finished, is overwritten; --resume goes on from it instead"
+        return
+    left_by = sorted(set(partial_files(options.output).values()))
+    names = [str(options.output.with_name(partial_name(options.output, "*", size))) for size in left_by]
+    if not options.resume:
+        for name in names:
+            yield f"{name}, what an interrupted run finished, is overwritten; --resume goes on from it instead"
+    elif not left_by:
+        yield f"--resume has no effect: there is no {partial_path(options, ranks)}"
+    for name, size in zip(names, left_by, strict=True):
+        if options.resume and size != ranks.size:
+            raise InputError(
+                f"{name} was left by a run of {count(size)}, this one has {ranks.size}; --resume on {count(size)}, or "
+                "remove what was left to start anew"
+            )
+
+
+def count(ranks: int) -> str:
+    return "1 process" if ranks == 1 else f"{ranks} ranks"
 
 
 def notes(options: Options) -> Iterator[str]:

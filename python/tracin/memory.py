@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from tracin.errors import InputError
+from tracin.ranks import ranks_of_environment
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -84,11 +85,11 @@ def used_bytes(device: torch.device) -> int:
 
 
 def available_bytes(device: torch.device) -> int:
-    """What the machine, or the control group of the process, can still give."""
+    """What the machine, or the control group of the process, can still give to each of the ranks that run there."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     found = [_machine_bytes(), *_group_bytes()]
-    return max(0, min(found))
+    return max(0, min(found)) // ranks_of_environment().local_size
 
 
 def _machine_bytes() -> int:

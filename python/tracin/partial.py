@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tracin.errors import InputError
+from tracin.ranks import ranks_of_environment
 from tracin.results import check_writable
 from tracin.work import Work
 
@@ -129,7 +130,8 @@ class Partial:
             except BaseException:
                 self.save()
                 raise
-            if self._saved or time.monotonic() - self._time > SAVE_SECONDS:
+            awaited = ranks_of_environment().size > 1  # by ranks that may yet fail: what is finished here is kept
+            if self._saved or awaited or time.monotonic() - self._time > SAVE_SECONDS:
                 self.save()
 
     @contextmanager

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import gzip
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, cast
 
 import numpy as np
@@ -22,18 +25,31 @@ PathLike = str | os.PathLike[str]
 # 180,000 lines of a biomedical graph, whose arrays stay in cache: blocks of 64 MiB take 1.7 times as long.
 BLOCK_BYTES = 1 << 23
 
+SHORT_BYTES = 1 << 16  # read at a time to find one line end
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def blocks_of(path: PathLike) -> Iterator[tuple[bytes, int]]:
+@dataclass(frozen=True)
+class Span:
+    """Whole lines of a file."""
+
+    start: int = 0  # bytes of the unpacked text
+    stop: int | None = None  # None: all that follow, but for empty lines at the end of the file
+    first_line: int = 1  # its number; 1 means that a byte order mark may come first
+
+
+WHOLE = Span()
+
+
+def blocks_of(path: PathLike, span: Span = WHOLE) -> Iterator[tuple[bytes, int]]:
     """Yields (whole lines, number of the first line), without the empty lines at the end of the file.
 
     Every block ends in LF. The last line that is not empty is held back until more text or the end of the file comes,
-    so that empty lines after it can be told from empty lines in the middle.
+    so that empty lines after it can be told from empty lines in the middle. Those that end a share are in the middle.
     """
     rest = b""
-    line = 1
-    for piece in pieces_of(path):
+    line = span.first_line
+    for piece in pieces_of(path, span.start, span.stop):
         text = rest + piece
         cut = text.rfind(b"\n", 0, _content_end(text)) + 1
         rest = text[cut:]
@@ -42,9 +58,58 @@ def blocks_of(path: PathLike) -> Iterator[tuple[bytes, int]]:
             yield block, line
             line += _count_lines(block)
     content = _content_end(rest)
-    if content:
+    if span.stop is not None and rest:
+        yield (rest if rest.endswith(b"\n") else rest + b"\n"), line
+    elif content:
         end = rest.find(b"\n", content)
         yield (rest + b"\n" if end < 0 else rest[: end + 1]), line
+
+
+def share_of(path: PathLike, part: int, parts: int) -> tuple[int, int]:
+    """Where one of `parts` shares of the text starts and stops: at the first lines from equally spaced bytes on.
+
+    Empty lines at the end of the file are in no share.
+    """
+    with _opened(path) as stream:
+        packed = isinstance(stream, gzip.GzipFile)
+        tail = 0 if packed else max(0, stream.seek(0, os.SEEK_END) - SHORT_BYTES)
+        size = _line_start(stream, _content_stop(stream, tail) or _content_stop(stream, 0))
+        start, stop = (min(size, _line_start(stream, size * share // parts)) for share in (part, part + 1))
+    return start, stop
+
+
+def _content_stop(stream: IO[bytes], start: int) -> int:
+    """Where the text ends, without the line ends at its end; 0 if nothing else follows `start`."""
+    stop = 0
+    position = stream.seek(start)
+    while piece := stream.read(BLOCK_BYTES):
+        content = _content_end(piece)
+        stop = position + content if content else stop
+        position += len(piece)
+    return stop
+
+
+def _line_start(stream: IO[bytes], position: int) -> int:
+    """The first start of a line at or after `position`, or the end of the text."""
+    if position == 0:
+        return 0
+    before = stream.seek(position - 1)  # a line end right before `position` counts
+    while piece := stream.read(SHORT_BYTES):
+        found = piece.find(b"\n")
+        if found >= 0:
+            return before + found + 1
+        before += len(piece)
+    return before
+
+
+def lines_before(path: PathLike, position: int) -> int:
+    return sum(map(_count_lines, pieces_of(path, 0, position)))
+
+
+def first_line_of(path: PathLike) -> bytes:
+    """The first line, without a byte order mark and its line end."""
+    with _opened(path) as stream:
+        return stream.readline(SHORT_BYTES).removeprefix(BYTE_ORDER_MARK).rstrip(b"\r\n")
 
 
 def _content_end(text: bytes) -> int:
@@ -58,14 +123,24 @@ def _count_lines(block: bytes) -> int:
     return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))
 
 
-def pieces_of(path: PathLike) -> Iterator[bytes]:
-    """Yields the content of a plain or gzip file (told by its first bytes, not by its name), BLOCK_BYTES at a time."""
+def pieces_of(path: PathLike, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """Yields the content of a file, or the bytes from `start` to `stop` of it, BLOCK_BYTES at a time."""
+    with _opened(path) as stream:
+        if start:
+            stream.seek(start)
+        left = sys.maxsize if stop is None else stop - start
+        while piece := stream.read(min(BLOCK_BYTES, left)):
+            left -= len(piece)
+            yield piece
+
+
+@contextmanager
+def _opened(path: PathLike) -> Iterator[IO[bytes]]:
+    """A plain or gzip file, told by its first bytes, not by its name."""
     try:
         with open(path, "rb") as raw:
             packed = raw.peek(2)[:2] == b"\x1f\x8b"
-            stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
-            while piece := stream.read(BLOCK_BYTES):
-                yield piece
+            yield cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; check the path") from None
     except IsADirectoryError:

@@ -7,8 +7,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tracin.errors import InputError, quote
 from tracin.label_table import UNKNOWN, LabelTable
-from tracin.text_lines import BYTE_ORDER_MARK, PathLike, blocks_of, columns_of, no_lines
+from tracin.text_lines import PathLike, Span, blocks_of, columns_of, first_line_of, lines_before, no_lines, share_of
 
 Block = TypeVar("Block")
 
@@ -26,6 +26,7 @@ Block = TypeVar("Block")
 THREADS = min(4, os.cpu_count() or 1)
 
 _TRIPLE_COLUMNS = ("head", "relation", "tail")  # also the header line of PyKEEN's numeric_triples.tsv.gz
+NOT_THE_FIRST = 2  # number of a share's first line until an error needs the right one: counting takes time
 _FOREIGN = "is this the dictionary the model was trained with? "
 
 
@@ -69,38 +70,123 @@ def read_triples(
         >>> read_triples("train.txt", entities, relations)[0].tolist()
         [20, 3, 17]
     """
-    dictionaries = entity_to_id, relation_to_id
-    numeric, why, text = _form(path, dictionaries, numeric)
-    tables = _tables(dictionaries, numeric)
-    what = "id" if numeric else "label"
-    blocks: list[np.ndarray] = []  # each [lines, 3] int32
+    part = read_triples_part(path, entity_to_id, relation_to_id, 0, 1, skip_unknown, numeric)
+    check_parts(path, [part.count])
+    return part.triples
+
+
+@dataclass(frozen=True)
+class PartCount:
+    """What became of consecutive lines of a file of triples."""
+
+    lines: int
+    skipped: int  # of them, for an unknown label or id
+    first_unknown: str  # names the first such line and label; empty if there is none
+    what: str  # the lines hold: "label" or "id"
+    why: str  # the unknown ones may be so; empty where nothing tells
+
+
+@dataclass(frozen=True)
+class TriplesPart:
+    triples: Tensor  # [lines - skipped, 3] int64
+    count: PartCount
+
+
+def read_triples_part(
+    path: PathLike,
+    entity_to_id: Mapping[str, int],
+    relation_to_id: Mapping[str, int],
+    part: int,
+    parts: int,
+    skip_unknown: bool = False,
+    numeric: bool | None = None,
+) -> TriplesPart:
+    """Reads the triples of one of `parts` shares of a file, cut at line ends; together they are `read_triples`' rows.
+
+    Shares are of as many bytes each, so a share may have no line at all. Of a plain file only the share is read; a gzip
+    file is unpacked up to the share's end, once more to find out how long it is.
+
+    Args:
+        path, entity_to_id, relation_to_id, skip_unknown, numeric: as for `read_triples`.
+        part: which share, from 0.
+        parts: how many there are.
+
+    Returns:
+        The share's triples and its count; `check_parts` judges the counts of all shares.
+
+    Raises:
+        InputError: as `read_triples`, but not for a share without lines or without known labels.
+
+    Example:
+        >>> halves = [read_triples_part("train.txt", entities, relations, part, 2).triples for part in range(2)]
+        >>> torch.equal(torch.cat(halves), read_triples("train.txt", entities, relations))
+        True
+    """
+    form = _form(path, (entity_to_id, relation_to_id), numeric)
+    tables = _tables((entity_to_id, relation_to_id), form.numeric)
+    start, stop = share_of(path, part, parts) if parts > 1 else (0, None)
+    counted = start == 0 or skip_unknown  # whose warning names a line
+    first_line = 1 + lines_before(path, start) if counted else NOT_THE_FIRST
+    try:
+        return _read_lines(path, tables, form, skip_unknown, Span(start, stop, first_line))
+    except InputError:
+        if counted:
+            raise
+    return _read_lines(path, tables, form, skip_unknown, Span(start, stop, 1 + lines_before(path, start)))
+
+
+def check_parts(path: PathLike, counts: Sequence[PartCount]) -> None:
+    """Warns of the lines that were left out in all parts of a file together.
+
+    Raises:
+        InputError: if there are no lines, or none is left.
+    """
+    lines, skipped = (sum(getattr(count, name) for count in counts) for name in ("lines", "skipped"))
+    if not lines:
+        raise no_lines(path, _TRIPLE_COLUMNS)
+    if not skipped:
+        return
+    first = next(count for count in counts if count.skipped)
+    if skipped == lines:
+        reason = first.why.removesuffix("; ") or "are these the dictionaries the model was trained with?"
+        raise InputError(
+            f"{path}: each of the {lines} lines has an unknown {first.what}, the first: {first.first_unknown}; {reason}"
+        )
+    warnings.warn(UnknownLabels(path, first.what, skipped, lines, first.first_unknown), stacklevel=3)
+
+
+def _read_lines(path: PathLike, tables: Tables, form: Form, skip_unknown: bool, span: Span) -> TriplesPart:
+    blocks = [np.empty((0, 3), dtype=np.int32)]  # each [lines, 3]
     lines = 0
     skipped = 0
     first_unknown = ""
+    why = form.why
     look_up = partial(_ids_of_block, path, tables)
-    for first_line, labels, ids in _in_threads(look_up, text):
+    text = blocks_of(path, span)
+    for first_line, labels, ids in _in_threads(look_up, _without_header(text) if form.header else text):
         known = (ids != UNKNOWN).all(1)
         if not known.all() and not first_unknown:
             first_unknown = _describe_unknown(path, first_line, labels, ids, tables)
-            if not numeric and not known.any() and _all_integers(labels):
+            if not form.numeric and not known.any() and _all_integers(labels):
                 why = "the lines hold integers: if these are ids, --numeric-triples (numeric=True) reads them; "
             if not skip_unknown:
                 raise InputError(f"{first_unknown}; {why or _FOREIGN}--skip-unknown leaves such lines out")
         lines += len(ids)
         blocks.append(ids if known.all() else ids[known])
         skipped += len(ids) - len(blocks[-1])
-    if not lines:
-        raise no_lines(path, _TRIPLE_COLUMNS)
-    if skipped == lines:
-        reason = why.removesuffix("; ") or "are these the dictionaries the model was trained with?"
-        raise InputError(
-            f"{path}: each of the {lines} lines has an unknown {what}, the first: {first_unknown}; {reason}"
-        )
-    if skipped:
-        warnings.warn(UnknownLabels(path, what, skipped, lines, first_unknown), stacklevel=2)
     triples = np.empty((lines - skipped, 3), dtype=np.int64)
     np.concatenate(blocks, out=triples)
-    return torch.from_numpy(triples)
+    count = PartCount(lines, skipped, first_unknown, "id" if form.numeric else "label", why)
+    return TriplesPart(torch.from_numpy(triples), count)
+
+
+def _without_header(blocks: Iterator[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
+    """Without line 1, which is in one of the shares only."""
+    for block, first_line in blocks:
+        if first_line == 1:
+            block, first_line = block.partition(b"\n")[2], 2
+        if block:
+            yield block, first_line
 
 
 class IdRange:
@@ -127,15 +213,17 @@ def _tables(dictionaries: tuple[Mapping[str, int], Mapping[str, int]], numeric: 
     return LabelTable(entities), LabelTable(relations)
 
 
-def _form(
-    path: PathLike, dictionaries: tuple[Mapping[str, int], Mapping[str, int]], numeric: bool | None
-) -> tuple[bool, str, Iterator[tuple[bytes, int]]]:  # are they ids; why, if not asked for; blocks without the header
-    blocks = blocks_of(path)
-    first = next(blocks, None)
-    if first is None:
-        return bool(numeric), "", blocks
-    header, _, rest = first[0].removeprefix(BYTE_ORDER_MARK).partition(b"\n")
-    has_header = header.removesuffix(b"\r") == b"\t".join(name.encode() for name in _TRIPLE_COLUMNS)
+@dataclass(frozen=True)
+class Form:
+    """What the lines of a file of triples hold."""
+
+    numeric: bool  # ids, not labels
+    header: bool  # line 1 names the columns
+    why: str  # ids are taken for granted, if not asked for
+
+
+def _form(path: PathLike, dictionaries: tuple[Mapping[str, int], Mapping[str, int]], numeric: bool | None) -> Form:
+    has_header = first_line_of(path) == b"\t".join(name.encode() for name in _TRIPLE_COLUMNS)
     why = ""
     if numeric is None:
         known = [name in dictionaries[column % 2] for column, name in enumerate(_TRIPLE_COLUMNS)]
@@ -143,9 +231,7 @@ def _form(
             numeric, why = True, "its header line says that it holds ids: remove that line if it holds labels; "
         elif str(path).removesuffix(".gz").endswith(".del"):
             numeric, why = True, "its name, *.del, says that it holds ids: rename it if it holds labels; "
-    if numeric and has_header:
-        first = rest, 2
-    return bool(numeric), why, chain([first] if first[0] else [], blocks)
+    return Form(bool(numeric), bool(numeric) and has_header, why)
 
 
 def make_dictionaries(paths: Sequence[PathLike]) -> tuple[dict[str, int], dict[str, int]]:

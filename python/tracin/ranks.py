@@ -1,0 +1,171 @@
+"""The processes of one run, as torchrun starts them: which one this is, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+# A rank waits so long for another that lives but does not answer: a much slower one, or one that writes outputs. Ranks
+# that have ended are noticed at once.
+TIMEOUT = timedelta(minutes=30)
+WORDS = timedelta(seconds=2)  # within which all ranks meet an error that they have in common
+
+
+class RankLost(RuntimeError):
+    """Another process of the run has ended or does not answer."""
+
+    def __init__(self, rank: int | None) -> None:
+        name = "another rank" if rank is None else f"rank {rank}"
+        super().__init__(f"{name} has ended or does not answer; its own message, or that of torchrun, says why")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run; by itself, rank 0 of 1, and nothing is exchanged."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # on this machine
+    local_size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank prints and writes."""
+        return self.rank == 0
+
+    def all(self, value: T) -> list[T]:
+        """Every rank's value, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with _talking_to(None):
+            dist.all_gather_object(values, value)
+        return values
+
+    def told(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        if self.size == 1:
+            return value
+        values = [value]
+        with _talking_to(None if self.first else 0):
+            dist.broadcast_object_list(values, 0)
+        return values[0]
+
+    def joined(
+        self,
+        part: Tensor,
+        dim: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> Tensor | None:
+        """All ranks' parts one after the other along `dim`, on the CPU of rank 0; None elsewhere.
+
+        `device` is where the parts pass: CUDA tensors by NCCL, others by gloo.
+        """
+        if self.size == 1:
+            return part
+        if not self.first:
+            with _talking_to(0):
+                dist.send(torch.tensor([part.shape[dim]], device=device), 0)
+                if part.numel():
+                    dist.send(part.contiguous().to(device), 0)
+            return None
+        parts = [part.cpu()]
+        for rank in range(1, self.size):
+            with _talking_to(rank):
+                size = torch.zeros(1, dtype=torch.int64, device=device)
+                dist.recv(size, rank)
+                shape = [*part.shape[:dim], int(size), *part.shape[dim + 1 :]]
+                received = torch.empty(shape, dtype=part.dtype, device=device)
+                if received.numel():
+                    dist.recv(received, rank)
+            parts.append(received.cpu())
+        return torch.cat(parts, dim)
+
+    def claim(self, name: str) -> bool:
+        """True for the first rank that asks; also where the others can no longer be reached."""
+        if self.size == 1:
+            return True
+        with suppress(RuntimeError):
+            return store().add(name, 1) == 1
+        return True
+
+    def speaks(self, common: bool) -> bool:
+        """Whether this rank is to name the error that ends it: one rank does; `spoken` must follow.
+
+        `common`: all ranks may have the same error, which rank 0 then names.
+        """
+        if self.size == 1:
+            return True
+        if common and not self.first and self._heard():
+            return False
+        return self.claim("error") or not self._heard()
+
+    def spoken(self) -> None:
+        if self.size > 1:
+            with suppress(RuntimeError):
+                store().set("spoken", "")
+
+    @staticmethod
+    def _heard() -> bool:
+        """Whether a rank names its error within WORDS; torchrun ends all ranks once one of them has ended."""
+        try:
+            store().wait(["spoken"], WORDS)
+        except RuntimeError:
+            return False
+        return True
+
+
+def ranks_of_environment() -> Ranks:
+    """From RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as torchrun sets them."""
+    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    if not (rank.isdecimal() and size.isdecimal() and int(size) > 1):
+        return Ranks()
+    local_rank, local_size = os.environ.get("LOCAL_RANK", rank), os.environ.get("LOCAL_WORLD_SIZE", size)
+    return Ranks(int(rank), int(size), int(local_rank), int(local_size))
+
+
+@contextmanager
+def working_together(device: str = "cpu") -> Iterator[Ranks]:
+    """Joins the other processes of the run, if there are any.
+
+    Args:
+        device: "cuda" for NCCL beside gloo, which passes tensors between GPUs; this rank's must be the current one.
+
+    Example:
+        >>> with working_together() as ranks:
+        ...     print(ranks.rank, "of", ranks.size)
+        0 of 1
+    """
+    ranks = ranks_of_environment()
+    if ranks.size == 1 or dist.is_initialized():
+        yield ranks
+        return
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store(), rank=ranks.rank, world_size=ranks.size, timeout=TIMEOUT)
+    yield ranks
+    dist.destroy_process_group()  # after an error, the others may be gone
+
+
+@cache
+def store() -> dist.Store:
+    """Where all ranks find each other: that of torchrun's agent, which outlives them."""
+    return cast(dist.Store, next(dist.rendezvous("env://", timeout=TIMEOUT))[0])
+
+
+@contextmanager
+def _talking_to(rank: int | None) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLost(rank) from error
