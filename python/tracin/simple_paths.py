@@ -7,7 +7,6 @@ entity y inside that one, a route that avoids x and y; and so on, q deep (B. Mon
 efficiently", 1985). Whatever q entities the other part takes up: if any route avoids them, one of those taken does.
 A route of i + 1 edges is a route of i edges and a step more, so all entities take theirs among the routes that their
 neighbours took, in a few operations on arrays of edges: two routes each at L = 4, at most seven at L = 6.
-A route may come back to an entity: leaving the loop out, it is shorter and takes up less.
 
 Sizes: N entities, E edges; of the steps (edges that are short enough, each way) P, of the entities inside paths V.
 """
@@ -191,6 +190,8 @@ def _last_steps(
 ) -> NDArray[np.int64]:  # [V] one of `steps` that leads a known route on to an entity and past all it avoids, or NONE
     before, here = start[steps], end[steps]
     fits = known.exists[before]
+    for inside in known.inside:  # a route that comes back to an entity would do, but sparse graphs have few others
+        fits &= inside[before] != here
     for other in avoided:
         barred = other[here]
         fits &= barred != before
