@@ -69,6 +69,7 @@ __global__ void __launch_bounds__(threads) merge_top_k_kernel(const T* scores,  
   }
   __syncthreads();
   const int64_t held = *list.count;
+  __syncthreads();  // before it is counted on
   int64_t count = held;
   bool bounded = count == k;  // the list's first k are the best so far, in order
   for (int64_t b0 = 0; b0 < B; b0 += blockDim.x * scores_a_round) {

@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(threads) pair_scores_kernel(int64_t D, Tests<T
   const T w = side.w[at], *z = side.z + pair * D, *pixels = side.pixels ? side.pixels + at * 2 * D : nullptr;
   for (int64_t q = q0; q < q0 + tests_at_once && q < tests.Q; ++q) {
     const int64_t *other = tests.triples + 3 * q, i = q * B + at;
-    T sum = scores[i];
+    T sum = active ? scores[i] : T(0);  // an idle lane shares its index with one that writes
     if (side.dots) sum += side.dots[i] * (side.gram[tests.pair[q] * samples.G + pair] + tests.fc_bias);
     if (tests.same_relation)
       sum += join(active && relation == other[1], pixels + D, tests.same_relation + (3 * q + 2) * D, D);
