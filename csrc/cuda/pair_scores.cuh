@@ -18,7 +18,7 @@ struct PairSide {
 
 // Where `coincide`, the inner product of this lane's row with the test's; 0 elsewhere. All lanes must call it.
 template <typename T>
-__device__ T join(bool coincide, const T* row, const T* test, int64_t n) {
+__device__ __forceinline__ T join(bool coincide, const T* row, const T* test, int64_t n) {
   T result = 0;
   for (unsigned left = __ballot_sync(all_lanes, coincide); left; left &= left - 1) {
     const int lane = __ffs(static_cast<int>(left)) - 1;
@@ -29,8 +29,9 @@ __device__ T join(bool coincide, const T* row, const T* test, int64_t n) {
   return result;
 }
 
+// Three blocks a multiprocessor: left to itself the compiler takes 64 registers, for four, and spills.
 template <typename T>
-__global__ void __launch_bounds__(threads) pair_scores_kernel(int64_t D, Tests<T> tests, Samples samples,
+__global__ void __launch_bounds__(threads, 3) pair_scores_kernel(int64_t D, Tests<T> tests, Samples samples,
                                                               PairSide<T> side, T rate,
                                                               T* scores) {  // [Q, B], changed
   const int64_t B = samples.B, columns = (B + blockDim.x - 1) / blockDim.x;
