@@ -14,7 +14,7 @@ endif
 HAVE_CXX := $(shell command -v $(firstword $(CXX)))
 export CXX
 
-.PHONY: demo test bench lint sanitize cpp-test build clean FORCE
+.PHONY: demo test bench lint sanitize races cpp-test gpu-check build clean FORCE
 
 demo: build
 	$(BIN)/python -m tracin.demo --output results/demo
@@ -57,17 +57,19 @@ build: .venv/stamp-build
 FORCE:
 
 ifeq ($(HAVE_CXX),)
-cpp-test sanitize:
+cpp-test sanitize races:
 	@echo "C++ tests skipped: no C++ compiler (CXX=$(CXX))"
 else
-cpp-test: sanitize
-sanitize cpp-test: build
+cpp-test: sanitize races
+sanitize races cpp-test: build
 sanitize: OPTIONS := -DTRACIN_SANITIZE=$(SANITIZE)
-cpp-test sanitize:
+races: OPTIONS := -DTRACIN_SANITIZE=thread
+races: ONLY := --target emulated
+cpp-test sanitize races:
 	$(BIN)/cmake -S . -B build/$@ -G Ninja --log-level=ERROR -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
 	  -DTRACIN_MODULE=OFF -DTRACIN_TESTS=ON $(OPTIONS)
-	$(BIN)/cmake --build build/$@ -- --quiet
-	$(BIN)/ctest --test-dir build/$@ --output-on-failure
+	$(BIN)/cmake --build build/$@ $(ONLY) -- --quiet
+	$(BIN)/ctest --test-dir build/$@ --output-on-failure $(if $(ONLY),-L emulated)
 endif
 
 clean:

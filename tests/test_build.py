@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,8 @@ def test_build_info_says_what_was_built() -> None:
     assert info["isa_variants"][0] == "default"
     assert info["isa"] in info["isa_variants"]
     assert info["compiler"].split()[0] in {"GNU", "Clang", "AppleClang", "IntelLLVM"}
-    assert info["cuda_targets"] == []
+    *architectures, last = info["cuda_targets"] or ["PTX"]  # PTX of the last one, for the GPUs after it
+    assert last == "PTX" and all(re.fullmatch(r"sm_\d+", name) for name in architectures)
 
 
 def test_status_has_the_same_keys_and_a_reason_exactly_when_unavailable() -> None:
@@ -122,3 +124,14 @@ def test_a_required_extension_makes_a_missing_compiler_an_error(tmp_path: Path) 
     assert result.returncode != 0
     assert "TRACIN_EXT=require, but no C++ compiler (/nonexistent/c++)" in result.stdout + result.stderr
     assert not (tmp_path / "target").exists()
+
+
+@native
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [("ON", "TRACIN_CUDA=ON, but nvcc was not found: install the CUDA toolkit"), ("MAYBE", "is not one of AUTO, ON")],
+)
+def test_cuda_that_cannot_be_built_is_an_error_with_a_remedy(choice: str, message: str, tmp_path: Path) -> None:
+    result = install(tmp_path, TRACIN_EXT="require", CUDACXX="/nonexistent/nvcc", CMAKE_ARGS=f"-DTRACIN_CUDA={choice}")
+    assert result.returncode != 0
+    assert message in " ".join((result.stdout + result.stderr).split())

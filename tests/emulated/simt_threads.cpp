@@ -1,6 +1,7 @@
 // A block's threads as threads: ThreadSanitizer sees every pair of accesses that no barrier separates, whatever the
 // order in which they happen. A barrier that only some threads reach hangs; the test's time limit ends it.
-#include <barrier>
+#include <pthread.h>
+
 #include <deque>
 #include <memory>
 #include <thread>
@@ -11,10 +12,22 @@
 namespace simt {
 namespace {
 
+// std::barrier spins before it sleeps, which hundreds of threads on a few cores cannot afford.
+class Barrier {
+ public:
+  explicit Barrier(unsigned threads) { pthread_barrier_init(&barrier_, nullptr, threads); }
+  Barrier(const Barrier&) = delete;
+  ~Barrier() { pthread_barrier_destroy(&barrier_); }
+  void wait() { pthread_barrier_wait(&barrier_); }
+
+ private:
+  pthread_barrier_t barrier_;
+};
+
 // What the threads of a block share.
 struct Block {
-  std::barrier<> barrier, end;
-  std::deque<std::barrier<>> warp_barriers;
+  Barrier barrier, end;
+  std::deque<Barrier> warp_barriers;
   std::vector<Lanes> slots;  // two for each warp, in turn: who is late still reads the other
   std::unique_ptr<unsigned char[]> memory;
 
@@ -42,9 +55,9 @@ void launch(const char*, unsigned blocks, unsigned threads, unsigned shared_byte
           state.memory.reset(new unsigned char[shared_bytes]);
           std::memset(state.memory.get(), 0xFF, shared_bytes);
         }
-        state.end.arrive_and_wait();
+        state.end.wait();
         body();
-        state.end.arrive_and_wait();
+        state.end.wait();
       }
     });
   for (std::thread& worker : workers) worker.join();
@@ -52,13 +65,13 @@ void launch(const char*, unsigned blocks, unsigned threads, unsigned shared_byte
 
 void* shared() { return block->memory.get(); }
 
-void block_barrier(const Where&) { block->barrier.arrive_and_wait(); }
+void block_barrier(const Where&) { block->barrier.wait(); }
 
 const Lanes& exchange(uint64_t mine, const Where&) {
   const unsigned w = threadIdx.x / warp;
   Lanes& lanes = block->slots[2 * w + exchanges++ % 2];
   lanes.of[threadIdx.x % warp] = mine;
-  block->warp_barriers[w].arrive_and_wait();
+  block->warp_barriers[w].wait();
   return lanes;
 }
 

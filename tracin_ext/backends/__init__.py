@@ -7,10 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-import tracin_ext
 from tracin_ext.backends.compiled import CompiledBackend
 from tracin_ext.backends.factored import FactoredBackend
-from tracin_ext.backends.native import NativeBackend
+from tracin_ext.backends.native import NativeBackend, reason_against
 from tracin_ext.backends.sequential import Loss, SequentialBackend
 from tracin_ext.backends.vectorized import VectorizedBackend
 
@@ -22,7 +21,8 @@ class Backend(Protocol):
 
     `test_bytes` and `triple_bytes` are what one test triple, one training triple of a block take in memory,
     `fixed_bytes` what is taken whatever their number;
-    `label` says what runs. Scores come multiplied by `rate`, in memory that the next call may use again.
+    `label` says what runs, `block_device` where blocks of training triples are to lie. Scores come multiplied by
+    `rate`, in memory that the next call may use again.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Backend(Protocol):
     test_bytes: int
     triple_bytes: int
     fixed_bytes: int
+    block_device: torch.device
 
     def test_factors(self, triples: Tensor) -> Any: ...  # [Q, 3]
 
@@ -40,9 +41,7 @@ class Backend(Protocol):
 
 def automatic(device: torch.device) -> tuple[str, str | None]:
     """The backend that "auto" takes on a device, and why it is not native if it is not."""
-    if device.type not in NativeBackend.devices:
-        return "factored", f"the native backend has no kernels for {device.type} in this build"
-    reason = tracin_ext.status()["reason"]
+    reason = reason_against(device)
     return ("factored", reason) if reason else ("native", None)
 
 

@@ -201,6 +201,7 @@ class FactoredBackend:
     label = "factored form in PyTorch"
 
     def __init__(self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self.block_device = device
         self.parameters = parameters_of(model, layers, dtype, device)
         wide = parameters_of(model, layers, torch.float64, device, tables=dtype)
         self.exact = wide if dtype == torch.float32 else None

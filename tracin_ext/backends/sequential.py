@@ -31,6 +31,7 @@ class SequentialBackend:
         self.tracked = list(tracked_parameters(self.model, layers).values())
         for parameter in self.tracked:
             parameter.requires_grad_(True)
+        self.block_device = device
         self.test_bytes = sum(p.numel() * p.element_size() for p in self.tracked)
         self.triple_bytes = self.test_bytes
         self.fixed_bytes = self.test_bytes

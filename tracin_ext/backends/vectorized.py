@@ -25,6 +25,7 @@ class VectorizedBackend:
     ) -> None:
         model = copy.deepcopy(model).to(device, dtype).eval().requires_grad_(False)
         self.tracked = tracked_parameters(model, layers)
+        self.block_device = device
         self.test_bytes = sum(p.numel() * p.element_size() for p in self.tracked.values())
         self.triple_bytes = self.test_bytes
         self.fixed_bytes = CHUNK_BYTES
