@@ -1,9 +1,11 @@
-# make demo | test | bench | lint | sanitize: each creates .venv and builds what it needs; unchanged re-runs build nothing.
-# PYTHON names the interpreter, CXX the C++ compiler (none: pure Python), PIP_FLAGS adds options for pip, for example
+# make demo | test | bench | gpu-check | lint | sanitize | races: each creates .venv and builds what it needs; unchanged
+# re-runs build nothing. PYTHON names the interpreter, CXX the C++ compiler (none: pure Python), TRACIN_CUDA=OFF leaves
+# nvcc aside, PIP_FLAGS adds options for pip, for example
 # PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" for the small build of torch.
 PYTHON ?= python3
 PIP_FLAGS ?=
 SANITIZE ?= address,undefined
+TRACIN_CUDA ?= AUTO
 
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt
@@ -12,7 +14,7 @@ ifeq ($(origin CXX),default)
   CXX := $(firstword $(foreach name,c++ g++ clang++,$(shell command -v $(name))))
 endif
 HAVE_CXX := $(shell command -v $(firstword $(CXX)))
-export CXX
+export CXX TRACIN_CUDA
 
 .PHONY: demo test bench lint sanitize races cpp-test gpu-check build clean FORCE
 
@@ -50,9 +52,9 @@ build: .venv/stamp-build
 	$(PIP) --no-build-isolation --editable '.[bench]'
 	touch $@
 
-# Changes only when the compiler does, so that `make CXX=other` builds again.
+# Changes only when the choice of compilers does, so that `make CXX=other` builds again.
 .venv/compiler: FORCE | .venv/stamp-torch
-	@echo '$(CXX)' | cmp -s - $@ || echo '$(CXX)' > $@
+	@echo '$(CXX) $(TRACIN_CUDA)' | cmp -s - $@ || echo '$(CXX) $(TRACIN_CUDA)' > $@
 
 FORCE:
 
@@ -71,6 +73,11 @@ cpp-test sanitize races:
 	$(BIN)/cmake --build build/$@ $(ONLY) -- --quiet
 	$(BIN)/ctest --test-dir build/$@ --output-on-failure $(if $(ONLY),-L emulated)
 endif
+
+# On a machine with a GPU: builds the CUDA kernels, tests them, checks them with compute-sanitizer, measures them.
+gpu-check:
+	$(MAKE) TRACIN_CUDA=ON .venv/stamp-bench
+	$(BIN)/python -m bench.gpu_check $(if $(QUICK),--quick)
 
 clean:
 	rm -rf .venv build results/demo *.egg-info python/*.egg-info tracin_ext/_C*.so tracin_ext/_build_error.txt

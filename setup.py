@@ -1,7 +1,8 @@
 """Runs CMake for tracin_ext._C. Metadata is in pyproject.toml, sources and flags are in CMakeLists.txt.
 
 A build that fails leaves a working pure-Python install and the reason in tracin_ext/_build_error.txt;
-with TRACIN_EXT=require it is an error. CXX names the compiler, CMAKE_ARGS adds options for CMake.
+with TRACIN_EXT=require it is an error. CXX names the compiler, CMAKE_ARGS adds options for CMake, TRACIN_CUDA is AUTO
+(CUDA kernels if nvcc is found), ON or OFF.
 """
 
 import os
@@ -71,7 +72,7 @@ class CMakeBuild(build_ext):
         run(
             tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
             f"-DCMAKE_CXX_COMPILER={cxx}", f"-DPython_EXECUTABLE={sys.executable}",
-            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+            f"-DTRACIN_CUDA={os.environ.get('TRACIN_CUDA', 'AUTO')}", *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         )  # fmt: skip
         run(tool("cmake"), "--build", folder, "--target", "_C")
         return folder / name

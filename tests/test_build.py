@@ -132,6 +132,6 @@ def test_a_required_extension_makes_a_missing_compiler_an_error(tmp_path: Path) 
     [("ON", "TRACIN_CUDA=ON, but nvcc was not found: install the CUDA toolkit"), ("MAYBE", "is not one of AUTO, ON")],
 )
 def test_cuda_that_cannot_be_built_is_an_error_with_a_remedy(choice: str, message: str, tmp_path: Path) -> None:
-    result = install(tmp_path, TRACIN_EXT="require", CUDACXX="/nonexistent/nvcc", CMAKE_ARGS=f"-DTRACIN_CUDA={choice}")
+    result = install(tmp_path, TRACIN_EXT="require", CUDACXX="/nonexistent/nvcc", TRACIN_CUDA=choice)
     assert result.returncode != 0
     assert message in " ".join((result.stdout + result.stderr).split())

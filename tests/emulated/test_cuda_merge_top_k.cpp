@@ -13,9 +13,8 @@ void test() {
 #ifndef __SANITIZE_THREAD__  // threads have no time for more
   for (const Order order : {Order::proponents, Order::opponents}) test_merge_top_k<T>(37, 3, order, true, merge);
   test_merge_top_k<T>(1, 1, Order::absolute, false, merge);
-  for (const int64_t k : {1, 40, 1024})
-    for (const int64_t B : {257, 1024, 2500})
-      for (const bool with_nan : {false, true}) test_merge_top_k<T>(B, k, Order::absolute, with_nan, merge);
+  for (const int64_t k : {40, 1024})
+    for (const int64_t B : {257, 2500}) test_merge_top_k<T>(B, k, Order::absolute, true, merge);
 #endif
 }
 
