@@ -8,9 +8,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import tracin_ext
 from bench import cuda_model, gpu_check
 from bench.cuda_model import GPUS, Gpu, Step, occupancy, steps
+from bench.graphs import Shape, synthetic
+from bench.jobs import Sizes
 from bench.limits import plain_flops
+from tracin_ext.backends.native import reason_against
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKS = cuda_model.read_works(ROOT / "results")
@@ -33,6 +37,21 @@ def test_tests_that_are_all_skipped_do_not_pass(monkeypatch: pytest.MonkeyPatch)
 def test_sanitizer_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     assert "compute-sanitizer is not on PATH" in gpu_check.sanitize()["unavailable"]
+
+
+def test_the_benchmark_verifies_and_times_both_jobs() -> None:
+    """On the CPU, where its arithmetic is the same."""
+    if reason := reason_against(torch.device("cpu")):
+        pytest.skip(reason)
+    shape = Shape("tiny", 60, 5, 300, 12, dim=12, height=4, width=3, channels=3)
+    sizes = Sizes(w1_train=64, w1_test=4, w2_train=None, w2_test=None, w2_checked=3, repeats=1)
+    precisions = gpu_check.PRECISIONS if tracin_ext.status()["bfloat16"] else {"float32": 1e-5}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_check, "PRECISIONS", precisions)
+        rows = gpu_check.benchmark(synthetic(shape), sizes, "cpu")
+    assert [row["job"] for row in rows] == ["W1"] * (1 + len(precisions)) + ["W2"] * len(precisions)
+    assert all(row["seconds"] > 0 and row["error"] <= 1e-2 for row in rows)
+    assert all(set(row["predicted_s"]) == {gpu.name for gpu in GPUS} for row in rows)
 
 
 @pytest.mark.parametrize("name", WORKS)

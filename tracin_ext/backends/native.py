@@ -54,6 +54,8 @@ def reason_against(device: torch.device) -> str | None:
     if not has_kernel("influence_block", device.type):
         remedy = "; install tracin-ext again with nvcc on PATH" if device.type == "cuda" else ""
         return f"this build of the native extension has no kernels for {device.type}{remedy}"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device"
     if device.type == "cuda" and not covers(status["cuda_targets"], torch.cuda.get_device_capability(device)):
         return f"this build of the native extension has kernels for {', '.join(status['cuda_targets'])}, not for " + (
             f"{torch.cuda.get_device_name(device)}; install tracin-ext again with CMAKE_ARGS="
