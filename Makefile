@@ -1,6 +1,6 @@
-# make demo | test | bench | gpu-check | lint | sanitize | races: each creates .venv and builds what it needs; unchanged
-# re-runs build nothing. PYTHON names the interpreter, CXX the C++ compiler (none: pure Python), TRACIN_CUDA=OFF leaves
-# nvcc aside, PIP_FLAGS adds options for pip, for example
+# make demo | test | bench | gpu-check | wheel-check | lint | sanitize | races: each creates .venv and builds what it needs;
+# unchanged re-runs build nothing. PYTHON names the interpreter, CXX the C++ compiler (none: pure Python), TRACIN_CUDA=OFF
+# leaves nvcc aside, PIP_FLAGS adds options for pip, for example
 # PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" for the small build of torch.
 PYTHON ?= python3
 PIP_FLAGS ?=
@@ -16,7 +16,7 @@ endif
 HAVE_CXX := $(shell command -v $(firstword $(CXX)))
 export CXX TRACIN_CUDA
 
-.PHONY: demo test bench lint sanitize races cpp-test gpu-check build clean FORCE
+.PHONY: demo test bench lint sanitize races cpp-test wheel-check gpu-check build clean FORCE
 
 demo: build
 	$(BIN)/python -m tracin.demo --output results/demo
@@ -73,6 +73,10 @@ cpp-test sanitize races:
 	$(BIN)/cmake --build build/$@ $(ONLY) -- --quiet
 	$(BIN)/ctest --test-dir build/$@ --output-on-failure $(if $(ONLY),-L emulated)
 endif
+
+# A wheel with and one without CUDA kernels, each in a fresh environment.
+wheel-check: build
+	$(BIN)/python tests/wheel_check.py
 
 # On a machine with a GPU: builds the CUDA kernels, tests them, checks them with compute-sanitizer, measures them.
 gpu-check:

@@ -50,6 +50,7 @@ GPUS = (
     Gpu("B200", "sm_100", 75e12, 2250e12, 7.7e12, 228 << 10),
 )
 REGISTERS, RESIDENT, BLOCKS = 65536, 2048, 32  # of a multiprocessor: registers, threads, blocks of threads
+REPORT = ("-Werror=all-warnings", "-Xptxas=-v,-warn-spills")  # a spill is an error, as in the build
 RESERVED = 1 << 10  # shared memory that the system takes of each block of threads
 
 
@@ -100,9 +101,9 @@ def resources(architecture: str, nvcc: str) -> dict[tuple[str, str], tuple[int, 
     found: dict[tuple[str, str], tuple[int, int]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
-            command = [nvcc, "-std=c++17", "-O3", "-DNDEBUG", f"-arch={architecture}", "-cubin", "-Xptxas=-v"]
+            command = [nvcc, "-std=c++17", "-O3", "-DNDEBUG", f"-arch={architecture}", "-cubin"]
             report = subprocess.run(
-                [*command, "-o", f"{folder}/out", str(source)], capture_output=True, text=True, check=True
+                [*command, *REPORT, "-o", f"{folder}/out", str(source)], capture_output=True, text=True, check=True
             ).stderr
             for entry in re.split(r"Compiling entry function", report)[1:]:
                 name = re.search(r"\d([a-z][a-z_]*)_kernel(?:I([fd])E)?", entry)

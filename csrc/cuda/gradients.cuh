@@ -5,38 +5,44 @@
 // FLOPs: 2 (J + 1) F for S, 2 J F for t; both read y and v once.
 
 constexpr int columns_at_once = 10;  // of S: a 3 x 3 filter's nine pixels and the sum of y are one round
-constexpr int rows_at_once = 4;      // channels of a warp, so that one load of a pixel serves as many
+// Channels of a warp, so that one load of a pixel serves as many; their sums must fit in registers.
+template <typename T>
+constexpr int rows_at_once = sizeof(T) == 4 ? 4 : 2;
 
 template <typename T>
-__global__ void __launch_bounds__(threads) statistics_kernel(Model<T> m, Segment<T> s, Samples samples,
+__global__ void __launch_bounds__(threads, 2) statistics_kernel(Model<T> m, Segment<T> s, Samples samples,
                                                              const int32_t* by_tap,  // [J, P]
                                                              const T* v,             // [G, F]
                                                              const T* y,             // [B, F]
                                                              int64_t columns,        // of `linear`
                                                              T* linear) {            // [B, columns], S written
   T* image = shared_memory<T>();
-  const int64_t b = blockIdx.x, F = m.C * s.P, step = blockDim.x / warp * rows_at_once;
+  const int64_t b = blockIdx.x, F = m.C * s.P;
   load_image(m, s, samples.head[b], samples.relation[b], image);
   __syncthreads();
   const T *mask = v + samples.pair[b] * F, *value = y + b * F;
   T* out = linear + b * columns + 2 * m.D;
-  for (int64_t c0 = threadIdx.x / warp * rows_at_once; c0 < m.C; c0 += step)
-    for (int64_t j0 = 0; j0 <= m.J; j0 += columns_at_once) {
-      T sum[rows_at_once][columns_at_once] = {};
-      for (int64_t p = lane_id(); p < s.P; p += warp) {
-        T x[columns_at_once];
-        for (int j = 0; j < columns_at_once; ++j)
-          x[j] = j0 + j < m.J ? image[by_tap[(j0 + j) * s.P + p]] : T(j0 + j == m.J);
-        for (int i = 0; i < rows_at_once; ++i) {
-          const int64_t f = (c0 + i) * s.P + p;
-          const T masked = c0 + i < m.C && mask[f] > 0 ? value[f] : T(0);
-          for (int j = 0; j < columns_at_once; ++j) sum[i][j] += masked * x[j];
+  // int: 64-bit indices would take the registers of the sums.
+  constexpr int rows = rows_at_once<T>;
+  const int C = static_cast<int>(m.C), J = static_cast<int>(m.J), P = static_cast<int>(s.P);
+  for (int c0 = static_cast<int>(threadIdx.x / warp) * rows; c0 < C; c0 += warps * rows)
+    for (int j0 = 0; j0 <= J; j0 += columns_at_once) {
+      T sum[rows][columns_at_once] = {};
+      for (int p = lane_id(); p < P; p += warp) {
+        T masked[rows];
+        for (int i = 0; i < rows; ++i) {
+          const int f = (c0 + i) * P + p;
+          masked[i] = c0 + i < C && mask[f] > 0 ? value[f] : T(0);
+        }
+        for (int j = 0; j < columns_at_once; ++j) {
+          const T x = j0 + j < J ? image[by_tap[(j0 + j) * P + p]] : T(j0 + j == J);
+          for (int i = 0; i < rows; ++i) sum[i][j] += masked[i] * x;
         }
       }
-      for (int i = 0; i < rows_at_once; ++i)
+      for (int i = 0; i < rows; ++i)
         for (int j = 0; j < columns_at_once; ++j) {
           const T total = warp_sum(sum[i][j]);
-          if (lane_id() == 0 && c0 + i < m.C && j0 + j <= m.J) out[(c0 + i) * (m.J + 1) + j0 + j] = total;
+          if (lane_id() == 0 && c0 + i < C && j0 + j <= J) out[(c0 + i) * (J + 1) + j0 + j] = total;
         }
     }
 }
