@@ -395,23 +395,26 @@ STABLE_TORCH_LIBRARY(tracin_ext, m) {
   m.def("merge_top_k(Tensor scores, Tensor columns, int order, Tensor(a!) best, Tensor(b!) best_index) -> ()");
 }
 
-#define TRACIN_REGISTER(device)                                                                                      \
-  m.impl("influence_block",                                                                                          \
-         TORCH_BOX((&influence_block<influence_block_##device<float>, influence_block_##device<double>>)));          \
-  m.impl("self_influence_block",                                                                                     \
-         TORCH_BOX((&self_influence_block<self_influence_block_##device<float>, self_influence_block_##device<double>>)));  \
-  m.impl("relation_tables",                                                                                          \
-         TORCH_BOX((&relation_tables<relation_tables_##device<float>, relation_tables_##device<double>>)));          \
-  m.impl("merge_top_k", TORCH_BOX((&merge_top_k<merge_top_k_##device<float>, merge_top_k_##device<double>>)))
-
 STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CPU, m) {
   using namespace tracin;
-  TRACIN_REGISTER(cpu);
+  m.impl("influence_block",
+         TORCH_BOX((&influence_block<influence_block_cpu<float>, influence_block_cpu<double>>)));
+  m.impl("self_influence_block", TORCH_BOX((&self_influence_block<self_influence_block_cpu<float>,
+                                                                  self_influence_block_cpu<double>>)));
+  m.impl("relation_tables",
+         TORCH_BOX((&relation_tables<relation_tables_cpu<float>, relation_tables_cpu<double>>)));
+  m.impl("merge_top_k", TORCH_BOX((&merge_top_k<merge_top_k_cpu<float>, merge_top_k_cpu<double>>)));
 }
 
 #ifdef TRACIN_CUDA
 STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CUDA, m) {
   using namespace tracin;
-  TRACIN_REGISTER(cuda);
+  m.impl("influence_block",
+         TORCH_BOX((&influence_block<influence_block_cuda<float>, influence_block_cuda<double>>)));
+  m.impl("self_influence_block", TORCH_BOX((&self_influence_block<self_influence_block_cuda<float>,
+                                                                  self_influence_block_cuda<double>>)));
+  m.impl("relation_tables",
+         TORCH_BOX((&relation_tables<relation_tables_cuda<float>, relation_tables_cuda<double>>)));
+  m.impl("merge_top_k", TORCH_BOX((&merge_top_k<merge_top_k_cuda<float>, merge_top_k_cuda<double>>)));
 }
 #endif

@@ -90,8 +90,10 @@ def test_import_without_the_extension() -> None:
     assert without["isa_variants"] == []
 
 
-def install(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """pip install of a copy of this tree into `folder`/target."""
+def install(
+    folder: Path, replaced: dict[str, str] | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """pip install of a copy of this tree, with other contents in the `replaced` files, into `folder`/target."""
     pytest.importorskip("setuptools")
     source = folder / "source"
     source.mkdir()
@@ -101,6 +103,8 @@ def install(folder: Path, **environment: str) -> subprocess.CompletedProcess[str
             shutil.copytree(ROOT / name, source / name, ignore=ignore)
         else:
             shutil.copy(ROOT / name, source / name)
+    for name, text in (replaced or {}).items():
+        (source / name).write_text(text)
     command = [sys.executable, "-m", "pip", "install", "-v", "--no-build-isolation", "--no-deps", "--no-index"]
     variables = {key: value for key, value in os.environ.items() if key != "TRACIN_EXT"} | environment
     return subprocess.run(
@@ -135,3 +139,19 @@ def test_cuda_that_cannot_be_built_is_an_error_with_a_remedy(choice: str, messag
     result = install(tmp_path, TRACIN_EXT="require", CUDACXX="/nonexistent/nvcc", TRACIN_CUDA=choice)
     assert result.returncode != 0
     assert message in " ".join((result.stdout + result.stderr).split())
+
+
+@native
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
+def test_kernels_that_do_not_compile_cost_only_cuda(tmp_path: Path) -> None:
+    """Sources of the CPU are empty here: what is built is a module, quickly."""
+    empty = [*(ROOT / "csrc" / "cpu").glob("*.cpp"), *(ROOT / "csrc" / "cuda").glob("*.cu"), ROOT / "csrc" / "ops.cpp"]
+    replaced = {str(path.relative_to(ROOT)): "" for path in empty} | {
+        "csrc/bindings.cpp": "#include <pybind11/pybind11.h>\nPYBIND11_MODULE(_C, m) {}\n",
+        "csrc/cuda/merge_top_k.cu": "broken;",
+    }
+    result = install(tmp_path, replaced, TRACIN_CUDA="AUTO", CMAKE_ARGS="-DCMAKE_CUDA_ARCHITECTURES=90")
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert re.search(r"the CUDA kernels were not built: .*merge_top_k\.cu", output)
+    assert list((tmp_path / "target" / "tracin_ext").glob("_C*.so"))

@@ -108,12 +108,13 @@ Factors<T> compute_factors(const Model<T>& m, bool statistics, bool pixels, cons
   return factors;
 }
 
-#define TRACIN_INSTANTIATE(T)                                                                                       \
-  template Taps index_taps(const Segment<T>&, int64_t, Device&);                                                    \
-  template void features(const Model<T>&, const Segment<T>&, const int32_t*, const int32_t*, const int32_t*,        \
-                         int64_t, T*, Device&);                                                                     \
-  template Factors<T> compute_factors(const Model<T>&, bool, bool, const int64_t*, int64_t, Device&);
-TRACIN_INSTANTIATE(float)
-TRACIN_INSTANTIATE(double)
+template Taps index_taps(const Segment<float>&, int64_t, Device&);
+template Taps index_taps(const Segment<double>&, int64_t, Device&);
+template void features(const Model<float>&, const Segment<float>&, const int32_t*, const int32_t*, const int32_t*,
+                       int64_t, float*, Device&);
+template void features(const Model<double>&, const Segment<double>&, const int32_t*, const int32_t*, const int32_t*,
+                       int64_t, double*, Device&);
+template Factors<float> compute_factors(const Model<float>&, bool, bool, const int64_t*, int64_t, Device&);
+template Factors<double> compute_factors(const Model<double>&, bool, bool, const int64_t*, int64_t, Device&);
 
 }  // namespace tracin::cuda

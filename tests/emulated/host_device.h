@@ -3,6 +3,7 @@
 #pragma once
 #include <cstring>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "cuda/device.h"
