@@ -105,12 +105,9 @@ const uint16_t* narrow(const char* name, const Tensor& x, int64_t size, const Te
   if (x.numel() == 0) return nullptr;
   check(x.scalar_type() == ScalarType::BFloat16 && x.is_contiguous(), std::string(name) + " is not bfloat16");
   check(x.numel() == (place.host ? size : wide.numel()), std::string(name) + " has the wrong shape");
-  if (place.host) {
-    check(std::is_same_v<T, float> && place.height,
-          std::string(name) + " needs float32 and the extension's own products");
-    check(cpu::own_products<float>().narrow != nullptr, "this processor has no products in bfloat16");
-  }
-  check(std::is_same_v<T, float>, std::string(name) + " needs float32");
+  check(std::is_same_v<T, float> && (place.height || !place.host),
+        std::string(name) + " needs float32" + (place.host ? " and the extension's own products" : ""));
+  check(!place.host || cpu::own_products<float>().narrow, "this processor has no products in bfloat16");
   return static_cast<const uint16_t*>(x.const_data_ptr());
 }
 
@@ -209,7 +206,7 @@ Tests<T> tests_of(const Model<T>& m, const Tensors& x, int64_t heads, bool stati
       narrow<T>("narrow_middle", x[16], padded(pairs, height) * narrow_columns(m.middle, m.C), x[5], place);
   t.narrow_delta = narrow<T>("narrow_delta", x[17], high * even(D), x[7], place);
   t.narrow_linear = narrow<T>("narrow_linear", x[18], high * even(columns), x[8], place);
-  check(!t.narrow_linear || !t.delta || (t.narrow_delta && t.narrow_middle),
+  check(!t.narrow_linear || !t.delta || (t.narrow_delta && (place.host || t.narrow_middle)),
         "narrow_linear needs narrow_delta and narrow_middle");
   check(!t.same_head || (t.pull && t.head && t.head_is_tail), "same_head needs pull, head and head_is_tail");
   return t;

@@ -188,6 +188,12 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("influence_block", "tests", change(pull=lambda x: x[:0]), "same_head needs pull, head and head_is_tail"),
     ("influence_block", "tests", change(narrow_delta=put(torch.ones(1))), "narrow_delta is not bfloat16"),
     ("influence_block", "tests", change(narrow_delta=put(torch.ones(1).bfloat16())), "narrow_delta has the wrong"),
+    (
+        "influence_block",
+        "tests",
+        change(narrow_linear=put(torch.zeros(12 * (2 * 32 + 5 * 10)).bfloat16())),
+        "narrow_linear needs narrow_delta|no products in bfloat16",
+    ),  # fmt: skip
     ("influence_block", "heads", put(100), "head_features has the wrong shape"),
     ("influence_block", "statistics", put(False), "linear has the wrong shape"),
     ("self_influence_block", "form", lambda x: x[1:], "form has the wrong shape"),

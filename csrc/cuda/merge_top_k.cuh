@@ -46,7 +46,7 @@ __device__ void sort_list(List<T>& list, int64_t count) {
         const int64_t a = 2 * i - i % distance, b = a + distance;
         if (a & run ? list.before(a, b) : list.before(b, a)) list.exchange(a, b);
       }
-      __syncthreads();
+      __syncthreads();  // before the next distance
     }
 }
 
