@@ -16,8 +16,8 @@ from tracin_ext import ops
 from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend, covers, reason_against
 from tracin_ext.full_float32 import full_float32
-from tracin_ext.packing import pack
-from tracin_ext.parameters import LAYERS
+from tracin_ext.packing import pack, pack_model
+from tracin_ext.parameters import LAYERS, parameters_of
 
 STATUS = tracin_ext.status()
 native = pytest.mark.skipif(not STATUS["available"], reason=f"no native extension: {STATUS['reason']}")
@@ -269,6 +269,22 @@ CUDA_WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("relation_tables", "u", lambda x: x[:-1], "u has the wrong shape"),
     ("merge_top_k", "columns", Tensor.cpu, "tensors lie on different devices"),
 ]
+
+
+@pytest.mark.parametrize("variant", ["plain", "everything odd"])
+def test_packing_for_cuda_is_what_its_kernels_read(variant: str) -> None:
+    """Matrices as they are, the whole image in the middle, pixels in order (csrc/cuda/device.h)."""
+    model = random_model(variant)
+    p, wide = (parameters_of(model, LAYERS, dtype, tables=torch.float32) for dtype in (torch.float32, torch.float64))
+    packed, sizes, _ = pack_model(p, wide, 0, halves=False, mixed=True, chunk=p.features)
+    dim = p.entity.shape[1]
+    assert (sizes.height, sizes.middle_step) == (0, p.conv_weight.shape[0])
+    assert torch.equal(packed.middle_forward.view(-1, dim), p.fc_weight.T)
+    assert torch.equal(packed.middle_backward.view(dim, -1), p.fc_weight)
+    assert torch.equal(packed.narrow_middle_backward.view(dim, -1), p.fc_weight.bfloat16())
+    assert packed.middle_pixels.tolist() == list(range(2 * dim))
+    assert torch.equal(packed.middle_taps, packed.taps)
+    assert packed.head_taps.numel() == packed.tail_taps.numel() == 0
 
 
 @cuda
