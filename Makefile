@@ -1,9 +1,11 @@
-# make demo | test | bench | lint | sanitize: each creates .venv and builds what it needs; unchanged re-runs build nothing.
-# PYTHON names the interpreter, CXX the C++ compiler (none: pure Python), PIP_FLAGS adds options for pip, for example
+# make demo | test | bench | gpu-check | wheel-check | lint | sanitize | races: each creates .venv and builds what it needs;
+# unchanged re-runs build nothing. PYTHON names the interpreter, CXX the C++ compiler (none: pure Python), TRACIN_CUDA=OFF
+# leaves nvcc aside, PIP_FLAGS adds options for pip, for example
 # PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" for the small build of torch.
 PYTHON ?= python3
 PIP_FLAGS ?=
 SANITIZE ?= address,undefined
+TRACIN_CUDA ?= AUTO
 
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt
@@ -12,9 +14,9 @@ ifeq ($(origin CXX),default)
   CXX := $(firstword $(foreach name,c++ g++ clang++,$(shell command -v $(name))))
 endif
 HAVE_CXX := $(shell command -v $(firstword $(CXX)))
-export CXX
+export CXX TRACIN_CUDA
 
-.PHONY: demo test bench lint sanitize cpp-test build clean FORCE
+.PHONY: demo test bench lint sanitize races cpp-test wheel-check gpu-check build clean FORCE
 
 demo: build
 	$(BIN)/python -m tracin.demo --output results/demo
@@ -50,25 +52,36 @@ build: .venv/stamp-build
 	$(PIP) --no-build-isolation --editable '.[bench]'
 	touch $@
 
-# Changes only when the compiler does, so that `make CXX=other` builds again.
+# Changes only when the choice of compilers does, so that `make CXX=other` builds again.
 .venv/compiler: FORCE | .venv/stamp-torch
-	@echo '$(CXX)' | cmp -s - $@ || echo '$(CXX)' > $@
+	@echo '$(CXX) $(TRACIN_CUDA)' | cmp -s - $@ || echo '$(CXX) $(TRACIN_CUDA)' > $@
 
 FORCE:
 
 ifeq ($(HAVE_CXX),)
-cpp-test sanitize:
+cpp-test sanitize races:
 	@echo "C++ tests skipped: no C++ compiler (CXX=$(CXX))"
 else
-cpp-test: sanitize
-sanitize cpp-test: build
+cpp-test: sanitize races
+sanitize races cpp-test: build
 sanitize: OPTIONS := -DTRACIN_SANITIZE=$(SANITIZE)
-cpp-test sanitize:
+races: OPTIONS := -DTRACIN_SANITIZE=thread
+races: ONLY := --target emulated
+cpp-test sanitize races:
 	$(BIN)/cmake -S . -B build/$@ -G Ninja --log-level=ERROR -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
 	  -DTRACIN_MODULE=OFF -DTRACIN_TESTS=ON $(OPTIONS)
-	$(BIN)/cmake --build build/$@ -- --quiet
-	$(BIN)/ctest --test-dir build/$@ --output-on-failure
+	$(BIN)/cmake --build build/$@ $(ONLY) -- --quiet
+	$(BIN)/ctest --test-dir build/$@ --output-on-failure $(if $(ONLY),-L emulated)
 endif
+
+# A wheel with and one without CUDA kernels, each in a fresh environment.
+wheel-check: build
+	$(BIN)/python tests/wheel_check.py
+
+# On a machine with a GPU: builds the CUDA kernels, tests them, checks them with compute-sanitizer, measures them.
+gpu-check:
+	$(MAKE) TRACIN_CUDA=ON .venv/stamp-bench
+	$(BIN)/python -m bench.gpu_check $(if $(QUICK),--quick)
 
 clean:
 	rm -rf .venv build results/demo *.egg-info python/*.egg-info tracin_ext/_C*.so tracin_ext/_build_error.txt

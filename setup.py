@@ -1,7 +1,8 @@
 """Runs CMake for tracin_ext._C. Metadata is in pyproject.toml, sources and flags are in CMakeLists.txt.
 
 A build that fails leaves a working pure-Python install and the reason in tracin_ext/_build_error.txt;
-with TRACIN_EXT=require it is an error. CXX names the compiler, CMAKE_ARGS adds options for CMake.
+with TRACIN_EXT=require it is an error. CXX names the compiler, CMAKE_ARGS adds options for CMake, TRACIN_CUDA is AUTO
+(CUDA kernels if nvcc is found), ON or OFF.
 """
 
 import os
@@ -41,7 +42,7 @@ def run(*command: object) -> None:
     print(process.stdout, flush=True)
     if process.returncode:
         error = re.search(
-            r"^CMake Error[^\n]*\n(.+?)\n\n|^([^\n]*\berror: [^\n]*)", process.stdout + "\n\n", re.M | re.S
+            r"^CMake Error[^\n]*\n(.+?)\n\n|^([^\n]*\berror *: [^\n]*)", process.stdout + "\n\n", re.M | re.S
         )
         text = next(filter(None, error.groups())) if error else process.stdout[-500:]
         sys.exit(" ".join(text.split()))
@@ -56,7 +57,7 @@ class CMakeBuild(build_ext):
             stale.unlink(missing_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            shutil.copy(self.cmake(target.name), target)
+            shutil.copy(self.built(target.name), target)
         except SystemExit as error:
             if os.environ.get("TRACIN_EXT") == "require":
                 raise SystemExit(f"error: TRACIN_EXT=require, but {error}") from None
@@ -64,14 +65,25 @@ class CMakeBuild(build_ext):
             reason.write_text(f"{error}\n")
             self.warn(f"tracin_ext._C was not built, the package runs in pure Python: {error}")
 
-    def cmake(self, name: str) -> Path:
+    def built(self, name: str) -> Path:
+        """The module; without CUDA kernels if they do not compile and nobody insists on them."""
+        cuda = os.environ.get("TRACIN_CUDA", "AUTO")
+        try:
+            return self.cmake(name, cuda)
+        except SystemExit as error:
+            if cuda != "AUTO" or os.environ.get("TRACIN_EXT") == "require" or "cuda" not in str(error).lower():
+                raise
+            self.warn(f"the CUDA kernels were not built: {error}")
+            return self.cmake(name, "OFF")
+
+    def cmake(self, name: str, cuda: str) -> Path:
         """Configures and builds, in one folder per compiler and Python: a changed compiler resets CMake's cache."""
         cxx = compiler()
         folder = ROOT / "build" / "-".join([*Path(cxx).parts[1:], sys.implementation.cache_tag])
         run(
             tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
             f"-DCMAKE_CXX_COMPILER={cxx}", f"-DPython_EXECUTABLE={sys.executable}",
-            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+            f"-DTRACIN_CUDA={cuda}", *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         )  # fmt: skip
         run(tool("cmake"), "--build", folder, "--target", "_C")
         return folder / name

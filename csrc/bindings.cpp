@@ -2,12 +2,21 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "cpu/dispatch.h"
 
 namespace py = pybind11;
+
+// TRACIN_CUDA_TARGETS lists them, with commas; empty without CUDA.
+static std::vector<std::string> cuda_targets() {
+  std::vector<std::string> targets;
+  std::istringstream list(TRACIN_CUDA_TARGETS);
+  for (std::string target; std::getline(list, target, ',');) targets.push_back(target);
+  return targets;
+}
 
 static py::dict build_info() {
   std::vector<std::string> variants;
@@ -18,7 +27,7 @@ static py::dict build_info() {
   info["isa_variants"] = variants;
   info["bfloat16"] = tracin::cpu::narrow_products() != nullptr;
   info["compiler"] = TRACIN_COMPILER;
-  info["cuda_targets"] = std::vector<std::string>{};
+  info["cuda_targets"] = cuda_targets();
   return info;
 }
 

@@ -22,6 +22,7 @@ from tracin.info import format_info
 from tracin.layers import layers_of, select_layers
 from tracin_ext import backends
 from tracin_ext.backends.factored import has_bfloat16
+from tracin_ext.backends.native import reason_against
 
 DEVICES = ["cpu", "cuda"]
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
@@ -31,8 +32,8 @@ SIZES = [0, 1, 7, 15, 16, 17]  # one chunk of lanes is 16 samples in float32, 8 
 def needs(backend: str, device: str = "cpu") -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    if backend == "native" and not tracin_ext.status()["available"]:
-        pytest.skip(f"no native extension: {tracin_ext.status()['reason']}")
+    if backend == "native" and (reason := reason_against(torch.device(device))):
+        pytest.skip(f"no native backend: {reason}")
     if backend == "compiled" and not compiler_works():
         pytest.skip("torch.compile does not work here")
 
@@ -88,12 +89,13 @@ def test_compiled_agrees_with_autograd(variant: str) -> None:
 @pytest.mark.parametrize(
     "layers", ["entity", "relation", "bn0", "conv", "bn1", "fc", "bn2", "bias", 1, 2, 3, ("fc", "bias")]
 )
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("backend", ["vectorized", "factored", "native"])
-def test_layers_agree_with_autograd(backend: str, layers: str | int | tuple[str, ...]) -> None:
-    needs(backend)
+def test_layers_agree_with_autograd(backend: str, layers: str | int | tuple[str, ...], device: str) -> None:
+    needs(backend, device)
     test, train = pairs_of_triples()
     expected, expected_self = reference("plain", layers)
-    ti = TracIn(random_model(), backend=backend, precision="float64", layers=layers)
+    ti = TracIn(random_model(), backend=backend, precision="float64", layers=layers, device=device)
     error = (ti.influence(train, test) - expected).abs().max()
     assert error <= 1e-9 * expected.abs().max()
     assert worst_error(ti.self_influence(train), expected_self) <= 1e-9
@@ -118,24 +120,26 @@ def test_last_layers_count_from_fc() -> None:
             select_layers(model, wrong)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("backend", ["sequential", "vectorized", "factored", "native"])
 @pytest.mark.parametrize("size", SIZES)
-def test_odd_sizes_of_blocks(backend: str, size: int) -> None:
-    needs(backend)
+def test_odd_sizes_of_blocks(backend: str, size: int, device: str) -> None:
+    needs(backend, device)
     train, test = random_triples(size, seed=3), random_triples(5, seed=4)
     model = random_model()
     expected = TracIn(model, backend="sequential", precision="float64").influence(train, test)
-    ti = TracIn(model, backend=backend, precision="float64")
+    ti = TracIn(model, backend=backend, precision="float64", device=device)
     assert ti.influence(train, test).shape == (5, size)
     assert torch.allclose(ti.influence(train, test), expected, rtol=1e-9, atol=1e-12)
     assert ti.influence(test, train).shape == (size, 5)
     assert torch.allclose(ti.influence(test, train), expected.T, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("backend", ["factored", "native"])
-def test_float32_takes_float64s_side_of_the_kink(backend: str) -> None:
+def test_float32_takes_float64s_side_of_the_kink(backend: str, device: str) -> None:
     """BN2's shift puts unit 0 of one pair a hair above zero: float32 alone would drop its whole gradient."""
-    needs(backend)
+    needs(backend, device)
     model = random_model()
     triple = torch.tensor([[2, 1, 5]])
     train = torch.cat([triple, random_triples(40)])
@@ -152,20 +156,21 @@ def test_float32_takes_float64s_side_of_the_kink(backend: str) -> None:
     double.double()(triple)
     assert (captured[0].abs() < 1e-6).all() and len(captured[0].sign().unique()) >= 2
     expected = TracIn(model, backend="sequential", precision="float64").influence(train, triple)
-    result = TracIn(model, backend=backend).influence(train, triple)
+    result = TracIn(model, backend=backend, device=device).influence(train, triple)
     assert worst_error(result, expected) <= 1e-5
 
 
 @pytest.mark.parametrize("backend", ["native", "factored"])
 @pytest.mark.parametrize("variant", ["plain", "two image planes", "everything odd", "kernel larger than an embedding"])
-def test_mixed_precision_is_close_to_float64(variant: str, backend: str) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_mixed_precision_is_close_to_float64(variant: str, backend: str, device: str) -> None:
     """bfloat16 has 8 bits: each factor of a product is off by up to 2^-9."""
-    needs(backend)
-    if not has_bfloat16(torch.device("cpu")):
+    needs(backend, device)
+    if not has_bfloat16(torch.device(device)):
         pytest.skip("this processor has no products in bfloat16")
     test, train = pairs_of_triples(200)
     expected = TracIn(random_model(variant), backend="factored", precision="float64").influence(train, test)
-    ti = TracIn(random_model(variant), backend=backend, precision="mixed")
+    ti = TracIn(random_model(variant), backend=backend, precision="mixed", device=device)
     assert "mixed" in ti.description
     assert 1e-6 < worst_error(ti.influence(train, test), expected) <= 1e-2
     own = TracIn(random_model(variant), backend="factored", precision="float64").self_influence(train)

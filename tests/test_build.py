@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,8 @@ def test_build_info_says_what_was_built() -> None:
     assert info["isa_variants"][0] == "default"
     assert info["isa"] in info["isa_variants"]
     assert info["compiler"].split()[0] in {"GNU", "Clang", "AppleClang", "IntelLLVM"}
-    assert info["cuda_targets"] == []
+    *architectures, last = info["cuda_targets"] or ["PTX"]  # PTX of the last one, for the GPUs after it
+    assert last == "PTX" and all(re.fullmatch(r"sm_\d+", name) for name in architectures)
 
 
 def test_status_has_the_same_keys_and_a_reason_exactly_when_unavailable() -> None:
@@ -88,8 +90,10 @@ def test_import_without_the_extension() -> None:
     assert without["isa_variants"] == []
 
 
-def install(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """pip install of a copy of this tree into `folder`/target."""
+def install(
+    folder: Path, replaced: dict[str, str] | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """pip install of a copy of this tree, with other contents in the `replaced` files, into `folder`/target."""
     pytest.importorskip("setuptools")
     source = folder / "source"
     source.mkdir()
@@ -99,6 +103,8 @@ def install(folder: Path, **environment: str) -> subprocess.CompletedProcess[str
             shutil.copytree(ROOT / name, source / name, ignore=ignore)
         else:
             shutil.copy(ROOT / name, source / name)
+    for name, text in (replaced or {}).items():
+        (source / name).write_text(text)
     command = [sys.executable, "-m", "pip", "install", "-v", "--no-build-isolation", "--no-deps", "--no-index"]
     variables = {key: value for key, value in os.environ.items() if key != "TRACIN_EXT"} | environment
     return subprocess.run(
@@ -122,3 +128,30 @@ def test_a_required_extension_makes_a_missing_compiler_an_error(tmp_path: Path) 
     assert result.returncode != 0
     assert "TRACIN_EXT=require, but no C++ compiler (/nonexistent/c++)" in result.stdout + result.stderr
     assert not (tmp_path / "target").exists()
+
+
+@native
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [("ON", "TRACIN_CUDA=ON, but nvcc was not found: install the CUDA toolkit"), ("MAYBE", "is not one of AUTO, ON")],
+)
+def test_cuda_that_cannot_be_built_is_an_error_with_a_remedy(choice: str, message: str, tmp_path: Path) -> None:
+    result = install(tmp_path, TRACIN_EXT="require", CUDACXX="/nonexistent/nvcc", TRACIN_CUDA=choice)
+    assert result.returncode != 0
+    assert message in " ".join((result.stdout + result.stderr).split())
+
+
+@native
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
+def test_kernels_that_do_not_compile_cost_only_cuda(tmp_path: Path) -> None:
+    """Sources of the CPU are empty here: what is built is a module, quickly."""
+    empty = [*(ROOT / "csrc" / "cpu").glob("*.cpp"), *(ROOT / "csrc" / "cuda").glob("*.cu"), ROOT / "csrc" / "ops.cpp"]
+    replaced = {str(path.relative_to(ROOT)): "" for path in empty} | {
+        "csrc/bindings.cpp": "#include <pybind11/pybind11.h>\nPYBIND11_MODULE(_C, m) {}\n",
+        "csrc/cuda/merge_top_k.cu": "broken;",
+    }
+    result = install(tmp_path, replaced, TRACIN_CUDA="AUTO", CMAKE_ARGS="-DCMAKE_CUDA_ARCHITECTURES=90")
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert re.search(r"the CUDA kernels were not built: .*merge_top_k\.cu", output)
+    assert list((tmp_path / "target" / "tracin_ext").glob("_C*.so"))

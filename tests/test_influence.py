@@ -12,6 +12,7 @@ from tracin import Checkpoint, InputError, TracIn
 from tracin_ext import ops
 
 NATIVE = tracin_ext.status()["available"]
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device")
 BACKENDS = ["factored", "native"] if NATIVE else ["factored"]
 ORDERS = ["absolute", "proponents", "opponents"]
 
@@ -22,13 +23,16 @@ def sorted_scores(scores: Tensor, order: str) -> tuple[Tensor, Tensor]:  # [Q, B
     return scores.gather(1, index), index
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=cuda)])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("batch_size", [1, 7, 60, 1000, "auto"])
 @pytest.mark.parametrize("k", [1, 5, 60, 1000])
-def test_top_k_is_the_sorted_dense_influence(k: int, batch_size: int | str, backend: str, order: str) -> None:
+def test_top_k_is_the_sorted_dense_influence(
+    k: int, batch_size: int | str, backend: str, order: str, device: str
+) -> None:
     test, train = pairs_of_triples()
-    ti = TracIn(random_model(), backend=backend, precision="float64", batch_size=batch_size)
+    ti = TracIn(random_model(), backend=backend, precision="float64", batch_size=batch_size, device=device)
     scores, indices = sorted_scores(ti.influence(train, test), order)
     top = ti.top_k(train, test, k=k, order=order)
     kept = min(k, len(train))

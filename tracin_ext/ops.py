@@ -1,5 +1,8 @@
 """The ops of csrc/ops.cpp: a typed function and a fake kernel for each.
 
+On CUDA all tensors but `triples` lie on the GPU, and the values of indices other than triples are not checked, which
+would wait for the GPU. Products are torch's: TF32 must be off (`tracin_ext.full_float32`).
+
 Sizes: B training triples of a block, Q test triples, G distinct (head, relation), N entities, D embedding, X = 2 D
 pixels, C channels, J taps, P positions, F = C P features, S = C (J + 1) statistics.
 """
@@ -15,6 +18,7 @@ from torch import Tensor
 import tracin_ext
 
 ORDERS = ("absolute", "proponents", "opponents")
+CUDA_KEPT = 1024  # largest k of merge_top_k on CUDA (most_kept of csrc/cuda/device.h)
 TRACKED = ("fc", "fc.bias", "bn2.weight", "bn2.bias", "entity", "relation", "bias")  # bits of `tracked`
 
 
@@ -66,7 +70,7 @@ class ModelSizes(NamedTuple):
     head_step: int  # channels in a chunk of products
     middle_step: int
     tail_step: int
-    height: int  # rows of a packed panel: 12 for the extension's own product kernel, 0 for torch's
+    height: int  # rows of a packed panel: 12 for the extension's own product kernel, 0 for torch's and on CUDA
 
 
 class TestTensors(NamedTuple):
@@ -93,6 +97,13 @@ class TestTensors(NamedTuple):
     narrow_linear: Tensor
 
 
+def has_kernel(name: str, device: str) -> bool:
+    """Whether the native extension has a kernel of an op for a type of device, "cpu" or "cuda"."""
+    return tracin_ext.native is not None and torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"tracin_ext::{name}", device.upper()
+    )
+
+
 def _fake(function: Callable[..., Any]) -> Callable[..., Any]:
     """Registers the fake kernel of the op of the same name, if the native extension is loaded."""
     if tracin_ext.native is None:
@@ -107,7 +118,7 @@ def influence_block(
     heads: int,  # rows of head_features
     statistics: bool,  # whether linear has the columns of S
     fc_bias: bool,
-    triples: Tensor,  # [B, 3], equal heads adjacent
+    triples: Tensor,  # [B, 3] on the CPU, equal heads adjacent
     rate: float,
     scores: Tensor,  # [Q, B], written
 ) -> None:
@@ -122,7 +133,7 @@ def self_influence_block(
     sizes: ModelSizes,
     form: Tensor,  # [S, S] packed, or empty
     tracked: int,  # bits in the order of TRACKED
-    triples: Tensor,  # [B, 3], equal heads adjacent
+    triples: Tensor,  # [B, 3] on the CPU, equal heads adjacent
     rate: float,
     scores: Tensor,  # [B], written
 ) -> None:
@@ -149,11 +160,14 @@ def merge_top_k(
     best_index: Tensor,  # [Q, k], changed; -1: empty
 ) -> None:
     """Merges scores into each row's best k: best first, ties by index. In PyTorch where there is no native kernel."""
-    if tracin_ext.native is not None and scores.device.type == "cpu":
+    cuda = scores.device.type == "cuda"
+    if cuda:
+        columns = columns.pin_memory().to(scores.device, non_blocking=True) if not columns.is_cuda else columns
+    if has_kernel("merge_top_k", scores.device.type) and not (cuda and best.shape[1] > CUDA_KEPT):
         torch.ops.tracin_ext.merge_top_k(scores, columns, ORDERS.index(order), best, best_index)
         return
     values = torch.cat([best, scores], 1)
-    index = torch.cat([best_index, columns.to(best_index.device).expand(len(scores), -1)], 1)
+    index = torch.cat([best_index, columns.expand(len(scores), -1)], 1)
     key = values.abs() if order == "absolute" else values if order == "proponents" else -values
     key = key.masked_fill(key.isnan() | (index < 0), -torch.inf)
     by_index = index.masked_fill(index < 0, torch.iinfo(index.dtype).max).argsort(1)  # empty slots last

@@ -36,8 +36,11 @@ def taps_of(p: ConvEParameters) -> Tensor:  # [positions, J] int64
     return functional.unfold(image[None], p.conv_weight.shape[2:])[0].T.long().contiguous()
 
 
-def parts_of(p: ConvEParameters, halves: bool) -> tuple[Part, Part, Part]:
-    """Head's half, middle, relation's half; all in the middle without `halves`, or if the image has none."""
+def parts_of(p: ConvEParameters, halves: bool, chunk: int) -> tuple[Part, Part, Part]:
+    """Head's half, middle, relation's half; all in the middle without `halves`, or if the image has none.
+
+    `chunk`: features of a chunk of products.
+    """
     taps = taps_of(p)
     dim, channels = p.entity.shape[1], p.conv_weight.shape[0]
     of_head, of_relation = (taps < dim).all(1), (taps >= dim).all(1)
@@ -47,7 +50,7 @@ def parts_of(p: ConvEParameters, halves: bool) -> tuple[Part, Part, Part]:
     def part(chosen: Tensor) -> Part:
         positions = chosen.nonzero()[:, 0]
         pixels, index = taps[positions].unique(return_inverse=True)
-        chunks = -(-channels // max(1, min(channels, CHUNK // max(1, len(positions)))))
+        chunks = -(-channels // max(1, min(channels, chunk // max(1, len(positions)))))
         step = -(-channels // chunks)
         return Part(positions, pixels.int(), index.reshape(len(positions), taps.shape[1]).int().contiguous(), step)
 
@@ -64,7 +67,9 @@ def pack(matrix: Tensor, height: int) -> Tensor:  # [rows, k] -> flat
 
 
 def pack_narrow(matrix: Tensor, height: int) -> Tensor:  # [rows, k] -> flat bfloat16
-    """The same in bfloat16, neighbours in k in pairs: panels [k / 2][height][2], k filled up to even."""
+    """The same in bfloat16; with a height, neighbours in k in pairs: panels [k / 2][height][2], k filled up to even."""
+    if not height:
+        return pack(matrix.bfloat16(), height)
     rows, k = matrix.shape
     padded = functional.pad(matrix.bfloat16(), (0, k % 2, 0, -rows % height))
     return padded.view(len(padded) // height, height, padded.shape[1] // 2, 2).transpose(1, 2).contiguous().flatten()
@@ -94,6 +99,7 @@ def pack_model(
     height: int,
     halves: bool,
     mixed: bool = False,
+    chunk: int = CHUNK,
 ) -> tuple[ModelTensors, ModelSizes, tuple[Part, Part, Part]]:
     """Folds the batch norms into the convolution and the hidden layer, in float64, then rounds to p's type.
 
@@ -114,21 +120,22 @@ def pack_model(
     norm_offset = (wide.fc_bias - wide.hidden_mean) * wide.hidden_rstd
     offset = norm_offset * wide.hidden_gamma + wide.hidden_beta
     hidden = torch.stack([scale, offset, wide.hidden_rstd, norm_offset, scale])
-    nothing = torch.empty(0)
+    nothing, device = torch.empty(0), p.entity.device
     settled = (pixel, kernel, shift, hidden[:2]) if p.dtype == torch.float32 else (nothing,) * 4
-    parts = parts_of(p, halves)
+    parts = parts_of(p, halves, chunk)
     segments, narrow = [], []
     for part in parts:
         weight = columns_of(p.fc_weight, part, channels)
         segments += [
-            part.pixels, part.taps, pack_chunks(weight, part, height), pack_chunks(weight, part, height, True)
+            part.pixels.to(device), part.taps.to(device),
+            pack_chunks(weight, part, height), pack_chunks(weight, part, height, True),
         ]  # fmt: skip
         narrow.append(pack_chunks(weight, part, height, True, pack_narrow) if mixed else nothing.bfloat16())
     model = ModelTensors._make([
         p.entity.contiguous(), p.relation.contiguous(), nothing.to(p.dtype) if p.bias is None else p.bias,
         pixel.to(p.dtype), kernel.to(p.dtype), shift.to(p.dtype),
         (kernel * wide.image_rstd.repeat_interleave(per_tap)).to(p.dtype), hidden.to(p.dtype),
-        *segments, nothing.to(p.dtype), nothing.to(p.dtype), taps_of(p).int(), p.fc_weight.contiguous(),
+        *segments, nothing.to(p.dtype), nothing.to(p.dtype), taps_of(p).int().to(device), p.fc_weight.contiguous(),
         *(x.contiguous() for x in settled), *narrow,
     ])  # fmt: skip
     relations = len(p.relation) // p.relation_step

@@ -26,13 +26,14 @@ from tracin.pykeen_models import from_pykeen, is_pykeen
 from tracin.top_k import TopK
 from tracin.work import Work, attempt
 from tracin_ext import backends
+from tracin_ext.full_float32 import full_float32
 from tracin_ext.grouping import order_by_head_relation
 from tracin_ext.ops import ORDERS, merge_top_k
 
 PRECISIONS = {"float32": torch.float32, "mixed": torch.float32, "float64": torch.float64}
 
 # Arrays [Q, B] of scores alive at a time: the factored form adds up its terms one by one, and compares them all.
-SCORE_COPIES = {"native": 2}
+SCORE_COPIES = {("native", "cpu"): 2, ("native", "cuda"): 4}
 OTHER_SCORE_COPIES = 8
 AUTOGRAD_BACKENDS = ("vectorized", "sequential")
 
@@ -324,28 +325,31 @@ class TracIn:
                     advance(scores.numel())
                     saved.tick()
 
+    @full_float32()
     def _test_factors(
         self,
         test: Tensor,  # [Q, 3]
     ) -> list[Any]:
         return [backend.test_factors(test.to(self.device)) for backend in self._backends]
 
+    @full_float32()
     def _block_scores(
         self,
         tests: list[Any],
         block: Tensor,  # [B, 3]
     ) -> Tensor:  # [Q, B]
-        block = block.to(self.device)
+        block = block.to(self._backends[0].block_device)
         return added_up(
             backend.scores(factors, block, rate)
             for rate, backend, factors in zip(self.learning_rates, self._backends, tests, strict=True)
         )
 
+    @full_float32()
     def _diagonal(
         self,
         block: Tensor,  # [B, 3]
     ) -> Tensor:  # [B]
-        block = block.to(self.device)
+        block = block.to(self._backends[0].block_device)
         return added_up(
             backend.self_influence(block, rate)
             for rate, backend in zip(self.learning_rates, self._backends, strict=True)
@@ -374,7 +378,7 @@ class TracIn:
     def _work(self, triples: int, tests: int | None, results: int) -> Work:
         """Nothing done yet; `tests` None: self-influences; `results`: their bytes."""
         size = PRECISIONS[self.precision].itemsize
-        copies = SCORE_COPIES.get(self.backend, OTHER_SCORE_COPIES) + (len(self._backends) > 1)
+        copies = SCORE_COPIES.get((self.backend, self.device.type), OTHER_SCORE_COPIES) + (len(self._backends) > 1)
         triple = max(backend.triple_bytes for backend in self._backends)
         need = Need(
             results=results + sum(backend.fixed_bytes for backend in self._backends),

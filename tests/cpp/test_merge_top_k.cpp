@@ -1,68 +1,19 @@
-// merge_top_k against a full sort of everything seen, NaN last.
-#include <limits>
-#include <utility>
-
-#include "random_model.h"
+#include "merge_inputs.h"
 
 namespace {
-
-using Numbers = std::vector<double>;
 
 const tracin::Parallel parallel{[](int64_t n, void (*work)(void*, int64_t), void* context) {
   for (int64_t i = 0; i < n; ++i) work(context, i);
 }};
 
-constexpr double nan_stand_in = 1000;  // NaN equals nothing
-
-struct Seen {
-  double key, score;
-  int64_t column;
-};
-
-double key_of(double score, tracin::Order order) {
-  if (std::isnan(score)) return -std::numeric_limits<double>::infinity();
-  return order == tracin::Order::absolute ? std::abs(score) : order == tracin::Order::proponents ? score : -score;
-}
-
-template <typename T>
-void test_merge_top_k(int64_t B, int64_t k, tracin::Order order, bool with_nan) {
-  constexpr int64_t Q = 3, blocks = 3;
-  std::vector<T> best(Q * k, T(0));
-  std::vector<int64_t> best_index(Q * k, -1);
-  std::vector<std::vector<Seen>> seen(Q);
-  for (int64_t block = 0; block < blocks; ++block) {
-    auto scores = integers<T>(Q * B, 25, -24);
-    for (T& score : scores)
-      if (with_nan && score > -8) score = std::numeric_limits<T>::quiet_NaN();
-    std::vector<int64_t> columns(B);
-    for (int64_t b = 0; b < B; ++b) columns[b] = (block + 1) * B - b - 1;
-    merge_top_k<T>(scores.data(), columns.data(), Q, B, k, order, best.data(), best_index.data(), parallel);
-    for (int64_t i = 0; i < Q * B; ++i) seen[i / B].push_back({key_of(scores[i], order), scores[i], columns[i % B]});
-  }
-  Numbers expected(Q * k, 0.0), expected_index(Q * k, -1.0);
-  for (int64_t q = 0; q < Q; ++q) {
-    std::sort(seen[q].begin(), seen[q].end(), [](const Seen& x, const Seen& y) {
-      return x.key != y.key ? x.key > y.key : x.column < y.column;
-    });
-    for (int64_t i = 0; i < std::min(k, blocks * B); ++i) {
-      expected[q * k + i] = seen[q][i].score;
-      expected_index[q * k + i] = static_cast<double>(seen[q][i].column);
-    }
-  }
-  for (T& value : best) value = std::isnan(value) ? T(nan_stand_in) : value;
-  for (double& value : expected) value = std::isnan(value) ? nan_stand_in : value;
-  const char* where = with_nan ? "with NaN" : "";
-  expect_close(where, "merge_top_k", best, expected);
-  expect_close(where, "merge_top_k (index)", Numbers(best_index.begin(), best_index.end()), expected_index);
-}
-
 template <typename T>
 void test() {
   using tracin::Order;
+  const auto merge = [](auto... arguments) { tracin::merge_top_k<T>(arguments..., parallel); };
   for (const int64_t k : {1, 3, 40, 2000})
     for (const Order order : {Order::absolute, Order::proponents, Order::opponents})
       for (const int64_t B : {1, 16, 1000, 3000})
-        for (const bool with_nan : {false, true}) test_merge_top_k<T>(B, k, order, with_nan);
+        for (const bool with_nan : {false, true}) test_merge_top_k<T>(B, k, order, with_nan, merge);
 }
 
 }  // namespace

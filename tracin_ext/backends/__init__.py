@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tracin_ext.backends import native
 from tracin_ext.backends.compiled import CompiledBackend
 from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend
@@ -25,7 +26,8 @@ class Backend(Protocol):
 
     `test_bytes` and `triple_bytes` are what one test triple, one training triple of a block take in memory,
     `fixed_bytes` what is taken whatever their number;
-    `label` says what runs. Scores come multiplied by `rate`, in memory that the next call may use again.
+    `label` says what runs, `block_device` where blocks of training triples are to lie. Scores come multiplied by
+    `rate`, in memory that the next call may use again.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Backend(Protocol):
     test_bytes: int
     triple_bytes: int
     fixed_bytes: int
+    block_device: torch.device
 
     def test_factors(self, triples: Tensor) -> Any: ...  # [Q, 3]
 
@@ -59,7 +62,7 @@ def reason_against(name: str, device: torch.device, job: Job | None) -> str | No
         if name not in ("vectorized", "sequential"):
             return "this model is not a ConvE"
         return failure(name, job.model, job.layers, job.dtype, device, job.loss)
-    return NativeBackend.missing(device) if name == "native" else None
+    return native.reason_against(device) if name == "native" else None
 
 
 def choose(asked: str, device: torch.device, job: Job | None = None) -> tuple[str | None, dict[str, list[str]]]:

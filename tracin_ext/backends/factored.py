@@ -215,6 +215,7 @@ class FactoredBackend:
     def __init__(
         self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, mixed: bool = False
     ) -> None:
+        self.block_device = device
         self.mixed = mixed and has_bfloat16(device)
         self.parameters = replace(parameters_of(model, layers, dtype, device), mixed=self.mixed)
         wide = parameters_of(model, layers, torch.float64, device, tables=dtype)

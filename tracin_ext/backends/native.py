@@ -1,4 +1,4 @@
-"""The factored form on the C++ ops: test factors in PyTorch once, training blocks in native code."""
+"""The factored form on the C++ and CUDA ops: test factors in PyTorch once, training blocks in native code."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from tracin_ext.grouping import Grouped, group_triples, order_by_head_relation
 from tracin_ext.ops import (
     TRACKED,
     TestTensors,
+    has_kernel,
     influence_block,
     relation_tables,
     self_influence_block,
 )
-from tracin_ext.packing import JACOBIAN_BYTES, Part, columns_of, pack, pack_chunks, pack_model, pack_narrow
+from tracin_ext.packing import CHUNK, JACOBIAN_BYTES, Part, columns_of, pack, pack_chunks, pack_model, pack_narrow
 from tracin_ext.parameters import parameters_of
 
 TEST_CHUNK = 256  # test triples whose factors are computed at a time
@@ -38,24 +39,53 @@ class NativeTests:
     statistics: bool
 
 
+def covers(targets: list[str], capability: tuple[int, int]) -> bool:
+    """Whether code for these targets ("sm_90", "PTX" of the last) runs on a GPU of this compute capability."""
+    built = [divmod(int(target.removeprefix("sm_")), 10) for target in targets if target != "PTX"]
+    same_major = any(major == capability[0] and minor <= capability[1] for major, minor in built)
+    return same_major or ("PTX" in targets and capability >= built[-1])
+
+
+def reason_against(device: torch.device) -> str | None:
+    """Why the native backend does not run on a device; None if it does."""
+    status = tracin_ext.status()
+    if status["reason"]:
+        return status["reason"]
+    if not has_kernel("influence_block", device.type):
+        remedy = "; install tracin-ext again with nvcc on PATH" if device.type == "cuda" else ""
+        return f"this build of the native extension has no kernels for {device.type}{remedy}"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device"
+    if device.type == "cuda" and not covers(status["cuda_targets"], torch.cuda.get_device_capability(device)):
+        return f"this build of the native extension has kernels for {', '.join(status['cuda_targets'])}, not for " + (
+            f"{torch.cuda.get_device_name(device)}; install tracin-ext again with CMAKE_ARGS="
+            "-DCMAKE_CUDA_ARCHITECTURES=native"
+        )
+    return None
+
+
 class NativeBackend:
-    """C++ on the CPU, in the instruction set that `tracin_ext.status()` names."""
+    """C++ on the CPU, in the instruction set that `tracin_ext.status()` names; CUDA kernels around torch's products.
+
+    On CUDA the image is taken whole: products are cheap there, and one kernel for all windows is simpler.
+    """
 
     name = "native"
-    devices = ("cpu",)
+    block_device = torch.device("cpu")  # the ops check and group triples there
 
     def __init__(
         self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, mixed: bool = False
     ) -> None:
-        if reason := self.missing(device):
+        if reason := reason_against(device):
             raise RuntimeError(reason)
-        status = tracin_ext.status()
+        status, self.device, cuda = tracin_ext.status(), device, device.type == "cuda"
         products = os.environ.get("TRACIN_PRODUCTS", "own")
         if products not in HEIGHTS:
             raise RuntimeError(f"TRACIN_PRODUCTS={products} is not one of {', '.join(HEIGHTS)}; correct or unset it")
-        self.height = HEIGHTS[products]
-        self.mixed = mixed and status["bfloat16"] and products == "own"
-        self.label = f"native extension ({status['isa']}{', torch products' if products == 'torch' else ''})"
+        self.height = 0 if cuda else HEIGHTS[products]
+        self.mixed = mixed and (cuda or status["bfloat16"] and products == "own")
+        runs = f"CUDA on {torch.cuda.get_device_name(device)}" if cuda else status["isa"]
+        self.label = f"native extension ({runs}{', torch products' if products == 'torch' and not cuda else ''})"
         p = self.parameters = parameters_of(model, layers, dtype, device)
         self.wide = parameters_of(model, layers, torch.float64, device, tables=dtype)
         self.exact = self.wide if dtype == torch.float32 else None
@@ -63,17 +93,18 @@ class NativeBackend:
         size, dim = p.conv_weight.element_size(), p.entity.shape[1]
         self.statistics = p.conv_weight.shape[0] * (p.conv_weight[0].numel() + 1)
         self.test_bytes = (p.features + 8 * dim + self.statistics) * size
-        self.fixed_bytes = TEST_CHUNK * FEATURE_COPIES * p.features * size + torch.get_num_threads() * THREAD_BYTES
+        self.fixed_bytes = TEST_CHUNK * FEATURE_COPIES * p.features * size
         self.triple_bytes = (6 * dim + 3 * self.statistics) * size
-        model_tensors, self.sizes, self.parts = pack_model(p, self.wide, self.height, True, self.mixed)
+        if cuda:  # v and y of whole blocks, and y gathered by tap, lie in memory
+            by_tap = p.features // p.conv_weight.shape[0] * p.conv_weight[0].numel()
+            copies = 2.5 if self.mixed else 2  # v again in bfloat16
+            self.triple_bytes += int(copies * p.features + by_tap + 4 * dim) * size
+        else:
+            self.fixed_bytes += torch.get_num_threads() * THREAD_BYTES
+        model_tensors, self.sizes, self.parts = pack_model(
+            p, self.wide, self.height, not cuda, self.mixed, p.features if cuda else CHUNK
+        )
         self.model, self.relation_features = self._with_relation_tables(model_tensors)
-
-    @classmethod
-    def missing(cls, device: torch.device) -> str | None:
-        """Why it cannot run there; None if it can."""
-        if device.type not in cls.devices:
-            return f"the native backend has no kernels for {device.type} in this build"
-        return tracin_ext.status()["reason"]
 
     def _with_relation_tables(self, model: Any) -> tuple[Any, Tensor]:
         p, (_, _, tail) = self.parameters, self.parts
@@ -90,6 +121,7 @@ class NativeBackend:
     def test_factors(self, triples: Tensor) -> NativeTests:  # [Q, 3]
         """Computed in PyTorch, a chunk of tests at a time, in the order that shares the most forward passes."""
         p, tracked, (head, middle, _) = self.parameters, self.parameters.tracked, self.parts
+        triples = triples.to(self.device)
         channels = p.conv_weight.shape[0]
         order = order_by_head_relation(triples)
         ordered = triples[order]
@@ -195,7 +227,7 @@ class NativeBackend:
         scores = self.buffer[: shape[0] * shape[1]].view(shape)
         influence_block(
             self.model, self.sizes, test.tensors, test.heads, test.statistics, "fc.bias" in p.tracked,
-            triples.contiguous(), rate, scores,
+            triples.cpu().contiguous(), rate, scores,
         )  # fmt: skip
         return scores
 
@@ -205,6 +237,8 @@ class NativeBackend:
     @cached_property
     def _whole(self) -> Any:
         """The model with the image taken whole, for self-influence."""
+        if self.device.type == "cuda":
+            return self.model, self.sizes
         return pack_model(self.parameters, self.wide, self.height, False, self.mixed)[:2]
 
     def self_influence(self, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [B]
@@ -213,5 +247,5 @@ class NativeBackend:
         tracked = sum(1 << bit for bit, name in enumerate(TRACKED) if name in p.tracked)
         form = p.conv_weight.new_empty(0) if p.form is None else pack(p.form, self.height)
         model, sizes = self._whole
-        self_influence_block(model, sizes, form, tracked, triples.contiguous(), rate, scores)
+        self_influence_block(model, sizes, form, tracked, triples.cpu().contiguous(), rate, scores)
         return scores

@@ -64,6 +64,7 @@ class SequentialBackend:
         self.tracked = tracked_parameters(self.model, layers)
         for parameter in self.tracked.values():
             parameter.requires_grad_(True)
+        self.block_device = device
         self.test_bytes = size_of(self.tracked.values())
         self.triple_bytes = self.test_bytes
         self.fixed_bytes = self.test_bytes

@@ -24,6 +24,7 @@ class VectorizedBackend:
     ) -> None:
         model = copied(model, dtype, device)
         self.tracked = tracked_parameters(model, layers)
+        self.block_device = device
         self.test_bytes = size_of(self.tracked.values())
         self.triple_bytes = self.test_bytes
         self.fixed_bytes = CHUNK_BYTES

@@ -1,0 +1,228 @@
+"""Writes docs/cuda-performance.md: what the CUDA ops move and compute, and the time that public ceilings allow for it.
+
+    python -m bench.cuda_model
+
+Nothing here is measured. A step's time is the larger of FLOPs / peak rate and bytes / peak bandwidth; steps add up.
+Sizes of the jobs are those of results/w1.json, w2.json, w3.json; registers are the compiler's (needs nvcc).
+
+Sizes: B training triples, G distinct (head, relation), Q tests, D embedding, F features, C channels, J taps,
+P = F / C positions, S = C (J + 1) statistics.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from bench.limits import Work
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTPUT = ROOT / "docs" / "cuda-performance.md"
+BLOCK = 4096  # training triples of a block
+REAL, ID = 4, 4  # bytes of a float32, of an index
+THREADS, WARP = 256, 32  # of a block of threads, as csrc/cuda/launch.h sets them
+JOBS = {"w1": "W1", "w2": "W2", "w3": "W3"}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Peak rates of a data-sheet, without sparsity, and what a multiprocessor holds."""
+
+    name: str
+    architecture: str
+    float32: float  # FLOP/s
+    bfloat16: float
+    bandwidth: float  # bytes/s
+    shared: int  # bytes of shared memory of a multiprocessor
+
+
+GPUS = (
+    Gpu("A100 SXM", "sm_80", 19.5e12, 312e12, 2.039e12, 164 << 10),
+    Gpu("H100 SXM", "sm_90", 66.9e12, 989e12, 3.35e12, 228 << 10),
+    Gpu("B200", "sm_100", 75e12, 2250e12, 7.7e12, 228 << 10),
+)
+REGISTERS, RESIDENT, BLOCKS = 65536, 2048, 32  # of a multiprocessor: registers, threads, blocks of threads
+REPORT = ("-Werror=all-warnings", "-Xptxas=-v,-warn-spills")  # a spill is an error, as in the build
+RESERVED = 1 << 10  # shared memory that the system takes of each block of threads
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kernel or a product, over a whole job."""
+
+    name: str
+    flops: float
+    bytes: float
+    product: bool = False
+    narrow: bool = False  # in bfloat16 in mixed precision
+
+    def seconds(self, gpu: Gpu, mixed: bool) -> float:
+        rate = gpu.bfloat16 if mixed and self.narrow else gpu.float32
+        return max(self.flops / rate, self.bytes / gpu.bandwidth)
+
+
+def steps(w: Work, mixed: bool) -> Iterator[Step]:
+    """Every kernel of csrc/cuda, and the products between them, in the order of a block."""
+    B, G, Q, D, F, S, J = w.train, w.pairs, w.test, w.dim, w.features, w.statistics, w.taps
+    P = F * (J + 1) // S
+    blocks, columns = -(-B // BLOCK), 2 * D + S
+    operand = 2 if mixed else REAL
+    yield Step("taps", 0, blocks * 3.0 * P * J * ID)
+    yield Step("features", 2.0 * J * F * G, REAL * G * (F + 2.0 * D))
+    yield Step("u = v W", 2.0 * D * F * G, REAL * (G * (F + D) + blocks * D * F), product=True)
+    yield Step("hidden", 4.0 * D * G, REAL * 3.0 * D * G)
+    yield Step("errors", 5.0 * D * B, REAL * 6.0 * D * B)
+    if mixed:
+        yield Step("narrow", 0, (REAL + 2.0) * (B * (D + columns) + G * F))
+    yield Step(
+        "y = delta W", 2.0 * D * F * B, operand * (B * D + blocks * D * F) + REAL * float(B) * F, True, True
+    )  # fmt: skip
+    yield Step("statistics", 2.0 * (J + 1) * F * B, REAL * (2.0 * F + S + 2 * D) * B)
+    yield Step("tap_gradients", 2.0 * J * F * B, REAL * (2.0 * F + J * P) * B)
+    yield Step("pixel_gradients", float(J * P) * B, REAL * (J * P + 2.0 * D) * B)
+    yield Step("linear terms", 2.0 * columns * B * Q, operand * columns * (B + blocks * Q) + REAL * B * Q, True, True)
+    yield Step("delta . delta'", 2.0 * D * B * Q, operand * D * (B + blocks * Q) + REAL * B * Q, True, True)
+    gram = REAL * float(G) * w.test_pairs
+    yield Step("v . v'", 2.0 * F * G * w.test_pairs, operand * F * (G + blocks * w.test_pairs) + gram, True, True)
+    yield Step("pair_scores", 4.0 * B * Q, REAL * 3.0 * B * Q + gram)
+    yield Step("merge_top_k", 0, float(REAL) * B * Q)
+
+
+def resources(architecture: str, nvcc: str) -> dict[tuple[str, str], tuple[int, int]]:
+    """(kernel, "float" | "double") -> registers of a thread, static shared memory of a block."""
+    found: dict[tuple[str, str], tuple[int, int]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
+            command = [nvcc, "-std=c++17", "-O3", "-DNDEBUG", f"-arch={architecture}", "-cubin"]
+            report = subprocess.run(
+                [*command, *REPORT, "-o", f"{folder}/out", str(source)], capture_output=True, text=True, check=True
+            ).stderr
+            for entry in re.split(r"Compiling entry function", report)[1:]:
+                name = re.search(r"\d([a-z][a-z_]*)_kernel(?:I([fd])E)?", entry)
+                registers, shared = re.search(r"Used (\d+) registers", entry), re.search(r"(\d+) bytes smem", entry)
+                if name and registers:
+                    kind = "double" if name[2] == "d" else "float"
+                    found[name[1], kind] = int(registers[1]), int(shared[1]) if shared else 0
+    return found
+
+
+def requested(kernel: str, w: Work) -> int:
+    """Shared memory that a launch asks for, in float32 (csrc/cuda/*.cu)."""
+    image = REAL * 2 * w.dim
+    warps = THREADS // WARP
+    return {"features": image, "statistics": image, "hidden": warps * 8 + THREADS * 4,
+            "merge_top_k": 2048 * (8 + REAL) + 4}.get(kernel, 0)  # fmt: skip
+
+
+def occupancy(registers: int, shared: int, gpu: Gpu) -> float:
+    """Share of a multiprocessor's threads that fit at a time."""
+    of_warp = -(-registers * WARP // 256) * 256  # registers are given out by 256
+    blocks = min(BLOCKS, RESIDENT // THREADS, REGISTERS // (of_warp * (THREADS // WARP)),
+                 gpu.shared // (shared + RESERVED))  # fmt: skip
+    return blocks * THREADS / RESIDENT
+
+
+def quantity(x: float, unit: str) -> str:
+    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if x >= size:
+            return f"{x / size:.3g} {prefix}{unit}"
+    return f"{x / 1e3:.3g} k{unit}" if x else "-"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def job_table(w: Work) -> list[str]:
+    """Steps of a job in float32, and totals in both precisions."""
+    lines = [
+        row("step", "FLOPs", "bytes", *(gpu.name for gpu in GPUS)), row(":--", *["--:"] * (2 + len(GPUS))),
+    ]  # fmt: skip
+    for step in steps(w, False):
+        name = f"*{step.name}*" if step.product else f"`{step.name}`"
+        times = [duration(step.seconds(gpu, False)) for gpu in GPUS]
+        lines.append(row(name, quantity(step.flops, "FLOP"), quantity(step.bytes, "B"), *times))
+    for mixed in (False, True):
+        all_steps = list(steps(w, mixed))
+        times = [duration(sum(step.seconds(gpu, mixed) for step in all_steps)) for gpu in GPUS]
+        flops, size = sum(step.flops for step in all_steps), sum(step.bytes for step in all_steps)
+        name = f"**predicted, {'mixed precision' if mixed else 'float32'}**"
+        lines.append(row(name, quantity(flops, "FLOP"), quantity(size, "B"), *times))
+    return lines
+
+
+def resource_table(w: Work, nvcc: str) -> list[str]:
+    lines = [
+        row("kernel", *(f"{gpu.name} ({gpu.architecture})" for gpu in GPUS)), row(":--", *["--:"] * len(GPUS)),
+    ]  # fmt: skip
+    reports = [resources(gpu.architecture, nvcc) for gpu in GPUS]
+    for kernel, kind in sorted(reports[0]):
+        cells = []
+        for gpu, report in zip(GPUS, reports, strict=True):
+            registers, shared = report[kernel, kind]
+            share = occupancy(registers, shared + requested(kernel, w), gpu) if kind == "float" else None
+            cells.append(f"{registers}" + (f", {share:.0%}" if share is not None else ""))
+        lines.append(row(f"`{kernel}` {kind}", *cells))
+    return lines
+
+
+def document(works: dict[str, Work], nvcc: str) -> str:
+    ceilings = [
+        row("GPU", "float32", "bfloat16", "memory"), row(":--", "--:", "--:", "--:"),
+        *(row(g.name, f"{g.float32 / 1e12:.4g} TFLOP/s", f"{g.bfloat16 / 1e12:.4g} TFLOP/s",
+              f"{g.bandwidth / 1e12:.4g} TB/s") for g in GPUS),
+    ]  # fmt: skip
+    parts = [
+        "# CUDA: predicted performance\n",
+        "Written by `python -m bench.cuda_model`. **Nothing on this page was timed**: the kernels are compiled for\n"
+        "these GPUs and emulated on a CPU, not run on one. A step's time is the larger of FLOPs / peak rate and\n"
+        "bytes / peak bandwidth of the data-sheets; steps add up. Real times are longer: products stay below peak,\n"
+        "small kernels more so; reading files, sorting and copies to the GPU come on top. `make gpu-check` measures.\n",
+        "\n".join(ceilings) + "\n",
+        "float32 products run without TF32. In mixed precision, all products but *u = v W* are in bfloat16 with\n"
+        "float32 accumulation. Steps in italics are cuBLAS products, the others kernels of `csrc/cuda`.\n",
+    ]
+    for name, w in works.items():
+        parts.append(
+            f"## {JOBS[name]}: {w.train:,} training x {w.test:,} test triples, d = {w.dim}\n\n"
+            f"{w.pairs:,} and {w.test_pairs:,} distinct (head, relation), {w.features:,} features, blocks of "
+            f"{min(BLOCK, w.train):,}.\n\n" + "\n".join(job_table(w)) + "\n"
+        )
+    parts.append(
+        "## Registers and occupancy\n\n"
+        "Registers of a thread in the compiler's report, and for float32 the share of a multiprocessor's 2,048\n"
+        "threads that fit at a time with the shared memory of W1's shapes. No kernel spills: the build would fail.\n\n"
+        + "\n".join(resource_table(works["w1"], nvcc)) + "\n"
+    )  # fmt: skip
+    return "\n".join(parts)
+
+
+def read_works(folder: Path) -> dict[str, Work]:
+    """The sizes of the jobs, as the benchmark found them."""
+    return {name: Work(**json.loads((folder / f"{name}.json").read_text())["limits"]["work"]) for name in JOBS}
+
+
+@click.command()
+def main() -> None:
+    """Writes docs/cuda-performance.md from results/w*.json and the compiler's report; needs nvcc."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        raise click.ClickException("nvcc was not found: install the CUDA toolkit and put nvcc on PATH")
+    OUTPUT.write_text(document(read_works(ROOT / "results"), nvcc))
+    click.echo(f"wrote {OUTPUT.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+#include "factors.h"
+
+#include <type_traits>
+#include <vector>
+
+#include "launch.cuh"
+
+namespace tracin::cuda {
+namespace {
+#include "warp.cuh"
+
+#include "errors.cuh"
+#include "features.cuh"
+#include "gradients.cuh"
+#include "hidden.cuh"
+#include "narrow.cuh"
+#include "taps.cuh"
+
+Samples index_samples(const int64_t* triples, int64_t B, Device& device) {
+  std::vector<int32_t> ids(6 * B);
+  int32_t *head = ids.data(), *relation = head + B, *tail = relation + B, *pair = tail + B, *pair_head = pair + B,
+          *pair_relation = pair_head + B;
+  int64_t G = 0;
+  for (int64_t i = 0; i < B; ++i) {
+    head[i] = static_cast<int32_t>(triples[3 * i]);
+    relation[i] = static_cast<int32_t>(triples[3 * i + 1]);
+    tail[i] = static_cast<int32_t>(triples[3 * i + 2]);
+    if (!i || head[i] != head[i - 1] || relation[i] != relation[i - 1]) {
+      pair_head[G] = head[i];
+      pair_relation[G++] = relation[i];
+    }
+    pair[i] = static_cast<int32_t>(G - 1);
+  }
+  const int32_t* on_device = device.upload(ids.data(), 6 * B);
+  return {B, G, on_device, on_device + B, on_device + 2 * B, on_device + 3 * B, on_device + 4 * B, on_device + 5 * B};
+}
+
+// y [B, F] = delta W.
+template <typename T>
+void backward_product(const Segment<T>& s, const T* delta, int64_t B, int64_t D, int64_t F, T* y, Device& device) {
+  if constexpr (std::is_same_v<T, float>)
+    if (s.narrow_backward) {
+      device.multiply(row_major(narrowed(delta, B * D, device), B, D), row_major(s.narrow_backward, D, F),
+                      row_major(y, B, F));
+      return;
+    }
+  device.multiply(row_major(delta, B, D), row_major(s.backward, D, F), row_major(y, B, F));
+}
+
+}  // namespace
+
+template <typename T>
+Taps index_taps(const Segment<T>& s, int64_t J, Device& device) {
+  auto *by_tap = device.array<int32_t>(s.P * J), *first = device.array<int32_t>(s.X + 1),
+       *entries = device.array<int32_t>(s.P * J);
+  run("taps", taps_kernel<T>, launch_warps("taps", s.X), device.stream(), s, J, by_tap, first, entries);
+  return {by_tap, first, entries};
+}
+
+template <typename T>
+void features(const Model<T>& m, const Segment<T>& s, const int32_t* by_tap, const int32_t* pair_head,
+              const int32_t* pair_relation, int64_t G, T* v, Device& device) {
+  run("features", features_kernel<T>, launch("features", G, s.X * static_cast<int64_t>(sizeof(T))), device.stream(), m,
+      s, by_tap, pair_head, pair_relation, v);
+}
+
+const uint16_t* narrowed(const float* x, int64_t n, Device& device) {
+  auto* out = device.array<uint16_t>(n);
+  run("narrow", narrow_kernel, launch_threads("narrow", n), device.stream(), x, n, out);
+  return out;
+}
+
+template <typename T>
+Factors<T> compute_factors(const Model<T>& m, bool statistics, bool pixels, const int64_t* triples, int64_t B,
+                           Device& device) {
+  const Segment<T>& s = m.middle;
+  const int64_t D = m.D, F = m.C * s.P, columns = 2 * D + (statistics ? m.statistics() : 0);
+  const Samples samples = index_samples(triples, B, device);
+  const int64_t G = samples.G;
+  const Taps taps = index_taps(s, m.J, device);
+
+  T* v = device.array<T>(G * F);
+  features(m, s, taps.by_tap, samples.pair_head, samples.pair_relation, G, v, device);
+  T *u = device.array<T>(G * D), *z = device.array<T>(G * D);
+  device.multiply(row_major<const T>(v, G, F), row_major(s.forward, F, D), row_major(u, G, D));
+  run("hidden", hidden_kernel<T>, launch("hidden", G, warps * sizeof(double) + threads * sizeof(int)), device.stream(),
+      m, samples.pair_head, samples.pair_relation, u, z);
+
+  T *w = device.array<T>(B), *linear = device.array<T>(B * columns), *delta = device.array<T>(B * D);
+  run("errors", errors_kernel<T>, launch_warps("errors", B), device.stream(), m, samples, u, z, columns, w, linear,
+      delta);
+  Factors<T> factors = {samples, columns, v, z, w, linear, delta, nullptr};
+  if (!statistics && !pixels) return factors;
+
+  T* y = device.array<T>(B * F);
+  backward_product<T>(s, delta, B, D, F, y, device);
+  if (statistics)
+    run("statistics", statistics_kernel<T>, launch("statistics", B, s.X * static_cast<int64_t>(sizeof(T))),
+        device.stream(), m, s, samples, taps.by_tap, v, y, columns, linear);
+  if (pixels) {
+    T *t = device.array<T>(B * s.P * m.J), *gradients = device.array<T>(B * s.X);
+    run("tap_gradients", tap_gradients_kernel<T>, launch_threads("tap_gradients", B * s.P), device.stream(), m, s,
+        samples, v, y, t);
+    run("pixel_gradients", pixel_gradients_kernel<T>, launch_threads("pixel_gradients", B * s.X), device.stream(), s,
+        m.J, B, taps.first, taps.entries, t, gradients);
+    factors.pixels = gradients;
+  }
+  return factors;
+}
+
+template Taps index_taps(const Segment<float>&, int64_t, Device&);
+template Taps index_taps(const Segment<double>&, int64_t, Device&);
+template void features(const Model<float>&, const Segment<float>&, const int32_t*, const int32_t*, const int32_t*,
+                       int64_t, float*, Device&);
+template void features(const Model<double>&, const Segment<double>&, const int32_t*, const int32_t*, const int32_t*,
+                       int64_t, double*, Device&);
+template Factors<float> compute_factors(const Model<float>&, bool, bool, const int64_t*, int64_t, Device&);
+template Factors<double> compute_factors(const Model<double>&, bool, bool, const int64_t*, int64_t, Device&);
+
+}  // namespace tracin::cuda

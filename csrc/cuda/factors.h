@@ -1,0 +1,45 @@
+// The factors of a block of samples in device memory: forward pass once per distinct pair, backward pass per sample.
+#pragma once
+#include "device.h"
+
+namespace tracin::cuda {
+
+// B samples over G distinct (head, relation), equal ones adjacent.
+struct Samples {
+  int64_t B, G;
+  const int32_t *head, *relation, *tail, *pair;  // [B]
+  const int32_t *pair_head, *pair_relation;      // [G]
+};
+
+template <typename T>
+struct Factors {
+  Samples samples;
+  int64_t columns;  // of `linear`: 2 D, and S if wanted
+  const T* v;       // [G, F]
+  const T* z;       // [G, D]
+  const T* w;       // [B]
+  const T* linear;  // [B, columns] e, e un, S
+  const T* delta;   // [B, D]
+  const T* pixels;  // [B, 2 D] gradient at the raw pixels: c, q; null if not wanted
+};
+
+// Fills a block from triples on the host.
+template <typename T>
+Factors<T> compute_factors(const Model<T>&, bool statistics, bool pixels, const int64_t* triples, int64_t B, Device&);
+
+// v [G, C P] of one part of the image at G distinct pairs.
+template <typename T>
+void features(const Model<T>&, const Segment<T>&, const int32_t* by_tap, const int32_t* pair_head,
+              const int32_t* pair_relation, int64_t G, T* v, Device&);
+
+// Two forms of a segment's taps, as taps.cuh describes them.
+struct Taps {
+  const int32_t *by_tap, *first, *entries;
+};
+template <typename T>
+Taps index_taps(const Segment<T>&, int64_t J, Device&);
+
+// A copy of n numbers in bfloat16.
+const uint16_t* narrowed(const float* x, int64_t n, Device&);
+
+}  // namespace tracin::cuda

@@ -1,0 +1,52 @@
+// torch's threads and products for the CPU's kernels.
+#pragma once
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <atomic>
+#include <stdexcept>
+#include <vector>
+
+#include "cpu/products.h"
+#include "torch_products.h"
+
+namespace tracin {
+
+// Each thread takes the next item when it is done with one.
+inline void on_threads(int64_t n, void (*work)(void*, int64_t), void* context) {
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
+  torch::stable::parallel_for(0, std::min<int64_t>(n, torch::stable::get_num_threads()), 1, [&](int64_t, int64_t) {
+    try {
+      for (int64_t i; !failed && (i = next++) < n;) work(context, i);
+    } catch (const std::exception&) {  // must not leave a parallel region; what can fail is an allocation
+      failed = true;
+    }
+  });
+  if (failed) throw std::runtime_error("out of memory: can't allocate the buffers of a block; take smaller blocks");
+}
+
+// torch's matrix product on operands packed as one panel [k][rows].
+template <typename T>
+void torch_multiply(const Operand<T>& a, int64_t row, int64_t rows, int64_t from, int64_t k, const T* b,
+                    int64_t b_stride, int64_t groups, int64_t, bool accumulate, T* c, int64_t c_stride) {
+  const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
+  thread_local std::vector<T> sum;
+  sum.resize(rows * lanes);
+  for (int64_t g = 0; g < groups; ++g) {
+    T* out = c + g * c_stride;
+    multiply_out(view_of(a.data + from * a.height + row, rows, k, int64_t(1), a.height, cpu),
+                 view_of(b + g * b_stride, k, lanes, lanes, int64_t(1), cpu),
+                 view_of(accumulate ? sum.data() : out, rows, lanes, lanes, int64_t(1), cpu));
+    for (int64_t i = 0; accumulate && i < rows * lanes; ++i) out[i] += sum[i];
+  }
+}
+
+inline const Parallel parallel{&on_threads};
+
+template <typename T>
+Products<T> products(int64_t height) {
+  return height ? cpu::own_products<T>() : Products<T>{0, &torch_multiply<T>};
+}
+
+}  // namespace tracin
