@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_graph import Graph, write_graph
 
 
 def _folder(variable: str) -> Path:
@@ -60,3 +61,9 @@ def fb15k237(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     missing = {"train.txt", "valid.txt", "test.txt"} - {path.name for path in folder.iterdir()}
     assert not missing, f"FB15k-237.tar.gz lacks {sorted(missing)}"
     return folder
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Graph:
+    """A folder with a random model and graph, and the same in memory."""
+    return write_graph(tmp_path)

@@ -325,6 +325,7 @@ def test_order(folder: Path, order: str) -> None:
         ("--strict-path-filtering", "--strict-path-filtering has no effect with --filter-method pyg"),
         ("--max-total-path-length 3", "--max-total-path-length has no effect without --path-filtering"),
         ("--strict-hop-constraint", "--strict-hop-constraint changes nothing"),
+        ("--cache graph.pkl", "--cache has no effect: the graph is built anew"),
         ("--num-last-layers 1", "--num-last-layers has no effect: --use-last-layers-only was not given"),
     ],
 )
@@ -369,6 +370,20 @@ def test_drop_in(folder: Path, how: str) -> None:
     done = subprocess.run(command, cwd=place, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert summary(folder)["successful"] == 2
+
+
+def test_help_names_every_flag_of_the_original() -> None:
+    flags = (
+        "--test-triples --model-path --train --entity-to-id --relation-to-id --output-dir --edge-map --node-name-dict "
+        "--filter-method --n-hops --min-degree --cache --no-preserve-test-edges --strict-hop-constraint "
+        "--path-filtering --max-total-path-length --strict-path-filtering --top-k --device --batch-size "
+        "--use-last-layers-only --num-last-layers --use-mixed-precision --use-gradient-checkpointing "
+        "--disable-memory-cleanup --use-optimized-tracin --disable-vectorized-gradients "
+        "--disable-test-gradient-caching --use-torch-compile --enable-multi-gpu --start-index --max-triples "
+        "--skip-filtering --skip-tracin --skip-existing"
+    )
+    text = CliRunner().invoke(main, ["batch", "--help"]).stdout
+    assert set(flags.split()) - set(text.replace(",", " ").replace("/", " ").split()) == set()
 
 
 def test_incomplete_files_are_told_from_complete_ones(folder: Path) -> None:

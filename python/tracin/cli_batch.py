@@ -46,6 +46,7 @@ filter_options = together(
     flag("--path-filtering", help="Only edges on the way from head to tail."),
     click.option("--max-total-path-length", type=COUNT, help="Of those ways.  [default: 2 * n-hops; pyg: any]"),
     flag("--strict-path-filtering", help="igraph: the path alone decides, not the degree."),
+    click.option("--cache", type=FILE, help="Accepted; no file is kept: the graph is built anew, in seconds."),
 )
 
 
@@ -151,6 +152,8 @@ def notes(options: Options) -> Iterator[str]:
     for name, reason in unused.items():
         if name in options.given:
             yield f"{spelled(name)} has no effect {reason}"
+    if options.cache is not None:
+        yield f"--cache has no effect: the graph is built anew in seconds, {options.cache} is neither read nor written"
     if options.strict_hop_constraint and "strict_hop_constraint" not in unused:
         yield "--strict-hop-constraint changes nothing: edges within --n-hops of both ends meet it"
 
