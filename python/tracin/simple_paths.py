@@ -25,7 +25,7 @@ from tracin.errors import InputError
 NONE = -1  # no entity
 
 # A search is given up after so many comparisons of two entities, three minutes at 10 ns each, or entities in routes,
-# 2 GB. Over 18 million edges, L = 6 takes 3e9 comparisons and 8e7 entities, L = 7 1e10 and 2e8.
+# 2 GB. Over 18 million edges, L = 6 takes 3e9 comparisons and 9e7 entities, L = 7 1.2e10 and 3e8.
 MOST_COMPARISONS = 20_000_000_000
 MOST_STORED = 500_000_000
 CALL = 10_000  # comparisons in the time of the calls around them
