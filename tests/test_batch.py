@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from test_cli_expected import TOLERANCE, compare, expected
 
 import tracin
+from tracin import batch as work
 from tracin import batch_jobs
 from tracin.cli import main
 from tracin.proximity import ProximityFilter, ProximityOptions
@@ -161,6 +162,23 @@ def test_a_filter_that_keeps_nothing_fails_that_triple(folder: Path) -> None:
     assert result.exit_code == 1
     assert "igraph filter keeps no training triple within 2 hops of both ends; raise --n-hops" in result.stderr
     assert [entry["filtering_success"] for entry in summary(folder)["results"]] == [False, True]
+
+
+def test_the_summary_is_kept_up_to_date(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "SUMMARY_SECONDS", 0)
+    write, seen = work.Batch.write, []
+
+    def stopped(self: work.Batch, job: batch_jobs.Job, *rest: Any) -> None:
+        if job.index:
+            seen.append(summary(folder)["successful"])
+        if job.index == 3:
+            raise KeyboardInterrupt
+        write(self, job, *rest)
+
+    monkeypatch.setattr(work.Batch, "write", stopped)
+    assert batch(folder).exit_code == 130
+    assert seen == [1, 2, 3]
+    assert [entry["index"] for entry in summary(folder)["results"]] == [0, 1, 2]
 
 
 def test_an_output_that_cannot_be_written_fails_that_triple(folder: Path) -> None:
