@@ -128,6 +128,7 @@ class Small:
         self.backend, self.error, self.tests, self.block = backend, error, tests, block
         self.test_bytes, self.triple_bytes = backend.test_bytes, backend.triple_bytes
         self.fixed_bytes, self.label = backend.fixed_bytes, backend.label
+        self.block_device, self.free_buffers = backend.block_device, backend.free_buffers
 
     def check(self, size: int, most: int) -> None:
         if size > most:
