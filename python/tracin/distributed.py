@@ -22,10 +22,32 @@ class ShardedTopK(TopK):
     triples: Tensor  # [n_test, k, 3]
 
 
+def parted_by_head(
+    train: Tensor,  # [n, 3] this rank's rows of a file, which follow those of the ranks before it
+    ranks: Ranks,
+) -> tuple[Tensor, Tensor]:  # triples [n_part, 3], their rows among those of all ranks [n_part], ascending
+    """Passes triples on, so that every head is on one rank and each rank has about as many triples.
+
+    The forward pass is shared by the triples of one (head, relation): with two contiguous parts of FB15k-237's file,
+    118,531 of them are computed instead of 93,372, and scoring takes a fifth longer.
+    """
+    rows = torch.arange(len(train)) + sum(ranks.all(len(train))[: ranks.rank])
+    if ranks.size == 1:
+        return train, rows
+    heads = train[:, 0]
+    entities = max(ranks.all(int(heads.max()) + 1 if len(heads) else 1))
+    counts = ranks.total(torch.bincount(heads, minlength=entities))
+    middle = 2 * counts.cumsum(0) - counts  # of each head's triples, among twice as many
+    target = (middle * ranks.size // (2 * counts.sum()).clamp(min=1)).clamp(max=ranks.size - 1)[heads]
+    numbered = torch.cat([rows[:, None], train], 1)
+    mine = ranks.exchanged([numbered[target == rank] for rank in range(ranks.size)])
+    return mine[:, 1:].contiguous(), mine[:, 0].contiguous()
+
+
 def sharded_top_k(
     ti: TracIn,
     train_part: Tensor,  # [n_part, 3]
-    offset: int,
+    rows: Tensor,  # [n_part]
     test: Tensor,  # [n_test, 3]
     k: int = 10,
     order: str = "absolute",
@@ -37,7 +59,7 @@ def sharded_top_k(
     Args:
         ti: the same model and settings on every rank.
         train_part: this rank's training triples [n_part, 3] of ids.
-        offset: how many training triples the ranks before this one have: indices count through all parts.
+        rows: their numbers [n_part] among the training triples of all ranks, ascending: what indices count.
         test: the same test triples [n_test, 3] on every rank.
         k, order: as for `TracIn.top_k`.
         partial: a file for what this rank has finished, each rank its own, as for `TracIn.top_k`.
@@ -53,12 +75,11 @@ def sharded_top_k(
     Example:
         >>> with working_together() as ranks:  # in a script that is started by torchrun --nproc-per-node 2
         ...     part = read_triples_part("train.txt", entities, relations, ranks.rank, ranks.size).triples
-        ...     offset = sum(ranks.all(len(part))[: ranks.rank])
-        ...     top = sharded_top_k(ti, part, offset, test, k=10)
+        ...     top = sharded_top_k(ti, *parted_by_head(part, ranks), test, k=10)
     """
     ranks = ranks or ranks_of_environment()
     found = ti.top_k(train_part, test, k, order, partial)
-    indices = ranks.joined(found.indices + offset, 1, ti.device)
+    indices = ranks.joined(rows[found.indices], 1, ti.device)
     scores = ranks.joined(found.scores, 1, ti.device)
     triples = ranks.joined(train_part[found.indices], 1, ti.device)
     if indices is None or scores is None or triples is None:
@@ -85,34 +106,30 @@ def best_of(
     return ShardedTopK(best_index, best, triples.gather(1, positions[:, :, None].expand(-1, -1, 3)))
 
 
-def sharded_influence(
-    ti: TracIn,
-    train_part: Tensor,  # [n_part, 3]
-    test: Tensor,  # [n_test, 3]
-    ranks: Ranks | None = None,
-) -> Tensor | None:  # [n_test, n_train]
-    """`TracIn.influence` as `sharded_top_k`: on rank 0 a column for each training triple of all ranks, else None."""
-    return (ranks or ranks_of_environment()).joined(ti.influence(train_part, test), 1, ti.device)
-
-
-def sharded_self_influence(
-    ti: TracIn,
-    train_part: Tensor,  # [n_part, 3]
-    partial: str | os.PathLike[str] | None = None,
-    ranks: Ranks | None = None,
-) -> Tensor | None:  # [n_train]
-    """`TracIn.self_influence` as `sharded_top_k`: on rank 0 that of all ranks' triples, else None."""
-    return (ranks or ranks_of_environment()).joined(ti.self_influence(train_part, partial), 0, ti.device)
+def in_order(
+    part: Tensor,
+    rows: Tensor,  # [n_part] where `part` belongs along `dim`
+    dim: int,
+    ranks: Ranks,
+    device: torch.device,
+) -> Tensor | None:
+    """All ranks' parts at their rows, on rank 0; None on the others."""
+    whole = ranks.joined(part, dim, device)
+    if ranks.size == 1:
+        return whole
+    order = ranks.joined(rows, 0, device)
+    return None if whole is None or order is None else torch.empty_like(whole).index_copy_(dim, order, whole)
 
 
 class Shards:
     """All training triples, for rank 0 to work with as if it held them; a process by itself does hold them.
 
-    What rank 0 calls, the others do too, as long as they `serve`: until rank 0 calls `release`.
+    What rank 0 calls, the others do too, as long as they `serve`: until rank 0 calls `release`. Triples are passed on
+    between ranks first, see `parted_by_head`.
 
     Args:
         tracin: the same model and settings on every rank.
-        train: this rank's training triples [n_part, 3]; in the order of ranks they are all of them.
+        train: this rank's training triples [n, 3]; in the order of ranks they are all of them.
         ranks: this process among the others.
         partial: this rank's file for what it has finished.
 
@@ -123,15 +140,15 @@ class Shards:
     def __init__(
         self,
         tracin: TracIn,
-        train: Tensor,  # [n_part, 3]
+        train: Tensor,  # [n, 3]
         ranks: Ranks = Ranks(),  # noqa: B008
         partial: Path | None = None,
     ) -> None:
         self.tracin = tracin
-        self.train = train
+        self.train, self.rows = parted_by_head(train, ranks)
         self.ranks = ranks
         self.partial = partial
-        self.sizes = ranks.all(len(train))
+        self.sizes = ranks.all(len(self.train))
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -171,14 +188,15 @@ class Shards:
         return getattr(self, name)(*arguments)
 
     def _triples(self) -> Tensor | None:
-        return self.ranks.joined(self.train, 0, self.tracin.device)
+        return in_order(self.train, self.rows, 0, self.ranks, self.tracin.device)
 
     def _influence(self, test: Tensor) -> Tensor | None:
-        return sharded_influence(self.tracin, self.train, test, self.ranks)
+        scores = self.tracin.influence(self.train, test)
+        return in_order(scores, self.rows, 1, self.ranks, self.tracin.device)
 
     def _top_k(self, test: Tensor, k: int, order: str) -> ShardedTopK | None:
-        offset = sum(self.sizes[: self.ranks.rank])
-        return sharded_top_k(self.tracin, self.train, offset, test, k, order, self.partial, self.ranks)
+        return sharded_top_k(self.tracin, self.train, self.rows, test, k, order, self.partial, self.ranks)
 
     def _self_influence(self) -> Tensor | None:
-        return sharded_self_influence(self.tracin, self.train, self.partial, self.ranks)
+        own = self.tracin.self_influence(self.train, self.partial)
+        return in_order(own, self.rows, 0, self.ranks, self.tracin.device)

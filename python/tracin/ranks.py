@@ -92,6 +92,25 @@ class Ranks:
             parts.append(received.cpu())
         return torch.cat(parts, dim)
 
+    def total(self, counts: Tensor) -> Tensor:
+        """The sum of all ranks' counts, which have one shape, on every rank."""
+        if self.size > 1:
+            with _talking_to(None):
+                dist.all_reduce(counts)
+        return counts
+
+    def exchanged(self, parts: list[Tensor]) -> Tensor:
+        """What each rank has for this one, in the order of ranks; parts[i] goes to rank i. On the CPU."""
+        if self.size == 1:
+            return parts[0]
+        sent = torch.cat(parts)
+        sizes = [len(part) for part in parts]
+        coming = [row[self.rank] for row in self.all(sizes)]
+        received = sent.new_empty(sum(coming), *sent.shape[1:])
+        with _talking_to(None):
+            dist.all_to_all_single(received, sent, coming, sizes)
+        return received
+
     def claim(self, name: str) -> bool:
         """True for the first rank that asks; also where the others can no longer be reached."""
         if self.size == 1:
