@@ -264,11 +264,11 @@ def test_one_process_is_the_only_rank() -> None:
     ti = tracin.TracIn(random_model(), backend="factored")
     train, test = random_triples(50), random_triples(3, seed=1)
     expected = ti.top_k(train, test, 5)
-    top = sharded_top_k(ti, train, 0, test, 5)
+    top = sharded_top_k(ti, train, torch.arange(50), test, 5)
     assert top is not None and torch.equal(top.indices, expected.indices) and torch.equal(top.scores, expected.scores)
     assert torch.equal(top.triples, train[expected.indices])
     shards = Shards(ti, train)
-    assert len(shards) == 50 and torch.equal(shards.influence(test), ti.influence(train, test))
+    assert torch.equal(shards.triples(), train) and torch.equal(shards.influence(test), ti.influence(train, test))
 
 
 @pytest.mark.parametrize(

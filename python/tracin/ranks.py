@@ -62,6 +62,27 @@ class Ranks:
             dist.broadcast_object_list(values, 0)
         return values[0]
 
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of all ranks' tensors of one shape, on every rank."""
+        if self.size > 1:
+            with _talking_to(None):
+                dist.all_reduce(tensor)
+        return tensor
+
+    def exchanged(
+        self,
+        rows: Tensor,  # [n, m], on the CPU; first those for rank 0, then those for rank 1, ...
+        counts: Tensor,  # [size] how many for each rank
+    ) -> Tensor:  # [n', m] those for this rank, first those from rank 0
+        if self.size == 1:
+            return rows
+        sent = counts.tolist()
+        received = [others[self.rank] for others in self.all(sent)]
+        result = torch.empty(sum(received), rows.shape[1], dtype=rows.dtype)
+        with _talking_to(None):
+            dist.all_to_all_single(result, rows.contiguous(), received, sent)
+        return result
+
     def joined(
         self,
         part: Tensor,
