@@ -124,7 +124,7 @@ def computing_options(device: str) -> Decorator:
         click.option("--memory-limit", type=Size(), metavar="SIZE",
                      help="For the whole process, such as 4G.  [default: half of what is available]"),
         click.option("--threads", type=POSITIVE,
-                     help="CPU threads.  [default: one per core; of several ranks, each its share]"),
+                     help="CPU threads.  [default: one per core; on several ranks, each its share of them]"),
         flag("--use-vectorized-gradients/--disable-vectorized-gradients", default=True,
              help="The latter takes the sequential backend: one backward pass per triple."),
         flag("--cache-test-gradients/--disable-test-gradient-caching", default=True,

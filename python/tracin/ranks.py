@@ -65,27 +65,6 @@ class Ranks:
             dist.broadcast_object_list(values, 0)
         return values[0]
 
-    def total(self, tensor: Tensor) -> Tensor:
-        """The sum of all ranks' tensors of one shape, on every rank."""
-        if self.size > 1:
-            with _talking_to(None):
-                dist.all_reduce(tensor)
-        return tensor
-
-    def exchanged(
-        self,
-        rows: Tensor,  # [n, m], on the CPU; first those for rank 0, then those for rank 1, ...
-        counts: Tensor,  # [size] how many for each rank
-    ) -> Tensor:  # [n', m] those for this rank, first those from rank 0
-        if self.size == 1:
-            return rows
-        sent = counts.tolist()
-        received = [others[self.rank] for others in self.all(sent)]
-        result = torch.empty(sum(received), rows.shape[1], dtype=rows.dtype)
-        with _talking_to(None):
-            dist.all_to_all_single(result, rows.contiguous(), received, sent)
-        return result
-
     def joined(
         self,
         part: Tensor,
@@ -115,6 +94,25 @@ class Ranks:
                     dist.recv(received, rank)
             parts.append(received.cpu())
         return torch.cat(parts, dim)
+
+    def total(self, counts: Tensor) -> Tensor:
+        """The sum of all ranks' counts, which have one shape, on every rank."""
+        if self.size > 1:
+            with _talking_to(None):
+                dist.all_reduce(counts)
+        return counts
+
+    def exchanged(self, parts: list[Tensor]) -> Tensor:
+        """What each rank has for this one, in the order of ranks; parts[i] goes to rank i. On the CPU."""
+        if self.size == 1:
+            return parts[0]
+        sent = torch.cat(parts)
+        sizes = [len(part) for part in parts]
+        coming = [row[self.rank] for row in self.all(sizes)]
+        received = sent.new_empty(sum(coming), *sent.shape[1:])
+        with _talking_to(None):
+            dist.all_to_all_single(received, sent, coming, sizes)
+        return received
 
     def claim(self, name: str) -> bool:
         """True for the first rank that asks; also where the others can no longer be reached."""
