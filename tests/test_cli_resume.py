@@ -32,9 +32,9 @@ MODES = {
 }
 
 
-def write_job(folder: Path, train: int, tests: int) -> None:
+def write_job(folder: Path, train: int, tests: int, seed: int = 4) -> None:
     """A random model with its dictionaries, and random triples."""
-    torch.manual_seed(4)
+    torch.manual_seed(seed)
     model = tracin.ConvE(
         ENTITIES, RELATIONS, DIM, embedding_height=4, embedding_width=2, output_channels=3, kernel_width=2
     ).eval()

@@ -55,6 +55,11 @@ with working_together():
     for arguments in json.load(open(sys.argv[1])):
         main(arguments, standalone_mode=False)
 """
+OTHER_MODEL = """
+import os, sys
+from tracin.cli import main
+main([part.replace("model.pt", "other.pt") if os.environ["RANK"] == "1" else part for part in sys.argv[1:]])
+"""
 SLOW = """
 import os, time
 import tracin.partial
@@ -168,7 +173,18 @@ def test_bad_input_is_one_error(job: Path) -> None:
     second = torchrun(job, 2, "-m", "tracin", *command, "--train", str(job / "bad.txt"))
     every = torchrun(job, 2, "-m", "tracin", *command, "--model-path", "nowhere.pt")
     usage = torchrun(job, 2, "-m", "tracin", *command, "--order", "sideways")
-    expected = {second: rf"rank 1: {job}/bad.txt line 151: 2 of 3 columns in", every: "nowhere.pt", usage: "--order"}
+    (job / "other").mkdir()
+    write_job(job / "other", TRAIN, TESTS, seed=5)
+    (job / "other/model.pt").rename(job / "other.pt")
+    (job / "other_model.py").write_text(OTHER_MODEL)
+    other = torchrun(job, 2, "other_model.py", *command)
+    differ = "the weights on ranks . and . differ; all ranks need the same files"
+    expected = {
+        other: differ,
+        second: rf"rank 1: {job}/bad.txt line 151: 2 of 3 columns in",
+        every: "nowhere.pt",
+        usage: "--order",
+    }
     for process, message in expected.items():
         stderr = process.communicate()[1]
         (told,) = errors(stderr)
@@ -268,7 +284,7 @@ def test_one_process_is_the_only_rank() -> None:
     assert top is not None and torch.equal(top.indices, expected.indices) and torch.equal(top.scores, expected.scores)
     assert torch.equal(top.triples, train[expected.indices])
     shards = Shards(ti, train)
-    assert len(shards) == 50 and torch.equal(shards.influence(test), ti.influence(train, test))
+    assert torch.equal(shards.triples(), train) and torch.equal(shards.influence(test), ti.influence(train, test))
 
 
 @pytest.mark.parametrize(
@@ -287,6 +303,14 @@ def test_ranks_of_the_environment(variables: dict[str, str], expected: Ranks, mo
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert ranks_of_environment() == expected
+
+
+def test_ranks_need_a_place_to_meet(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    result = CliRunner().invoke(main, arguments(job, "top-k", "one"))
+    assert result.exit_code == 1 and "but MASTER_ADDR and MASTER_PORT do not say where" in result.stderr
 
 
 def test_each_rank_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from tracin.cli_options import (
     ranking_options,
     together,
 )
-from tracin.cli_ranks import joined, reporter, take_all_gpus
+from tracin.cli_ranks import check_alike, joined, reporter, take_all_gpus
 from tracin.clock import Clock
 from tracin.distributed import Shards
 from tracin.proximity import METHODS, ProximityOptions
@@ -93,6 +93,7 @@ def batch_on(options: Options, ranks: Ranks) -> bool:
     jobs: list[Job] = []
     with clock("reading"):
         inputs = read_inputs(options, None, ranks)
+        check_alike(options, inputs, ranks)
         if ranks.first:
             ids = dictionaries(inputs)
             chosen = options.start_index, options.max_triples, options.numeric_triples

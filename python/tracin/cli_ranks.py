@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import click
 import torch
 
 from tracin.cli_command import ARGUMENTS, say
-from tracin.cli_inputs import Options, speaking_of_flags
+from tracin.cli_inputs import Inputs, Options, speaking_of_flags
 from tracin.devices import resolve_device
 from tracin.errors import InputError
 from tracin.launch import launch
+from tracin.partial import digest_models
 from tracin.ranks import Ranks, ranks_of_environment, working_together
 
 DEFAULT_OF_TORCHRUN = "1"  # what it sets OMP_NUM_THREADS to where nobody else did
@@ -68,6 +70,26 @@ def own_device(device: str, ranks: Ranks) -> torch.device:
         )
     torch.cuda.set_device(ranks.local_rank)
     return torch.device("cuda", ranks.local_rank)
+
+
+def check_alike(options: Options, inputs: Inputs, ranks: Ranks) -> None:
+    """Raises InputError unless all ranks have read the same files: each machine may have its own."""
+    if ranks.size == 1:
+        return
+    checkpoint = inputs.checkpoint
+    own = {
+        "weights": digest_models([checkpoint.model]),
+        "dictionaries": [hash_of(ids or ()) for ids in (checkpoint.entity_to_id, checkpoint.relation_to_id)],
+        "size of the training file": os.path.getsize(options.train_path),
+    }
+    for rank, theirs in enumerate(ranks.all(own)):
+        for name, value in own.items():
+            if theirs[name] != value:
+                raise InputError(f"the {name} on ranks {ranks.rank} and {rank} differ; all ranks need the same files")
+
+
+def hash_of(labels: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(labels).encode()).hexdigest()
 
 
 def reporter(options: Options, ranks: Ranks) -> Callable[[str], None]:

@@ -31,7 +31,7 @@ from tracin.cli_options import (
     model_options,
     ranking_options,
 )
-from tracin.cli_ranks import joined, reporter, take_all_gpus
+from tracin.cli_ranks import check_alike, joined, reporter, take_all_gpus
 from tracin.clock import Clock
 from tracin.distributed import Shards
 from tracin.errors import InputError
@@ -96,6 +96,7 @@ def run_on(options: Options, ranks: Ranks) -> None:
         prepare_outputs(options)
     with clock("reading"):
         inputs = read_inputs(options, None if options.mode == "self" else options.test_path, ranks)
+        check_alike(options, inputs, ranks)
     report(describe_inputs(options, inputs))
     for note in notes_on_inputs(options, inputs):
         report(f"note: {note}")

@@ -14,12 +14,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tracin.errors import InputError
+
 T = TypeVar("T")
 
 # A rank waits so long for another that lives but does not answer: a much slower one, or one that writes outputs. Ranks
 # that have ended are noticed at once.
 TIMEOUT = timedelta(minutes=30)
 WORDS = timedelta(seconds=2)  # within which all ranks meet an error that they have in common
+UNREACHABLE = (RuntimeError, ValueError)  # what the store raises
 
 
 class RankLost(RuntimeError):
@@ -115,7 +118,7 @@ class Ranks:
         """True for the first rank that asks; also where the others can no longer be reached."""
         if self.size == 1:
             return True
-        with suppress(RuntimeError):
+        with suppress(*UNREACHABLE):
             return store().add(name, 1) == 1
         return True
 
@@ -132,7 +135,7 @@ class Ranks:
 
     def spoken(self) -> None:
         if self.size > 1:
-            with suppress(RuntimeError):
+            with suppress(*UNREACHABLE):
                 store().set("spoken", "")
 
     @staticmethod
@@ -140,7 +143,7 @@ class Ranks:
         """Whether a rank names its error within WORDS; torchrun ends all ranks once one of them has ended."""
         try:
             store().wait(["spoken"], WORDS)
-        except RuntimeError:
+        except UNREACHABLE:
             return False
         return True
 
@@ -161,6 +164,9 @@ def working_together(device: str = "cpu") -> Iterator[Ranks]:
     Args:
         device: "cuda" for NCCL beside gloo, which passes tensors between GPUs; this rank's must be the current one.
 
+    Raises:
+        InputError: if the environment does not say where they meet.
+
     Example:
         >>> with working_together() as ranks:
         ...     print(ranks.rank, "of", ranks.size)
@@ -170,6 +176,11 @@ def working_together(device: str = "cpu") -> Iterator[Ranks]:
     if ranks.size == 1 or dist.is_initialized():
         yield ranks
         return
+    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+        raise InputError(
+            f"RANK and WORLD_SIZE say that {ranks.size} processes work together, but MASTER_ADDR and MASTER_PORT do "
+            "not say where they meet; start them with torchrun, or unset RANK to run alone"
+        )
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, store=store(), rank=ranks.rank, world_size=ranks.size, timeout=TIMEOUT)
     yield ranks
