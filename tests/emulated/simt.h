@@ -5,8 +5,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <cstdio>
 #include <functional>
+#include <map>
 #include <source_location>
+#include <string>
 
 #include "cuda/launch.h"
 
@@ -30,6 +33,16 @@ constexpr unsigned warp = 32;
 // Runs body for every thread of every block. Shared memory is a heap buffer of exactly that size, filled with 0xFF,
 // which is NaN in every floating-point type.
 void launch(const char* kernel, unsigned blocks, unsigned threads, unsigned shared, const std::function<void()>& body);
+
+// What ran, said when the program ends.
+inline struct Tally {
+  std::map<std::string, int> launches;
+  ~Tally() {
+    int all = 0;
+    for (const auto& [kernel, count] : launches) all += count;
+    if (all) std::printf("emulated %d launches of %zu kernels\n", all, launches.size());
+  }
+} tally;
 
 void* shared();
 void block_barrier(const Where&);
@@ -87,7 +100,9 @@ T* shared_memory() {
 
 template <typename... Parameters, typename... Arguments>
 void run(const char* name, void (*kernel)(Parameters...), const Launch& shape, void*, Arguments... arguments) {
-  if (shape.blocks) simt::launch(name, shape.blocks, shape.threads, shape.shared, [&] { kernel(arguments...); });
+  if (!shape.blocks) return;
+  ++simt::tally.launches[name];
+  simt::launch(name, shape.blocks, shape.threads, shape.shared, [&] { kernel(arguments...); });
 }
 
 }  // namespace tracin::cuda
