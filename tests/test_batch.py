@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import re
@@ -95,6 +96,7 @@ def test_outputs_are_the_library_s(folder: Path, method: str) -> None:
         assert (folder / "out/temp_triples" / f"{base}.txt").read_text().split() == [
             f"e:{triple[0]}", f"r:{triple[1]}", f"e:{triple[2]}"
         ]  # fmt: skip
+        assert (entry["filtered_train_file"] is None) == (method == "none")
     assert {key: value for key, value in summary(folder).items() if key != "results" and "time" not in key} == {
         "total_triples": TESTS, "successful": TESTS, "failed_filtering": 0, "failed_tracin": 0, "skipped": 0,
         "filter_method": method,
@@ -192,6 +194,15 @@ def test_an_output_that_cannot_be_written_fails_that_triple(folder: Path) -> Non
     told = summary(folder)
     assert (told["successful"], told["failed_filtering"], told["failed_tracin"]) == (TESTS - 1, 0, 1)
     assert {name: text for name, text in before.items() if name in files(folder / "out")} == files(folder / "out")
+
+
+def test_packed_test_triples_and_separators_within_labels(folder: Path) -> None:
+    """Lines end at LF only, as those of the training triples do."""
+    lines = (folder / "test.txt").read_text().splitlines()
+    (folder / "test.txt").write_bytes(gzip.compress("\r\n".join(["x\u2028y\tr:0\te:1", *lines]).encode()))
+    result = batch(folder)
+    assert result.exit_code == 1 and "line 1: head 'x\\u2028y' is not in the dictionary" in result.stderr
+    assert summary(folder)["successful"] == TESTS
 
 
 def test_start_index_and_max_triples_are_lines_of_the_file(folder: Path) -> None:

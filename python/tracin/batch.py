@@ -44,7 +44,9 @@ class Summary:
             "base_name": job.base_name,
             "filtering_success": filtered,
             "tracin_success": scored,
-            "filtered_train_file": str(self.outputs.filtered(job).relative_to(folder)),
+            "filtered_train_file": None
+            if self.filter_method == "none"
+            else str(self.outputs.filtered(job).relative_to(folder)),
             "output_csv": str(self.outputs.csv(job).relative_to(folder)),
         }
         self.results.append(entry | more)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tracin.errors import InputError
 from tracin.results import Triple, replacing
+from tracin.text_lines import BYTE_ORDER_MARK, decode, pieces_of
 from tracin.triples import read_triples
 
 UNSAFE = re.compile(r"[:/ ]")  # characters of a label that become "_" in a file name
@@ -81,7 +82,7 @@ class Outputs:
         names = zip(("head", "relation", "tail"), self.labels_of(job), strict=True)
         own = all(f'"test_{name}_label": {label}' in start for name, label in names)
         scores = re.findall(r'"influence": ([^,\s}]+)', end)
-        last = rows.splitlines()[-1].split(",") if rows.endswith("\n") else []
+        last = rows.split("\n")[-2].split(",") if rows.endswith("\n") else []
         return own and bool(scores) and end.rstrip("\n").endswith("\n]") and len(last) >= 14 and last[-2] == scores[-1]
 
     @staticmethod
@@ -112,13 +113,8 @@ def read_jobs(
     Raises:
         InputError: if the file cannot be read or has no line there.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(
-            f"--test-triples {path}: cannot be read ({reason}); expected lines head<TAB>relation<TAB>tail"
-        ) from None
+    content = b"".join(pieces_of(path)).removeprefix(BYTE_ORDER_MARK)
+    lines = decode(content, 1, path).rstrip().split("\n")
     if start >= len(lines):
         raise InputError(
             f"--start-index {start}: {path} has {len(lines)} lines; expected 0 to {max(0, len(lines) - 1)}"

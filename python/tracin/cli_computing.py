@@ -105,8 +105,9 @@ def enabled(tracin: TracIn, ranks: Ranks) -> Iterator[str]:
     if ranks.size > 1:
         here = "all" if ranks.local_size == ranks.size else str(ranks.local_size)
         yield f"  ranks: {ranks.size}, {here} on this machine, each for its part of the training triples"
+    instructions = "CUDA" if tracin.device.type == "cuda" else ISA_NAMES[tracin_ext.status()["isa"] or "default"]
     runs = {
-        "native": f"native extension, {ISA_NAMES.get(str(tracin_ext.status()['isa']), tracin.device.type)}",
+        "native": f"native extension, {instructions}",
         "vectorized": "torch.func.vmap, dense gradients",
         "sequential": "off, one backward pass per triple",
     }

@@ -1,4 +1,4 @@
-"""Where the time of a command went."""
+"""Where the time went, of a command or of a TracIn."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from tracin.arguments import check_batch_size, check_models, check_triples, resolve_learning_rates
 from tracin.checkpoints import Checkpoint
+from tracin.clock import Clock
 from tracin.devices import resolve_device
 from tracin.errors import InputError
 from tracin.info import version
@@ -118,7 +118,8 @@ class TracIn:
         self.recompute_activations = recompute_activations
         self.memory_cleanup = memory_cleanup
         self.loss = loss
-        self.seconds: dict[str, float] = {}
+        self._timed = Clock()
+        self.seconds = self._timed.seconds
         self.backend = self._resolve_backend(backend)
         self._backends = [self._create(model, loss) for model in self.models]
 
@@ -366,14 +367,6 @@ class TracIn:
                     backend.free_buffers()
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
     def _work(self, triples: int, tests: int | None, results: int) -> Work:
         """Nothing done yet; `tests` None: self-influences; `results`: their bytes."""
