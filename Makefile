@@ -19,7 +19,7 @@ export CXX TRACIN_CUDA
 .PHONY: demo test bench lint sanitize races cpp-test wheel-check gpu-check build clean FORCE
 
 demo: build
-	$(BIN)/python -m tracin.demo --output results/demo
+	$(BIN)/python -m tracin.cli.demo --output results/demo
 
 test: build lint cpp-test
 	$(BIN)/python -m pytest

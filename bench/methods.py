@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tracin import ConvE, TracIn
-from tracin.layers import layers_of
+from tracin.influence.layers import layers_of
 from tracin.losses import bce
 from tracin_ext import backends
 

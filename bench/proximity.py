@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.graphs import BIOMEDICAL, generate
 from bench.measure import machine, machine_line, measure, reset_peak_memory
 from bench.verify import Mismatch
-from tracin.proximity import METHODS, ProximityFilter, ProximityOptions
+from tracin.proximity.filter import METHODS, ProximityFilter, ProximityOptions
 
 
 @click.command()

@@ -18,7 +18,7 @@ from bench.graphs import FB15K237, Graph, synthetic
 from bench.limits import Work, measure_bandwidth, measure_rates, plain_flops, work_of
 from bench.methods import RATE
 from bench.verify import Reference, reference_of
-from tracin.layers import layers_of
+from tracin.influence.layers import layers_of
 from tracin.losses import bce
 from tracin_ext import backends
 from tracin_ext.grouping import order_by_head_relation

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tracin.arguments import check_batch_size, check_triples, resolve_learning_rates
-from tracin.checkpoints import Checkpoint
-from tracin.dictionaries import predicate_of
+from tracin.checkpoints.load import Checkpoint
 from tracin.errors import InputError
-from tracin.influence import PRECISIONS, TopK, TracIn
-from tracin.labels import Labels
-from tracin.layer_names import layer_of, layers_named
+from tracin.influence.arguments import check_batch_size, check_triples, resolve_learning_rates
+from tracin.influence.layer_names import layer_of, layers_named
+from tracin.influence.tracin import PRECISIONS, TopK, TracIn
 from tracin.losses import loss_named
 from tracin.model import ConvE
-from tracin.pykeen_models import TripleScorer, from_pykeen, is_pykeen
-from tracin.results import Influences, check_writable, encode, replacing, write_influences
+from tracin.pykeen import TripleScorer, from_pykeen, is_pykeen
+from tracin.results.writers import Influences, check_writable, encode, replacing, write_influences
+from tracin.triples.dictionaries import predicate_of
+from tracin.triples.labels import Labels
 from tracin_ext import backends
 from tracin_ext.backends.sequential import SequentialBackend
 from tracin_ext.backends.vectorized import VectorizedBackend

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_graph import Graph, write_graph
+
+from tests.samples.small_graph import Graph, write_graph
 
 
 def _folder(variable: str) -> Path:

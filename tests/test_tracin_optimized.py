@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from models import pairs_of_triples, random_model, random_triples
-from pykeen_examples import pykeen_model
 from torch import Tensor
 from torch.nn import functional
 
 import tracin_optimized
+from tests.samples.models import pairs_of_triples, random_model, random_triples
+from tests.samples.pykeen_examples import pykeen_model
 from tracin import Checkpoint, InputError, TracIn
-from tracin.dictionaries import read_dictionary, read_edge_map, read_names
+from tracin.triples.dictionaries import read_dictionary, read_edge_map, read_names
 from tracin_optimized import TracInAnalyzer, compute_tracin_influence
 
 TOLERANCE = 1e-6  # of a list's largest value

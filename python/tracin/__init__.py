@@ -1,16 +1,16 @@
 """Training-data attribution for ConvE knowledge-graph models: exact TracIn influences from checkpoint files."""
 
-from tracin.checkpoints import Checkpoint, load_checkpoint, load_model, save_checkpoint
-from tracin.dictionaries import read_dictionary
+from tracin.checkpoints.load import Checkpoint, load_checkpoint, load_model, save_checkpoint
 from tracin.errors import InputError
-from tracin.frames import self_influence_frame
-from tracin.influence import TracIn
-from tracin.info import info
+from tracin.influence.top_k import TopK
+from tracin.influence.tracin import TracIn
+from tracin.machine import info
 from tracin.model import ConvE
-from tracin.pykeen_models import from_pykeen
-from tracin.top_k import TopK
-from tracin.training import train
-from tracin.triples import read_triples
+from tracin.pykeen import from_pykeen
+from tracin.results.frames import self_influence_frame
+from tracin.training.loop import train
+from tracin.triples.dictionaries import read_dictionary
+from tracin.triples.read import read_triples
 
 __all__ = [
     "Checkpoint", "ConvE", "InputError", "TopK", "TracIn", "from_pykeen", "info", "load_checkpoint", "load_model",

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from tracin.batch_jobs import Job, Outputs, TrainingLines
 from tracin.clock import Clock
-from tracin.distributed import Shards
+from tracin.distributed.shards import Shards
 from tracin.errors import InputError
-from tracin.influence import ranked_rows
-from tracin.labels import Labels
+from tracin.influence.tracin import ranked_rows
 from tracin.progress import progress_bar
-from tracin.proximity import ProximityFilter, ProximityOptions
-from tracin.results import Influences, encode, replacing, write_single
+from tracin.proximity.filter import ProximityFilter, ProximityOptions
+from tracin.results.writers import Influences, encode, replacing, write_single
+from tracin.triples.labels import Labels
 
 SCORES_HELD = 1 << 28  # influences in memory at a time, 1 GiB in float32
 MOST_TESTS = 64  # test triples that share a scoring pass; more of them gain little

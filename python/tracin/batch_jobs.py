@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from tracin.errors import InputError
-from tracin.results import Triple, replacing
-from tracin.text_lines import BYTE_ORDER_MARK, decode, pieces_of
-from tracin.triples import read_triples
+from tracin.results.writers import Triple, replacing
+from tracin.triples.lines import BYTE_ORDER_MARK, decode, pieces_of
+from tracin.triples.read import read_triples
 
 UNSAFE = re.compile(r"[:/ ]")  # characters of a label that become "_" in a file name
 ENDS = 1 << 14  # bytes at each end of an output that tell whether it is whole

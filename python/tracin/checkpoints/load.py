@@ -1,0 +1,371 @@
+"""Checkpoints: ConvE weights of several implementations read into one `ConvE`, and a format of our own."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracin.checkpoints.contents import DROPOUTS, OWN_FORMAT, OWN_VERSION, Contents, read_contents
+from tracin.checkpoints.layouts import CORE_DIMENSIONS, NORMS, OWN, Layout, Sizes, detect, listing, resolve_image
+from tracin.checkpoints.torch_files import read_torch_file
+from tracin.errors import InputError
+from tracin.model import ConvE
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model and what its file knew about it.
+
+    Args:
+        model: in eval mode, on the CPU, every parameter with requires_grad.
+        learning_rate: as stored under 'learning_rate' or 'lr'; None if the file has none.
+        epoch: as stored; None if the file has none.
+        entity_to_id, relation_to_id: label -> id, 0..n-1 in id order; None if neither the caller nor the file has them.
+        format: what the file is, for people.
+        path: the file.
+        image_reason: why the embeddings are read as images of this shape, for people.
+    """
+
+    model: Any  # ConvE from files; tracin.from_pykeen may give another kind
+    learning_rate: float | None = None
+    epoch: int | None = None
+    entity_to_id: dict[str, int] | None = None
+    relation_to_id: dict[str, int] | None = None
+    format: str = ""
+    path: str = ""
+    image_reason: str = ""
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    embedding_height: int | None = None,
+    embedding_width: int | None = None,
+    stack: str | None = None,
+    entity_to_id: Mapping[str, int] | None = None,
+    relation_to_id: Mapping[str, int] | None = None,
+) -> Checkpoint:
+    """Read a ConvE that Dettmers' code, AttributionAttack, PyKEEN, LibKGE, Kelpie or plain PyTorch wrote, or our own.
+
+    Of PyKEEN this takes state dicts, whole pickled models, checkpoints of its training loop and its callbacks, and
+    folders of save_to_directory; of LibKGE checkpoints and packages. Nothing in a file is executed, and neither
+    framework need be installed.
+
+    The image is what the arguments say, else what the file says, else the implementation's default if it fits the
+    weights, else the only one that fits. Weights become float32; a float64 file stays float64.
+
+    Args:
+        path: the file or folder.
+        embedding_height, embedding_width: rows and columns of ONE embedding's plane, in pixels.
+        stack: "height" or "width", how the head's and the relation's planes are put together.
+        entity_to_id, relation_to_id: label -> id, used instead of the file's own. State dicts of PyKEEN models with
+            inverse triples need `relation_to_id`: only its size tells that the row of relation r is 2 r.
+
+    Raises:
+        InputError: if the file is missing, damaged, of a kind not read, no ConvE, or not what the arguments say.
+
+    Example:
+        >>> checkpoint = load_checkpoint("model.pt", relation_to_id=read_dictionary("rel_dict.txt"))
+        >>> influences = TracIn(checkpoint).influence(train, test)
+    """
+    name = os.fspath(path)
+    contents = read_contents(name, entity_to_id is None, relation_to_id is None)
+    image, dictionaries = (embedding_height, embedding_width, stack), (entity_to_id, relation_to_id)
+    return checkpoint_of(name, contents, image, dictionaries)
+
+
+def checkpoint_of(
+    name: str,
+    contents: Contents,
+    image: tuple[int | None, int | None, str | None] = (None, None, None),  # rows, columns, stacking
+    dictionaries: tuple[Mapping[str, int] | None, Mapping[str, int] | None] = (None, None),  # entities, relations
+) -> Checkpoint:
+    """The checkpoint of a state dict, whose tensors it shares, and of what is stored beside it.
+
+    `name` is what errors call it, as those of `load_checkpoint` name the file.
+    """
+    settings = contents.settings
+    layout = detect(name, contents.state, settings)
+    tensors = _tensors(name, layout, contents.state)
+    sizes = _sizes(name, layout, tensors)
+    _check_norms(name, settings.get("max_norm"), tensors["entity.weight"])
+    found = resolve_image(name, layout, sizes, settings, *image)
+    entities = _dictionary(name, "entity", dictionaries[0], contents.entities)
+    relations = _dictionary(name, "relation", dictionaries[1], contents.relations)
+    if entities is not None and len(entities) != sizes.num_entities:
+        raise _foreign_dictionary(name, "entity", f"{sizes.num_entities} entities", len(entities))
+    shape: dict[str, Any] = dict(embedding_height=found.height, embedding_width=found.width, stack=found.stack)
+    shape["relation_step"] = _relation_step(name, layout, sizes.num_relations, contents.relation_step, relations)
+    model = _build(name, layout, sizes, shape, settings, tensors)
+    rates = (_number(settings.get(key)) for key in ("learning_rate", "lr"))
+    epoch = _number(settings.get("epoch"))
+    return Checkpoint(
+        model=model,
+        learning_rate=next((rate for rate in rates if rate is not None), None),
+        epoch=None if epoch is None else int(epoch),
+        entity_to_id=entities,
+        relation_to_id=relations,
+        format=contents.kind or layout.name,
+        path=name,
+        image_reason=found.reason,
+    )
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    embedding_height: int | None = None,
+    embedding_width: int | None = None,
+    stack: str | None = None,
+    entity_to_id: Mapping[str, int] | None = None,
+    relation_to_id: Mapping[str, int] | None = None,
+) -> ConvE:
+    """The model of `load_checkpoint`, whose arguments these are.
+
+    Example:
+        >>> load_model("model.pt")(torch.tensor([[0, 0, 1]])).shape
+        torch.Size([1])
+    """
+    return load_checkpoint(path, embedding_height, embedding_width, stack, entity_to_id, relation_to_id).model
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    model: ConvE,
+    *,
+    epoch: int | None = None,
+    learning_rate: float | None = None,
+    entity_to_id: Mapping[str, int] | None = None,
+    relation_to_id: Mapping[str, int] | None = None,
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write a model so that `load_checkpoint` needs nothing else; an older file stays intact if writing fails.
+
+    Args:
+        path: the file; its folder must exist.
+        model: in any mode, on any device.
+        epoch, learning_rate: stored for `Checkpoint`.
+        entity_to_id, relation_to_id: label -> id, 0..n-1.
+        training: what `read_training_state` returns: tensors, numbers, strings, and lists and dicts of them.
+
+    Raises:
+        InputError: if the file cannot be written or a dictionary does not belong to the model.
+
+    Example:
+        >>> save_checkpoint("model.pt", model, epoch=3, entity_to_id=entities, relation_to_id=relations)
+        >>> load_checkpoint("model.pt").epoch
+        3
+    """
+    name = os.fspath(path)
+    if not isinstance(model, ConvE):
+        raise InputError(f"{name} cannot be written: the model is a {type(model).__name__}; the format holds a ConvE")
+    config = model.config
+    entities = _dictionary(name, "entity", entity_to_id, None)
+    relations = _dictionary(name, "relation", relation_to_id, None)
+    if entities is not None and len(entities) != config["num_entities"]:
+        raise _foreign_dictionary(name, "entity", f"{config['num_entities']} entities", len(entities))
+    _relation_step(name, OWN, config["num_relations"], config["relation_step"], relations)
+    content = {
+        "format": OWN_FORMAT,
+        "version": OWN_VERSION,
+        "model_config": dict(config),
+        "state_dict": {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()},
+        "epoch": epoch,
+        "learning_rate": learning_rate,
+        "entities": None if entities is None else list(entities),
+        "relations": None if relations is None else list(relations),
+        "training": training,
+    }
+    target = Path(name)
+    if not target.parent.is_dir():
+        raise InputError(f"{name} cannot be written: there is no folder {target.parent}; create it first")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+        os.replace(temporary, target)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        reason = getattr(error, "strerror", None) or "torch could not write all of it (is the disk full?)"
+        raise InputError(f"{name} cannot be written: {reason}; choose another place") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def read_training_state(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The `training` that `save_checkpoint` was given; None if there was none or the file is another program's.
+
+    Example:
+        >>> optimizer.load_state_dict(read_training_state("model.pt")["optimizer"])
+    """
+    content = read_torch_file(os.fspath(path))
+    own = isinstance(content, Mapping) and content.get("format") == OWN_FORMAT
+    return content.get("training") if own else None
+
+
+def _tensors(path: str, layout: Layout, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights under our names, all of one floating-point type, every value finite."""
+    found = {name: state[key] for name, key in layout.tensors.items() if key in state}
+    bad = []
+    for name, tensor in found.items():
+        key = layout.tensors[name]
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+            raise InputError(f"{path}: {key} is not a dense tensor; is this a checkpoint of ConvE's weights?")
+        if name.endswith("num_batches_tracked"):
+            continue
+        if not tensor.is_floating_point():
+            raise InputError(f"{path}: {key} has dtype {tensor.dtype}; expected floating-point weights")
+        nan, infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
+        if nan or infinite:
+            bad.append(f"{key} has {nan:,} NaN and {infinite:,} infinite of {tensor.numel():,} values")
+        elif name.endswith("running_var") and (tensor < 0).any():
+            bad.append(f"{key} has negative values")
+    if bad:
+        raise InputError(f"{path}: {listing(bad)}; take a checkpoint from before the training diverged")
+    double = any(tensor.dtype == torch.float64 for tensor in found.values())
+    dtype = torch.float64 if double else torch.float32
+    for name, tensor in found.items():
+        counter = name.endswith("num_batches_tracked")
+        found[name] = tensor.detach().to(torch.int64 if counter else dtype).contiguous()
+    for norm in NORMS:
+        if f"{norm}.running_mean" in found:
+            found.setdefault(f"{norm}.num_batches_tracked", torch.tensor(0))
+    if "bias" in found and found["bias"].dim() == 2:
+        found["bias"] = found["bias"].squeeze(1)
+    return found
+
+
+def _sizes(path: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Sizes:
+    for name, dimensions in CORE_DIMENSIONS.items():
+        tensor, key = tensors[name], layout.tensors[name]
+        if tensor.dim() != dimensions or tensor.numel() == 0:
+            raise InputError(
+                f"{path}: {key} has shape {tuple(tensor.shape)}; expected {dimensions} dimensions, none of them 0"
+            )
+    entities, dim = tensors["entity.weight"].shape
+    channels, planes, kernel_height, kernel_width = tensors["conv.weight"].shape
+    relations, features = len(tensors["relation.weight"]), tensors["fc.weight"].shape[1]
+    return Sizes(entities, relations, dim, planes, channels, kernel_height, kernel_width, features)
+
+
+def _check_norms(path: str, stored: Any, entities: Tensor) -> None:
+    """AttributionAttack's option shortens an embedding when a head is looked up, in place: scores change on the way."""
+    limit = 1.0 if stored is True else _number(stored)
+    longest = float(entities.norm(dim=1).max())
+    if limit is not None and longest > limit * (1 + 1e-4):
+        raise InputError(
+            f"{path}: an entity's embedding has the norm {longest:.4g}, but the model limits norms to {limit:g} as it "
+            "looks embeddings up, so that scores depend on what was looked up before; save it with shortened embeddings"
+        )
+
+
+def _build(
+    path: str,
+    layout: Layout,
+    sizes: Sizes,
+    shape: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> ConvE:
+    config = {key: value for key, value in asdict(sizes).items() if key not in ("input_channels", "features")}
+    config |= {norm: f"{norm}.running_mean" in tensors for norm in NORMS}
+    norms = [norm for norm in NORMS if config[norm]]
+    config["batch_norm_affine"] = not norms or any(f"{norm}.weight" in tensors for norm in norms)
+    config |= {"conv_bias": "conv.bias" in tensors, "entity_bias": "bias" in tensors, **shape}
+    rates = {name: _number(settings.get(name)) for name in DROPOUTS}
+    config |= {name: rate for name, rate in rates.items() if rate is not None and 0 <= rate <= 1}
+    with torch.device("meta"):  # no memory and no random numbers for values that the file's replace
+        model = ConvE(**config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    missing = [layout.tensors[name] for name in expected if name not in tensors]
+    if missing:
+        raise InputError(f"{path} lacks {listing(missing)}; is the file complete?")
+    wrong = [
+        f"{layout.tensors[name]} is {tuple(tensor.shape)} where {expected[name]} is expected"
+        for name, tensor in tensors.items()
+        if tuple(tensor.shape) != expected.get(name)
+    ]
+    if wrong:
+        raise InputError(
+            f"{path}: shapes disagree: {listing(wrong)}, for {sizes.num_entities} entities of {sizes.embedding_dim} "
+            f"values and {sizes.output_channels} channels; was the file put together from two models?"
+        )
+    model.load_state_dict(dict(tensors), assign=True)
+    return model.eval()
+
+
+def _dictionary(path: str, what: str, given: Mapping[str, int] | None, stored: Any) -> dict[str, int] | None:
+    """The dictionary given, else the one stored as a list of labels or as label -> id, in id order; ids are 0..n-1."""
+    if given is None and stored is None:
+        return None
+    if given is None:
+        numbers = stored.values() if isinstance(stored, dict) else ()
+        if not isinstance(stored, (list, dict)) or not (
+            set(map(type, stored)) <= {str} and set(map(type, numbers)) <= {int}
+        ):
+            raise _damaged_labels(path, what)
+        given = stored if isinstance(stored, dict) else {label: row for row, label in enumerate(stored)}
+        if len(given) != len(stored):
+            raise _damaged_labels(path, what)
+    if not given:
+        raise InputError(f"the {what} dictionary is empty; expected the one the model was trained with")
+    if list(given.values()) == list(range(len(given))) and set(map(type, given.values())) == {int}:
+        return dict(given)
+    by_id: dict[int, str] = {}
+    for label, row in given.items():
+        if isinstance(row, bool) or not isinstance(row, int) or row < 0:
+            raise InputError(f"the {what} dictionary gives {label!r} the id {row!r}; expected ids 0, 1, 2, ...")
+        if row in by_id:
+            raise InputError(f"the {what} dictionary gives {by_id[row]!r} and {label!r} the same id {row}")
+        by_id[row] = label
+    if max(by_id) != len(by_id) - 1:
+        gap = next(row for row in range(len(by_id)) if row not in by_id)
+        raise InputError(
+            f"the {what} dictionary has {len(by_id)} entries with ids up to {max(by_id)}, but none has the id {gap}; "
+            "expected ids without gaps: is it complete?"
+        )
+    return {by_id[row]: row for row in range(len(by_id))}
+
+
+def _damaged_labels(path: str, what: str) -> InputError:
+    return InputError(f"{path}: the stored {what} labels are damaged; give the {what} dictionary as a file")
+
+
+def _foreign_dictionary(path: str, what: str, expected: str, size: int) -> InputError:
+    return InputError(
+        f"{path}: the model has {expected}, but the {what} dictionary has {size} entries; is it the dictionary the "
+        "model was trained with?"
+    )
+
+
+def _relation_step(
+    path: str, layout: Layout, rows: int, stored: int | None, relations: Mapping[str, int] | None
+) -> int:
+    """How many rows of the relation table lie between relation r and r + 1; `stored` is what the file says."""
+    if relations is None:
+        return stored or 1
+    steps = {} if stored == 2 else {rows: 1}  # size of a dictionary that fits -> step
+    if rows % 2 == 0 and (stored != 1 or layout.inverse_step == 1):
+        steps[rows // 2] = stored or layout.inverse_step
+    if len(relations) in steps:
+        return steps[len(relations)]
+    whole, *half = steps
+    halves = f" (or {half[0]} and their inverses)" if half else ""
+    raise _foreign_dictionary(path, "relation", f"{whole} relations{halves}", len(relations))
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also one stored as text or as a tensor of one element; None for anything else."""
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

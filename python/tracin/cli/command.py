@@ -1,0 +1,119 @@
+"""How every command ends and speaks: one line on stderr for what went wrong, exit code not 0, no traceback."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+
+from tracin.distributed.ranks import RankLost, Ranks, ranks_of_environment
+from tracin.errors import InputError
+from tracin.influence.memory import out_of_memory
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+ARGUMENTS = "tracin.arguments"  # in Context.meta: the command's name and arguments, from which it can be started again
+
+debug_option = click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
+
+
+def say(message: str) -> None:
+    """Prints one line on stderr."""
+    Console(stderr=True).print(message, soft_wrap=True, markup=False, highlight=False)
+
+
+def describe(error: BaseException) -> tuple[str, int]:
+    """One sentence for the user, and the exit code."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{error.format_message()} (see {error.ctx.command_path} --help)", error.exit_code
+    if isinstance(error, click.ClickException):
+        return error.format_message(), error.exit_code
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return "interrupted; outputs that were not complete are left as they were", INTERRUPTED
+    text = str(error)
+    if out_of_memory(error):
+        return "out of memory; take a smaller --memory-limit or --batch-size, or --top-k to keep fewer results", 1
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 1
+    if isinstance(error, InputError | OSError | RankLost):
+        return text, 1
+    return f"unexpected {type(error).__name__}: {text}; --debug shows the traceback", 1
+
+
+def tell(error: BaseException, message: str) -> None:
+    """Prints the error, once for all ranks of the run."""
+    ranks = ranks_of_environment()
+    if ranks.speaks(common=isinstance(error, InputError | click.ClickException | KeyboardInterrupt)):
+        say(f"tracin: error: {by_rank()}" + " ".join(line.strip() for line in message.splitlines()))
+        ranks.spoken()
+
+
+def by_rank() -> str:
+    """How the messages of a rank other than the first begin."""
+    rank = ranks_of_environment().rank
+    return f"rank {rank}: " if rank else ""
+
+
+def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Takes the place of warnings.showwarning, which prints the line of code."""
+    say(f"tracin: warning: {by_rank()}{message}")
+
+
+@contextmanager
+def warned_once(ranks: Ranks) -> Iterator[None]:
+    """Around what warns of the same on every rank."""
+    with warnings.catch_warnings():
+        if not ranks.first:
+            warnings.simplefilter("ignore")
+        yield
+
+
+class Command(click.Command):
+    """A command whose errors are one line each, caught here and nowhere else; has the flag --debug."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(debug_option)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = [str(self.name), *args]
+        return super().parse_args(ctx, args)
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        if not standalone_mode:
+            return super().main(args, prog_name, standalone_mode=False, **extra)
+        arguments = list(sys.argv[1:] if args is None else args)
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = show_warning
+                code = super().main(arguments, prog_name, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            code = error.exit_code
+        except (Exception, KeyboardInterrupt) as error:
+            if "--debug" in arguments and not isinstance(error, click.ClickException):
+                traceback.print_exc()
+            message, code = describe(error)
+            tell(error, message)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+class Group(Command, click.Group):
+    """Commands under one name; errors of all of them end here."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        if debug_option not in cmd.params:
+            cmd.params.append(debug_option)
+        super().add_command(cmd, name)

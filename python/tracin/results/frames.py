@@ -1,0 +1,133 @@
+"""Influences as data frames, with PyKEEN's names of columns, and as Parquet files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+from torch import Tensor
+
+from tracin.errors import InputError
+from tracin.triples.labels import Dictionaries, Labels, labels_of
+
+ROWS = 1 << 17  # of a row group: 30 MiB in memory, with names
+SUFFIX = ".parquet"
+
+
+def triple_columns(
+    triples: Tensor,  # [n, 3]
+    labels: Labels | None,
+    prefix: str = "",
+) -> Iterator[pl.Series]:  # each [n]
+    """head_id, head_label, [head_name], relation_id, ..., each after the prefix; without labels the ids only."""
+    for place, ids in zip(("head", "relation", "tail"), triples.unbind(1), strict=True):
+        rows = _integers(f"{prefix}{place}_id", ids)
+        yield rows
+        if labels is None:
+            continue
+        kind = "relation" if place == "relation" else "entity"
+        for column, table in (labels.relation_columns if kind == "relation" else labels.entity_columns).items():
+            outside = ids[(ids < 0) | (ids >= len(table))]
+            if len(outside):
+                raise InputError(
+                    f"{kind} id {outside[0]} has no label, the {len(table)} labels are of ids from 0 on; are they "
+                    "those of this model?"
+                )
+            yield table.gather(rows).alias(f"{prefix}{place}_{column}")
+
+
+def influence_frame(
+    labels: Labels | None,
+    test_index: Tensor,  # [n]
+    test: Tensor | None,  # [n, 3]
+    test_self_influence: Tensor | None,  # [n]
+    train_index: Tensor | None,  # [n]
+    train: Tensor,  # [n, 3]
+    scores: Tensor,  # [n]
+) -> pl.DataFrame:  # n rows
+    """A row for each test triple and training triple; what is None has no columns."""
+    return pl.DataFrame(
+        [
+            _integers("test_index", test_index),
+            *([] if test is None else triple_columns(test, labels, "test_")),
+            *([] if test_self_influence is None else [_numbers("test_self_influence", test_self_influence)]),
+            *([] if train_index is None else [_integers("train_index", train_index)]),
+            *triple_columns(train, labels),
+            _numbers("score", scores),
+        ]
+    )
+
+
+def self_influence_frame(
+    scores: Tensor,  # [n]
+    train: Tensor,  # [n, 3]
+    labels: Labels | Dictionaries | None = None,
+) -> pl.DataFrame:  # n rows
+    """Self-influences as a table, greatest first: train_index, head_id, head_label, ..., tail_label, self_influence.
+
+    Args:
+        scores: what `TracIn.self_influence` returned.
+        train: the triples it was given.
+        labels: what has the dictionaries label -> id, a Checkpoint or a PyKEEN triples factory; None for ids only.
+
+    Raises:
+        InputError: if the triples are not those that were scored, or ids have no label.
+
+    Example:
+        >>> scores = TracIn(checkpoint).self_influence(train)
+        >>> self_influence_frame(scores, train, checkpoint).head(10)
+    """
+    if scores.shape != train.shape[:1]:
+        raise InputError(f"{len(train)} triples for {len(scores)} self-influences; give the triples that were scored")
+    order = scores.argsort(descending=True, stable=True)
+    return ordered_self_influence_frame(labels_of(labels), order, train[order], scores[order])
+
+
+def ordered_self_influence_frame(
+    labels: Labels | None,
+    train_index: Tensor,  # [n]
+    train: Tensor,  # [n, 3]
+    scores: Tensor,  # [n]
+) -> pl.DataFrame:  # n rows
+    index, values = _integers("train_index", train_index), _numbers("self_influence", scores)
+    return pl.DataFrame([index, *triple_columns(train, labels), values])
+
+
+def is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == SUFFIX
+
+
+@contextmanager
+def parquet_file(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """Gives a function that writes a frame; all of them, of one schema, become one file that takes the place of `path`.
+
+    polars writes a file at once or from a query: each frame is a file until all are copied, in pieces, into one.
+    """
+    target = path.resolve()  # a link stays a link
+    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        parts: list[Path] = []
+
+        def write(frame: pl.DataFrame) -> None:
+            parts.append(Path(folder) / f"{len(parts)}{SUFFIX}")
+            frame.write_parquet(parts[-1])
+
+        yield write
+        if not parts:
+            raise InputError(f"{path}: there are no rows to write")
+        whole = parts[0]
+        if len(parts) > 1:
+            whole = Path(folder) / f"whole{SUFFIX}"
+            pl.scan_parquet(parts).sink_parquet(whole, row_group_size=ROWS)
+        os.replace(whole, target)
+
+
+def _integers(name: str, values: Tensor) -> pl.Series:
+    return pl.Series(name, values.numpy(), dtype=pl.Int64)
+
+
+def _numbers(name: str, values: Tensor) -> pl.Series:
+    return pl.Series(name, values.numpy())

@@ -1,0 +1,92 @@
+"""Influences as JSON and CSV text, thousands of records at a time.
+
+A record is put together by polars from the texts of its fields, each of which is encoded once per distinct id: 100,000
+labelled records take 0.2 s, one by one through json and csv 3 s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import polars as pl
+from torch import Tensor
+
+from tracin.triples.labels import Labels
+
+RECORDS = 1 << 16  # at a time
+Encode = Callable[[str], str]
+
+
+def csv_cell(text: str) -> str:
+    """As csv.writer writes it, which quotes where it must."""
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
+
+
+def texts(
+    ids: Tensor,  # [n]
+    name: Callable[[int], str],
+    encode: Encode,
+) -> pl.Series:  # [n] String
+    """encode(name(id)) of each id."""
+    distinct, place = np.unique(np.asarray(ids), return_inverse=True)
+    return pl.Series([encode(name(index)) for index in distinct.tolist()], dtype=pl.String)[place]
+
+
+def numbers(values: Tensor) -> pl.Series:  # [n] -> [n] String
+    return pl.Series(list(map(repr, np.asarray(values).tolist())), dtype=pl.String)
+
+
+def joined(parts: list[str | pl.Series]) -> pl.Series:  # [n] String
+    """The parts one after the other, record by record; a plain text is the same in all of them."""
+    series = {str(place): part for place, part in enumerate(parts) if isinstance(part, pl.Series)}
+    columns = [pl.col(str(place)) if str(place) in series else pl.lit(part) for place, part in enumerate(parts)]
+    return pl.DataFrame(series).select(pl.concat_str(columns).alias("text"))["text"]
+
+
+def json_records(
+    train: Tensor,  # [n, 3]
+    scores: Tensor,  # [n]
+    labels: Labels | None,
+    depth: int,
+) -> Iterator[str]:
+    """Texts of several elements of a JSON list at this depth, with the commas between them, indented by 2."""
+    start, end = "\n" + "  " * (depth + 1), "\n" + "  " * depth
+    for some, values in zip(train.split(RECORDS), scores.split(RECORDS), strict=True):
+        heads, relations, tails = some.unbind(1)
+        fields = {"train_head": heads, "train_relation": relations, "train_tail": tails, "influence": values}
+        columns = {key: numbers(column) for key, column in fields.items()}
+        if labels is not None:
+            columns["train_head_label"] = texts(heads, labels.entity, json.dumps)
+            columns["train_relation_label"] = texts(relations, labels.relation, json.dumps)
+            columns["train_tail_label"] = texts(tails, labels.entity, json.dumps)
+            if labels.node_names is not None:
+                columns["train_head_name"] = texts(heads, labels.entity_name, json.dumps)
+                columns["train_tail_name"] = texts(tails, labels.entity_name, json.dumps)
+            if labels.relation_names is not None:
+                columns["train_relation_name"] = texts(relations, labels.relation_name, json.dumps)
+        parts: list[str | pl.Series] = []
+        for key, text in columns.items():
+            parts += [("," if parts else "{") + f'{start}"{key}": ', text]
+        yield ("," + end).join(joined([*parts, end + "}"]).to_list())
+
+
+def csv_records(
+    test: tuple[int, int, int],
+    own: float | None,
+    train: Tensor,  # [n, 3]
+    scores: Tensor,  # [n]
+    labels: Labels,
+) -> Iterator[str]:
+    """Lines of the 14 columns, several at a time."""
+    entities, relations = (labels.entity, labels.entity_name), (labels.relation, labels.relation_name)
+    kinds = (entities, relations, entities)
+    start = "".join(csv_cell(name(index)) + "," for index, names in zip(test, kinds, strict=True) for name in names)
+    end = f",{'' if own is None else repr(own)}\r\n"
+    for some, values in zip(train.split(RECORDS), scores.split(RECORDS), strict=True):
+        parts: list[str | pl.Series] = [start]
+        for ids, names in zip(some.unbind(1), kinds, strict=True):
+            for name in names:
+                parts += [texts(ids, name, csv_cell), ","]
+        yield "".join(joined([*parts, numbers(values), end]).to_list())

@@ -1,0 +1,345 @@
+"""The JSON, CSV and Parquet files of influences: their fields, their order, and how they reach the disk.
+
+Where JSON or CSV is the rule, a path that ends in .parquet gets a Parquet file instead.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from tracin.errors import InputError
+from tracin.results.frames import ROWS, influence_frame, is_parquet, ordered_self_influence_frame, parquet_file
+from tracin.results.text import csv_records, json_records
+from tracin.triples.labels import Labels
+
+Triple = tuple[int, int, int]  # head, relation, tail
+
+CSV_HEADER = (
+    "TestHead", "TestHead_label", "TestRel", "TestRel_label", "TestTail", "TestTail_label",
+    "TrainHead", "TrainHead_label", "TrainRel", "TrainRel_label", "TrainTail", "TrainTail_label",
+    "TracInScore", "SelfInfluence",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Influences:
+    """The training triples that matter to one test triple, in the order to be written."""
+
+    index: int  # of the test triple in its file
+    triple: Triple
+    self_influence: float | None  # None where the output does not hold it
+    train: Tensor  # [k, 3] head, relation, tail
+    scores: Tensor  # [k]
+    rows: Tensor | None = None  # [k] of the training triples in their file, counted from 0; None where unknown
+
+
+def write_test(
+    path: Path,
+    csv_path: Path | None,
+    results: Iterable[Influences],
+    labels: Labels,
+    *,
+    num_test: int,
+    num_train: int,
+    top_k: int | None,
+    learning_rate: float,
+) -> None:
+    """Mode test: one JSON object for all test triples, ids only, and one CSV file for all of them if a path is given.
+
+    `results` is consumed as it is written, here and in the other writers, so it need not fit in memory.
+    """
+    with ExitStack() as files:
+        if csv_path is not None:
+            results = _through(files.enter_context(_rows_file(csv_path, labels)), results)
+        if is_parquet(path):
+            write_influences(path, results, labels)
+            return
+        json_file = files.enter_context(replacing(path))
+
+        def record(result: Influences) -> dict[str, Any]:
+            return _ids("test", result.triple) | {"top_influences": _Records(result)}
+
+        summary = {
+            "num_test_triples": num_test,
+            "num_training_triples": num_train,
+            "top_k": top_k,
+            "learning_rate": learning_rate,
+            "results": map(record, results),
+        }
+        json_file.writelines(encode(summary))
+
+
+def write_single(
+    path: Path, csv_path: Callable[[int], Path] | None, results: Iterable[Influences], labels: Labels
+) -> None:
+    """Mode single: a JSON list with one labelled object per test triple; `csv_path` gives the CSV file of an index."""
+    if csv_path is not None:
+        results = _through(lambda result: write_influences(csv_path(result.index), [result], labels), results)
+    if is_parquet(path):
+        write_influences(path, results, labels)
+        return
+
+    def record(result: Influences) -> dict[str, Any]:
+        return (
+            {"test_triple": list(result.triple), "test_triple_index": result.index}
+            | _ids("test", result.triple)
+            | {"self_influence": result.self_influence}
+            | _labels("test", result.triple, labels)
+            | {"influences": _Records(result, labels)}
+        )
+
+    with replacing(path) as file:
+        file.writelines(encode(map(record, results)))
+
+
+def write_per_triple(
+    folder: Path,
+    csv_path: Path | None,
+    results: Iterable[Influences],
+    labels: Labels,
+    *,
+    top_k: int | None,
+    learning_rate: float,
+) -> None:
+    """Mode test, files per triple: `tracin_test_<i>.json` in `folder`, `<stem>_test_<i><suffix>` beside `csv_path`."""
+    for result in results:
+        if csv_path is not None:
+            write_influences(numbered(csv_path, result.index), [result], labels)
+        record = (
+            {"test_index": result.index}
+            | _ids("test", result.triple)
+            | _labels("test", result.triple, labels)
+            | {"self_influence": result.self_influence, "top_influences": _Records(result, labels)}
+            | {"top_k": top_k, "learning_rate": learning_rate}
+        )
+        with replacing(folder / f"tracin_test_{result.index}.json") as file:
+            file.writelines(encode(record))
+
+
+def write_self(
+    path: Path,
+    train: Tensor,  # [n, 3]
+    scores: Tensor,  # [n]
+    labels: Labels,
+) -> None:
+    """Mode self: a JSON list of the training triples, greatest self-influence first, ties in the given order.
+
+    Parquet adds labels, names and rows.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    if is_parquet(path):
+        with parquet_file(path) as write:
+            for index in order.split(ROWS):
+                write(ordered_self_influence_frame(labels, index, train[index], scores[index]))
+        return
+    rows = zip(train[order].tolist(), scores[order].tolist(), strict=True)
+    records = ({"head": h, "relation": r, "tail": t, "self_influence": score} for (h, r, t), score in rows)
+    with replacing(path) as file:
+        file.writelines(encode(records))
+
+
+def numbered(path: Path, index: int) -> Path:
+    """The file of test triple `index` beside `path`."""
+    return path.with_name(f"{path.stem}_test_{index}{path.suffix}")
+
+
+def _ids(prefix: str, triple: Triple) -> dict[str, Any]:
+    head, relation, tail = triple
+    return {f"{prefix}_head": head, f"{prefix}_relation": relation, f"{prefix}_tail": tail}
+
+
+def _labels(prefix: str, triple: Triple, labels: Labels) -> dict[str, str]:
+    head, relation, tail = triple
+    fields = {
+        f"{prefix}_head_label": labels.entity(head),
+        f"{prefix}_relation_label": labels.relation(relation),
+        f"{prefix}_tail_label": labels.entity(tail),
+    }
+    if labels.node_names is not None:
+        fields |= {
+            f"{prefix}_head_name": labels.entity_name(head),
+            f"{prefix}_tail_name": labels.entity_name(tail),
+        }
+    if labels.relation_names is not None:
+        fields[f"{prefix}_relation_name"] = labels.relation_name(relation)
+    return fields
+
+
+@dataclass(frozen=True)
+class _Records:
+    """A JSON list of influences, with labels if there are any."""
+
+    result: Influences
+    labels: Labels | None = None
+
+    def encode(self, depth: int) -> Iterator[str]:
+        return json_records(self.result.train, self.result.scores, self.labels, depth)
+
+
+def _csv_writer(file: IO[str], labels: Labels) -> Callable[[Influences], None]:
+    """Writes the header, and gives a function that writes the rows of one test triple."""
+    csv.writer(file).writerow(CSV_HEADER)
+
+    def write_rows(result: Influences) -> None:
+        file.writelines(csv_records(result.triple, result.self_influence, result.train, result.scores, labels))
+
+    return write_rows
+
+
+@contextmanager
+def _parquet_writer(path: Path, labels: Labels) -> Iterator[Callable[[Influences], None]]:
+    """Gives a function that takes the rows of one test triple; they reach the file about ROWS at a time."""
+    waiting: list[Influences] = []
+    count = 0
+    with parquet_file(path) as write:
+
+        def write_rows(result: Influences) -> None:
+            nonlocal count
+            for start in range(0, len(result.scores), ROWS):
+                waiting.append(_part(result, slice(start, start + ROWS)))
+                count += len(waiting[-1].scores)
+                if count >= ROWS:
+                    write(_frame(waiting, labels))
+                    waiting.clear()
+                    count = 0
+
+        yield write_rows
+        if waiting:
+            write(_frame(waiting, labels))
+
+
+def _part(result: Influences, rows: slice) -> Influences:
+    index = None if result.rows is None else result.rows[rows]
+    return replace(result, train=result.train[rows], scores=result.scores[rows], rows=index)
+
+
+def _frame(results: list[Influences], labels: Labels) -> pl.DataFrame:
+    """One row for each training triple of each test triple."""
+    counts = torch.tensor([len(result.scores) for result in results], dtype=torch.int64)
+    scores = torch.cat([result.scores for result in results])
+    own = [result.self_influence for result in results if result.self_influence is not None]
+    rows = [result.rows for result in results if result.rows is not None]
+    return influence_frame(
+        labels,
+        torch.tensor([result.index for result in results]).repeat_interleave(counts),
+        torch.tensor([result.triple for result in results]).repeat_interleave(counts, 0),
+        torch.tensor(own, dtype=scores.dtype).repeat_interleave(counts) if len(own) == len(results) else None,
+        torch.cat(rows) if len(rows) == len(results) else None,
+        torch.cat([result.train for result in results]),
+        scores,
+    )
+
+
+@contextmanager
+def _rows_file(path: Path, labels: Labels) -> Iterator[Callable[[Influences], None]]:
+    """A CSV or Parquet file, by the ending of its name, as a function that writes the rows of one test triple."""
+    if is_parquet(path):
+        with _parquet_writer(path, labels) as write_rows:
+            yield write_rows
+    else:
+        with replacing(path) as file:
+            yield _csv_writer(file, labels)
+
+
+def write_influences(path: Path, results: Iterable[Influences], labels: Labels) -> None:
+    """A CSV or Parquet file, by the ending of its name, of the influences on some test triples."""
+    with _rows_file(path, labels) as write_rows:
+        for result in results:
+            write_rows(result)
+
+
+def _through(write: Callable[[Influences], None], results: Iterable[Influences]) -> Iterator[Influences]:
+    """The same results, each written as it passes."""
+    for result in results:
+        write(result)
+        yield result
+
+
+@cache
+def _flat(depth: int) -> Callable[[object], str]:
+    """Encodes a dict of plain values by the C encoder, which knows no indent: 3 times as fast as json with one."""
+    return json.JSONEncoder(separators=(",\n" + "  " * depth, ": ")).encode
+
+
+def encode(value: object, depth: int = 0) -> Iterator[str]:
+    """The text of `json.dumps(value, indent=2)` in pieces; an iterator becomes a list, consumed as it is written."""
+    nested = (dict, list, tuple, Iterator, _Records)
+    if not isinstance(value, nested):
+        yield json.dumps(value)
+        return
+    pad, end = "\n" + "  " * (depth + 1), "\n" + "  " * depth
+    if isinstance(value, dict) and value and not any(isinstance(item, nested) for item in value.values()):
+        yield "{" + pad + _flat(depth + 1)(value)[1:-1] + end + "}"
+        return
+    left, right = "{}" if isinstance(value, dict) else "[]"
+    separator = left
+    if isinstance(value, _Records):
+        for text in value.encode(depth + 1):
+            yield separator + pad + text
+            separator = ","
+        yield left + right if separator == left else end + right
+        return
+    items = value.items() if isinstance(value, dict) else (("", item) for item in value)
+    for key, item in items:
+        yield separator + pad + (f"{json.dumps(key)}: " if isinstance(value, dict) else "")
+        yield from encode(item, depth + 1)
+        separator = ","
+    yield left + right if separator == left else end + right
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """Opens a text file that takes the place of `path` once it is written whole; a failure leaves `path` as it was."""
+    if is_device(path):
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            yield file
+        return
+    target = path.resolve()  # a link stays a link
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w", encoding="utf-8", newline="") as file:
+            yield file
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def is_device(path: Path) -> bool:
+    """Devices and pipes are written to, never replaced; so is /dev/stdout, which may lead to a plain file."""
+    return str(path.parent) in ("/dev", "/dev/fd") or (path.exists() and not path.is_file())
+
+
+def check_writable(path: Path) -> None:
+    """Raises unless a file can be written at `path`, so that a wrong output shows before the work and not after it.
+
+    Raises:
+        InputError: if the folder does not exist or cannot be written to, or `path` is a folder.
+    """
+    if path.is_dir():
+        raise InputError(f"output {path} is a folder; name a file in it")
+    if is_device(path):
+        if is_parquet(path):
+            raise InputError(f"output {path} is no plain file, which Parquet needs; name another file")
+        return
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        kind = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise InputError(f"output {path}: {folder} {kind}; create the folder or name another")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"output {path}: cannot write to {folder} ({error.strerror}); choose another folder") from None

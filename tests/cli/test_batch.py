@@ -1,0 +1,432 @@
+"""`tracin batch`: its files against the library and the original scripts, what fails, restarts."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import tracin
+from tests.cli.test_expected import TOLERANCE, compare, expected
+from tracin import batch as work
+from tracin import batch_jobs
+from tracin.cli import main
+from tracin.proximity.filter import ProximityFilter, ProximityOptions
+
+ROOT = Path(__file__).resolve().parents[2]
+ENTITIES, RELATIONS, LINES, TESTS = 40, 3, 200, 8
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A random model with its dictionaries, and random triples."""
+    torch.manual_seed(4)
+    model = tracin.ConvE(
+        ENTITIES, RELATIONS, 8, embedding_height=4, embedding_width=2, output_channels=3, kernel_width=2
+    ).eval()
+    entities, relations = ({f"{kind}:{i}": i for i in range(n)} for kind, n in (("e", ENTITIES), ("r", RELATIONS)))
+    tracin.save_checkpoint(tmp_path / "model.pt", model, entity_to_id=entities, relation_to_id=relations)
+    for name, count in (("train.txt", LINES), ("test.txt", TESTS)):
+        columns = [torch.randint(high, (count,)).tolist() for high in (ENTITIES, RELATIONS, ENTITIES)]
+        (tmp_path / name).write_text("".join(f"e:{h}\tr:{r}\te:{t}\n" for h, r, t in zip(*columns, strict=True)))
+    return tmp_path
+
+
+def arguments(folder: Path, *more: object, output: str = "out") -> list[str]:
+    files = {"--model-path": "model.pt", "--train": "train.txt", "--test-triples": "test.txt", "--output-dir": output}
+    return [*(part for flag, name in files.items() for part in (flag, str(folder / name))), *map(str, more)]
+
+
+def batch(folder: Path, *more: object, output: str = "out") -> Result:
+    return CliRunner().invoke(main, ["batch", *arguments(folder, "--device", "cpu", *more, output=output)])
+
+
+def summary(folder: Path, output: str = "out") -> dict[str, Any]:
+    return json.loads((folder / output / "batch_tracin_summary.json").read_text())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file but the summary, whose times differ."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "batch_tracin_summary.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def ids(folder: Path, name: str) -> torch.Tensor:
+    checkpoint = tracin.load_checkpoint(folder / "model.pt")
+    return tracin.read_triples(folder / name, checkpoint.entity_to_id, checkpoint.relation_to_id)
+
+
+@pytest.mark.parametrize("method", ["pyg", "networkx", "igraph", "none"])
+def test_outputs_are_the_library_s(folder: Path, method: str) -> None:
+    result = batch(folder, "--filter-method", method, "--top-k", 9)
+    assert result.exit_code == 0, result.stderr
+    train, test = ids(folder, "train.txt"), ids(folder, "test.txt")
+    ti = tracin.TracIn(tracin.load_checkpoint(folder / "model.pt"), 1e-3, device="cpu")
+    dense, own = ti.influence(train, test), ti.self_influence(test)
+    nearby = ProximityFilter(train, ENTITIES)
+    for index, (triple, entry) in enumerate(zip(test.tolist(), summary(folder)["results"], strict=True)):
+        base = f"triple_{index:03d}_e_{triple[0]}_e_{triple[2]}"
+        assert (entry["index"], entry["base_name"]) == (index, base)
+        rows = torch.arange(LINES)
+        if method != "none":
+            rows = nearby.rows(test[index : index + 1], ProximityOptions(method))
+            lines = (folder / "out" / entry["filtered_train_file"]).read_text().splitlines()
+            assert lines == [(folder / "train.txt").read_text().splitlines()[row] for row in rows]
+        (record,) = json.loads((folder / "out" / f"{base}_tracin.json").read_text())
+        assert record["test_triple"] == triple and record["test_triple_index"] == 0
+        assert record["self_influence"] == pytest.approx(own[index].item(), rel=1e-5)
+        best = dense[index, rows].abs().argsort(descending=True, stable=True)[:9]
+        found = [[item[f"train_{name}"] for name in ("head", "relation", "tail")] for item in record["influences"]]
+        assert found == train[rows[best]].tolist()
+        scores = [item["influence"] for item in record["influences"]]
+        assert scores == pytest.approx(dense[index, rows[best]].tolist(), rel=1e-4, abs=1e-9)
+        with open(folder / "out" / entry["output_csv"], newline="") as file:
+            assert [float(row["TracInScore"]) for row in csv.DictReader(file)] == scores
+        assert (folder / "out/temp_triples" / f"{base}.txt").read_text().split() == [
+            f"e:{triple[0]}", f"r:{triple[1]}", f"e:{triple[2]}"
+        ]  # fmt: skip
+        assert (entry["filtered_train_file"] is None) == (method == "none")
+    assert {key: value for key, value in summary(folder).items() if key != "results" and "time" not in key} == {
+        "total_triples": TESTS, "successful": TESTS, "failed_filtering": 0, "failed_tracin": 0, "skipped": 0,
+        "filter_method": method,
+    }  # fmt: skip
+
+
+def test_reproduces_the_original_scripts(fixtures_dir: Path, tmp_path: Path) -> None:
+    named = {
+        "--test-triples": "test.txt", "--model-path": "models/pykeen_model_state_dict.pt", "--train": "train.txt",
+        "--entity-to-id": "node_dict.txt", "--relation-to-id": "rel_dict.txt",
+        "--node-name-dict": "node_name_dict.txt", "--edge-map": "edge_map.json",
+    }  # fmt: skip
+    paths = [part for flag, name in named.items() for part in (flag, str(fixtures_dir / name))]
+    chosen = "--embedding-height 8 --embedding-width 4 --filter-method networkx --start-index 1 --max-triples 2"
+    result = CliRunner().invoke(main, ["batch", *paths, *chosen.split(), "--output-dir", str(tmp_path)])
+    assert result.exit_code == 0, result.stderr
+    theirs = {path.name for path in (fixtures_dir / "expected/batch").rglob("*") if path.is_file()}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == theirs
+    for kind in ("filtered_training", "temp_triples"):
+        assert files(tmp_path / kind) == files(fixtures_dir / "expected/batch" / kind)
+    for path in tmp_path.glob("*_tracin.json"):
+        (ours,), (original,) = json.loads(path.read_text()), expected(fixtures_dir, f"batch/{path.name}")
+        compare(ours.pop("influences"), original.pop("influences"), "train_", "influence")
+        assert ours.pop("self_influence") == pytest.approx(original.pop("self_influence"), rel=TOLERANCE)
+        assert ours == original
+        sample = (fixtures_dir / "expected/batch" / path.with_suffix(".csv").name).read_text().splitlines()
+        with open(path.with_suffix(".csv"), newline="") as file:
+            rows = {tuple(row[:12]): row[12:] for row in csv.reader(file)}
+        for cells in csv.reader(sample[1:]):
+            assert [float(cell) for cell in rows[tuple(cells[:12])]] == pytest.approx(
+                [float(cell) for cell in cells[12:]], rel=1e-4, abs=1e-9
+            )
+    (one, _), (original, _) = summary(tmp_path, "")["results"], expected(
+        fixtures_dir, "batch/batch_tracin_summary.json"
+    )["results"]  # fmt: skip
+    same = ("index", "triple", "base_name", "filtering_success", "tracin_success", "filtered_train_file", "output_csv")
+    assert {key: one[key] for key in same} == {key: original[key] for key in same}
+
+
+def test_a_bad_triple_is_reported_and_the_rest_go_on(folder: Path) -> None:
+    lines = (folder / "test.txt").read_text().splitlines()
+    lines[2], lines[4] = "e:1\tr:0\te:99", "e:1\tr:0"
+    (folder / "test.txt").write_text("\n".join(lines))
+    result = batch(folder, "--top-k", "3")
+    assert result.exit_code == 1
+    failures = [line for line in result.stderr.splitlines() if "failed" in line]
+    assert failures[0] == (
+        f"triple 2 (e:1, r:0, e:99) failed: {folder / 'test.txt'} line 3: tail 'e:99' is not in the dictionary "
+        f"({ENTITIES} labels)"
+    )
+    assert "line 5: expected head<TAB>relation<TAB>tail" in failures[1]
+    told = summary(folder)
+    assert (told["successful"], told["failed_filtering"], told["failed_tracin"]) == (TESTS - 2, 2, 0)
+    assert [entry["index"] for entry in told["results"] if not entry["tracin_success"]] == [2, 4]
+    assert len(list((folder / "out").glob("*_tracin.json"))) == TESTS - 2
+
+
+def test_a_filter_that_keeps_nothing_fails_that_triple(folder: Path) -> None:
+    with open(folder / "train.txt", "a") as file:
+        file.write("e:38\tr:0\te:38\n")
+    train = [line for line in (folder / "train.txt").read_text().splitlines() if "e:39" not in line]
+    (folder / "train.txt").write_text("\n".join(train))
+    (folder / "test.txt").write_text("e:1\tr:0\te:39\ne:1\tr:0\te:2\n")
+    result = batch(folder, "--filter-method", "igraph")
+    assert result.exit_code == 1
+    assert "igraph filter keeps no training triple within 2 hops of both ends; raise --n-hops" in result.stderr
+    assert [entry["filtering_success"] for entry in summary(folder)["results"]] == [False, True]
+
+
+def test_the_summary_is_kept_up_to_date(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "SUMMARY_SECONDS", 0)
+    write, seen = work.Batch.write, []
+
+    def stopped(self: work.Batch, job: batch_jobs.Job, *rest: Any) -> None:
+        if job.index:
+            seen.append(summary(folder)["successful"])
+        if job.index == 3:
+            raise KeyboardInterrupt
+        write(self, job, *rest)
+
+    monkeypatch.setattr(work.Batch, "write", stopped)
+    assert batch(folder).exit_code == 130
+    assert seen == [1, 2, 3]
+    assert [entry["index"] for entry in summary(folder)["results"]] == [0, 1, 2]
+
+
+def test_an_output_that_cannot_be_written_fails_that_triple(folder: Path) -> None:
+    assert batch(folder).exit_code == 0
+    before = files(folder / "out")
+    blocked = next((folder / "out").glob("triple_003*.json"))
+    blocked.unlink()
+    blocked.mkdir()
+    result = batch(folder)
+    assert result.exit_code == 1 and "triple 3" in result.stderr
+    told = summary(folder)
+    assert (told["successful"], told["failed_filtering"], told["failed_tracin"]) == (TESTS - 1, 0, 1)
+    assert {name: text for name, text in before.items() if name in files(folder / "out")} == files(folder / "out")
+
+
+def test_packed_test_triples_and_separators_within_labels(folder: Path) -> None:
+    """Lines end at LF only, as those of the training triples do."""
+    lines = (folder / "test.txt").read_text().splitlines()
+    (folder / "test.txt").write_bytes(gzip.compress("\r\n".join(["x\u2028y\tr:0\te:1", *lines]).encode()))
+    result = batch(folder)
+    assert result.exit_code == 1 and "line 1: head 'x\\u2028y' is not in the dictionary" in result.stderr
+    assert summary(folder)["successful"] == TESTS
+
+
+def test_start_index_and_max_triples_are_lines_of_the_file(folder: Path) -> None:
+    assert batch(folder, "--start-index", 3, "--max-triples", 2).exit_code == 0
+    assert [entry["index"] for entry in summary(folder)["results"]] == [3, 4]
+    wrong = batch(folder, "--start-index", 8)
+    assert wrong.exit_code == 1 and "test.txt has 8 lines; expected 0 to 7" in wrong.stderr
+
+
+def test_skip_tracin_filters_only_and_skip_filtering_takes_its_files(folder: Path) -> None:
+    assert batch(folder, output="whole").exit_code == 0
+    assert batch(folder, "--skip-tracin").exit_code == 0
+    assert not list((folder / "out").glob("*_tracin.*"))
+    told = summary(folder)
+    assert (told["skipped"], told["successful"]) == (TESTS, 0)
+    assert {entry["tracin_success"] for entry in told["results"]} == {None}
+    assert batch(folder, "--skip-filtering").exit_code == 0
+    assert files(folder / "out") == files(folder / "whole")
+    (folder / "out/filtered_training").rename(folder / "moved")
+    missing = batch(folder, "--skip-filtering")
+    assert missing.exit_code == 1 and "there is no such file" in missing.stderr
+
+
+def test_a_filtered_file_of_another_graph_is_refused(folder: Path) -> None:
+    assert batch(folder, "--skip-tracin", "--max-triples", 1).exit_code == 0
+    (path,) = (folder / "out/filtered_training").iterdir()
+    known = (folder / "train.txt").read_text().splitlines()
+    foreign = next(line for i in range(ENTITIES) if (line := f"e:{i}\tr:0\te:{i}") not in known)
+    path.write_text(path.read_text() + foreign + "\n")
+    result = batch(folder, "--skip-filtering", "--max-triples", 1)
+    assert result.exit_code == 1 and "this triple is not in the training file; filter again" in result.stderr
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def other_relation(path: Path) -> None:
+    path.write_text(re.sub(r'"test_relation_label": "[^"]*"', '"test_relation_label": "other"', path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("ending", "damage"), [("json", cut), ("csv", cut), ("json", Path.unlink), ("csv", Path.unlink),
+                           ("json", other_relation)],
+)  # fmt: skip
+def test_skip_existing_trusts_complete_outputs_only(folder: Path, ending: str, damage: Any) -> None:
+    assert batch(folder).exit_code == 0
+    whole = files(folder / "out")
+    damaged = next((folder / "out").glob(f"triple_005*_tracin.{ending}"))
+    damage(damaged)
+    times = {path: path.stat().st_mtime_ns for path in (folder / "out").glob("*_tracin.*")}
+    assert batch(folder, "--skip-existing").exit_code == 0
+    assert files(folder / "out") == whole
+    touched = {path.name[:10] for path, time in times.items() if path.stat().st_mtime_ns != time}
+    assert touched | {"triple_005"} == {"triple_005"}
+    told = summary(folder)
+    assert (told["skipped"], told["successful"]) == (TESTS - 1, 1)
+    assert [entry["index"] for entry in told["results"] if entry.get("reason") != "output_exists"] == [5]
+
+
+# Forks a run and kills it after a random time, then lets a second run end the work; the modules are imported once.
+KILLER = """
+import os, random, signal, sys, time
+from tracin.cli.batch import batch
+
+def run(arguments, seconds):
+    child = os.fork()
+    if not child:
+        sys.stderr = open(os.devnull, "w")
+        batch(arguments)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+whole, rounds = sys.argv[1], int(sys.argv[2])
+common = sys.argv[3:]
+start = time.monotonic()
+assert run([*common, "--output-dir", whole], 600) == 0
+duration = time.monotonic() - start
+random.seed(1)
+killed = 0
+for index in range(rounds):
+    more = ["--skip-existing"] if index % 2 else []
+    arguments = [*common, "--output-dir", f"{whole}-{index}"]
+    killed += run(arguments, random.uniform(0, duration)) is None
+    assert run([*arguments, *more], 600) == 0
+print(killed)
+"""
+
+
+def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_files(folder: Path) -> None:
+    rounds = 20
+    common = arguments(folder, "--device", "cpu", "--threads", 1, "--quiet")
+    place = common.index("--output-dir")
+    del common[place : place + 2]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), str(ROOT)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-c", KILLER, str(folder / "whole"), str(rounds), *common]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= rounds // 2  # the others had ended before their moment came
+    whole = files(folder / "whole")
+    assert len(whole) == 4 * TESTS
+    for index in range(rounds):
+        assert files(folder / f"whole-{index}") == whole
+
+
+def test_the_bits_do_not_depend_on_what_is_done_already(folder: Path) -> None:
+    """Half of a group is there: the rest is scored together with it, as in an undisturbed run."""
+    assert batch(folder).exit_code == 0
+    whole = files(folder / "out")
+    for path in (folder / "out").glob("triple_00[0-3]*"):
+        path.unlink()
+    assert batch(folder, "--skip-existing").exit_code == 0
+    assert files(folder / "out") == whole
+
+
+def test_triples_as_ids(folder: Path) -> None:
+    assert batch(folder, output="labels").exit_code == 0
+    for name in ("train.txt", "test.txt"):
+        rows = ids(folder, name).tolist()
+        (folder / name).write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    (folder / "test.txt").write_text((folder / "test.txt").read_text() + "0\t0\t40\n")
+    result = batch(folder, "--numeric-triples", output="ids")
+    assert result.exit_code == 1 and "tail 'id 40' is not in the dictionary" in result.stderr
+    assert files(folder / "ids") == files(folder / "labels")
+
+
+@pytest.mark.parametrize("order", ["proponents", "opponents"])
+def test_order(folder: Path, order: str) -> None:
+    assert batch(folder, "--order", order, "--max-triples", 1).exit_code == 0
+    (record,) = json.loads(next((folder / "out").glob("*_tracin.json")).read_text())
+    scores = [item["influence"] for item in record["influences"]]
+    assert scores == sorted(scores, reverse=order == "proponents") and min(scores) < 0 < max(scores)
+
+
+@pytest.mark.parametrize(
+    ("flags", "note"),
+    [
+        ("--filter-method none --n-hops 3", "--n-hops has no effect with --filter-method none"),
+        ("--strict-path-filtering", "--strict-path-filtering has no effect with --filter-method pyg"),
+        ("--max-total-path-length 3", "--max-total-path-length has no effect without --path-filtering"),
+        ("--strict-hop-constraint", "--strict-hop-constraint changes nothing"),
+        ("--cache graph.pkl", "--cache has no effect: the graph is built anew"),
+        ("--num-last-layers 1", "--num-last-layers has no effect: --use-last-layers-only was not given"),
+    ],
+)
+def test_a_flag_without_effect_is_noted(folder: Path, flags: str, note: str) -> None:
+    result = batch(folder, *flags.split(), "--max-triples", 1)
+    assert result.exit_code == 0, result.stderr
+    assert sum(line.startswith(f"note: {note}") for line in result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ("--n-hops 1", {"n_hops": 1}), ("--min-degree 9 --no-preserve-test-edges", {
+            "min_degree": 9, "preserve_test_edges": False}),
+        ("--path-filtering", {"path_filtering": True}),
+        ("--path-filtering --max-total-path-length 2", {"path_filtering": True, "max_total_path_length": 2}),
+        ("--filter-method igraph --path-filtering --strict-path-filtering", {
+            "method": "igraph", "path_filtering": True, "strict_path_filtering": True}),
+    ],
+)  # fmt: skip
+def test_filter_flags_reach_the_filter(folder: Path, flags: str, options: dict[str, Any]) -> None:
+    batch(folder, *flags.split(), "--skip-tracin")
+    train, test = ids(folder, "train.txt"), ids(folder, "test.txt")
+    nearby, differ = ProximityFilter(train, ENTITIES), 0
+    for index, entry in enumerate(summary(folder)["results"]):
+        rows = nearby.rows(test[index : index + 1], ProximityOptions(**options))
+        differ += not torch.equal(rows, nearby.rows(test[index : index + 1], ProximityOptions()))
+        path = folder / "out" / entry["filtered_train_file"]
+        assert (path.read_text().splitlines() if path.exists() else []) == [
+            (folder / "train.txt").read_text().splitlines()[row] for row in rows
+        ]
+    assert differ
+
+
+@pytest.mark.parametrize("how", ["module", "script"])
+def test_drop_in(folder: Path, how: str) -> None:
+    name = "batch_tracin_with_filtering"
+    start, place = (["-m", name], ROOT) if how == "module" else ([f"{name}.py"], ROOT / "python")
+    path = os.pathsep.join([str(ROOT / "python"), str(ROOT)]) if how == "module" else ""
+    flags = ["--use-optimized-tracin", "--use-mixed-precision", "--batch-size", "256", "--max-triples", "2"]
+    command = [sys.executable, *start, *arguments(folder, *flags)]
+    done = subprocess.run(command, cwd=place, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert summary(folder)["successful"] == 2
+
+
+def test_help_names_every_flag_of_the_original() -> None:
+    flags = (
+        "--test-triples --model-path --train --entity-to-id --relation-to-id --output-dir --edge-map --node-name-dict "
+        "--filter-method --n-hops --min-degree --cache --no-preserve-test-edges --strict-hop-constraint "
+        "--path-filtering --max-total-path-length --strict-path-filtering --top-k --device --batch-size "
+        "--use-last-layers-only --num-last-layers --use-mixed-precision --use-gradient-checkpointing "
+        "--disable-memory-cleanup --use-optimized-tracin --disable-vectorized-gradients "
+        "--disable-test-gradient-caching --use-torch-compile --enable-multi-gpu --start-index --max-triples "
+        "--skip-filtering --skip-tracin --skip-existing"
+    )
+    text = CliRunner().invoke(main, ["batch", "--help"]).stdout
+    assert set(flags.split()) - set(text.replace(",", " ").replace("/", " ").split()) == set()
+
+
+def test_incomplete_files_are_told_from_complete_ones(folder: Path) -> None:
+    assert batch(folder, "--max-triples", 1).exit_code == 0
+    outputs = batch_jobs.Outputs(folder / "out")
+    (job,) = batch_jobs.read_jobs(
+        folder / "test.txt", {f"e:{i}": i for i in range(ENTITIES)}, {f"r:{i}": i for i in range(RELATIONS)}, 0, 1
+    )
+    assert outputs.complete(job)
+    for path in (outputs.json(job), outputs.csv(job)):
+        content = path.read_bytes()
+        for size in (0, 1, len(content) // 2, len(content) - 4):
+            path.write_bytes(content[:size])
+            assert not outputs.complete(job)
+        path.write_bytes(content)
+    shutil.rmtree(folder / "out")
+    assert not outputs.complete(job)

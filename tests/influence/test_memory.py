@@ -1,0 +1,137 @@
+"""Sizes of memory: how they are written, found out, and shared out."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tracin import InputError
+from tracin.influence import memory
+from tracin.influence.memory import Need, format_size, out_of_memory, parse_size, share_out
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        (1, 1), (4096, 4096), ("100", 100), ("512M", 512 << 20), ("4G", 4 << 30), ("4 GiB", 4 << 30), ("4gb", 4 << 30),
+        ("1.5k", 1536), (" 2T ", 2 << 40), ("7B", 7),
+    ],
+)  # fmt: skip
+def test_sizes(text: int | str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("size", [0, -1, True, 2.5, None, "", "0", "-4G", "4X", "G", "1e9", "0.1", "4 4"])
+def test_no_sizes(size: object) -> None:
+    with pytest.raises(InputError, match=r"memory_limit is .*; expected a number of bytes, or a size such as '4G'"):
+        parse_size(size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [1, 1023, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 123 << 20, (5 << 30) + 1, 1 << 40])
+def test_written_sizes_are_read_and_rounded_up(size: int) -> None:
+    assert size <= parse_size(format_size(size)) < size + (1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True), (torch.OutOfMemoryError("CUDA"), True), (RuntimeError("can't allocate memory: 5"), True),
+        (RuntimeError("CUDA out of memory."), True), (RuntimeError("shape"), False),
+        (ValueError("out of memory"), False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
+    assert out_of_memory(error) is expected
+
+
+def test_shares_fit_and_leave_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "used_bytes", lambda device: 1000)
+    rng = random.Random(0)
+    for _ in range(3000):
+        need = Need(*(rng.choice([0, 1, 7, 300, 40_000]) for _ in range(3)), pair=rng.choice([4, 8, 64]))
+        tests, triples = rng.choice([0, 1, 5, 999, 30_000]), rng.choice([0, 1, 60, 5_000, 10**7])
+        asked = rng.choice([None, None, 1, 3, 256])
+        limit = int(10 ** rng.uniform(3, 10))
+        asked = asked and max(1, min(asked, triples))
+        smallest = need.test + (asked or 1) * (need.triple + need.pair)
+        if limit - 1000 - need.results < smallest:
+            with pytest.raises(InputError, match="this run needs at least"):
+                share_out(need, limit, tests, triples, asked, CPU)
+            continue
+        tile, block = share_out(need, limit, tests, triples, asked, CPU)
+        assert 1 <= tile <= max(1, tests) and 1 <= block <= max(1, triples, asked or 1)
+        assert 1000 + need.results + tile * need.test + block * (need.triple + tile * need.pair) <= limit
+        assert asked in (None, block)
+        if asked is None and tile < tests and need.test > 100 * need.pair and 60 <= triples < memory.MAX_BLOCK:
+            used = tile * need.test + block * (need.triple + tile * need.pair)
+            assert used > 0.3 * (limit - 1000 - need.results)
+
+
+def test_a_limit_too_small_names_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
+    need = Need(results=10 << 20, test=5 << 20, triple=3 << 20, pair=4)
+    for block in (None, 16):
+        with pytest.raises(InputError, match="memory_limit is 64M; this run needs at least") as caught:
+            share_out(need, 64 << 20, 100, 100, block, CPU)
+        named = re.search(r"at least (\w+): (\w+) are in use already, 10M go to the results", str(caught.value))
+        assert named is not None
+        assert share_out(need, parse_size(named[1]), 100, 100, block, CPU) >= (1, block or 1)
+
+
+def test_without_a_limit_the_budgets_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1 << 40)
+    tile, block = share_out(Need(0, 1 << 20, 0, 4), None, 10**6, 10**9, None, CPU)
+    assert tile * (1 << 20) <= memory.TEST_BYTES and tile * block * 4 <= memory.SCORE_BYTES
+    assert block <= memory.MAX_BLOCK and block % memory.WHOLE_BLOCK == 0
+    assert share_out(Need(0, 1 << 20, 0, 4), 1 << 40, 10_000, 10**9, None, CPU)[0] == 10_000
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
+    assert share_out(Need(0, 1 << 20, 1 << 20, 4), None, 10, 10, None, CPU) == (1, 1)  # tried, not refused
+
+
+def test_this_process_and_machine() -> None:
+    held = memory.used_bytes(CPU)
+    ballast = torch.ones(64 << 20)  # above what an allocator keeps for reuse: its pages are new
+    assert memory.used_bytes(CPU) - held >= 0.9 * ballast.nbytes
+    assert memory.available_bytes(CPU) > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "names", "stat"),
+    [
+        ("0::/jobs/7", "jobs", ("memory.max", "memory.current"), "inactive_file 30"),
+        (
+            "4:memory:/jobs/7",
+            "memory/jobs",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            "total_inactive_file 30",
+        ),
+        ("4:memory:/elsewhere", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "inactive_file 30"),
+    ],
+)
+def test_limits_of_containers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, folder: str, names: tuple[str, str], stat: str
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 1000 kB\n")
+    (tmp_path / "proc/self/cgroup").write_text(f"9:cpu:/x\n{line}\n")
+    group = tmp_path / "groups" / folder
+    (group / "7").mkdir(parents=True)
+    (group / "7" / names[0]).write_text("max\n")
+    for name, text in ((names[0], "5000\n"), (names[1], "4000\n"), ("memory.stat", f"cache 1\n{stat}\n")):
+        (group / name).write_text(text)
+    monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
+    assert memory.available_bytes(CPU) == 1030
+    (tmp_path / "proc/self/cgroup").unlink()
+    assert memory.available_bytes(CPU) == 1000 * 1024
+
+
+def test_a_machine_that_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "PROC", tmp_path)
+    assert memory.used_bytes(CPU) > 10 << 20  # the peak, from the system's accounts
+    assert memory.available_bytes(CPU) > 10 << 20

@@ -1,0 +1,225 @@
+"""The files of influences against the samples the original scripts wrote, and how they reach the disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tracin.errors import InputError
+from tracin.results.writers import (
+    Influences,
+    Labels,
+    check_writable,
+    encode,
+    numbered,
+    replacing,
+    write_per_triple,
+    write_self,
+    write_single,
+    write_test,
+)
+
+TRAIN = torch.tensor([[12, 0, 14], [10, 2, 20]])
+SCORES = torch.tensor([0.001374316237441235, 0.005236657117115101], dtype=torch.float64)
+RESULTS = (
+    Influences(0, (1, 1, 14), 0.0018539954221851076, TRAIN[:1], SCORES[:1]),
+    Influences(1, (10, 0, 20), 0.007443557020742446, TRAIN[1:], SCORES[1:]),
+)
+
+
+def labels(fixtures: Path, names: bool = False) -> Labels:
+    def inverted(name: str) -> dict[int, str]:
+        rows = (line.split("\t") for line in (fixtures / name).read_text().splitlines())
+        return {int(index): label for label, index in rows}
+
+    edge_map = json.loads((fixtures / "edge_map.json").read_text())
+    return Labels(
+        inverted("node_dict.txt"),
+        inverted("rel_dict.txt"),
+        inverted("node_name_dict.txt") if names else None,
+        {label: json.loads(name)["predicate"] for name, label in edge_map.items()} if names else None,
+    )
+
+
+def test_mode_test_writes_the_sample(fixtures_dir: Path, tmp_path: Path) -> None:
+    write_test(
+        tmp_path / "test.json", None, RESULTS, labels(fixtures_dir),
+        num_test=2, num_train=116, top_k=1, learning_rate=0.001,
+    )  # fmt: skip
+    assert (tmp_path / "test.json").read_bytes() == (fixtures_dir / "expected/test.json").read_bytes()
+
+
+def test_mode_test_writes_one_csv_of_all_test_triples(fixtures_dir: Path, tmp_path: Path) -> None:
+    write_test(
+        tmp_path / "test.json", tmp_path / "c.csv", RESULTS, labels(fixtures_dir),
+        num_test=2, num_train=116, top_k=1, learning_rate=0.001,
+    )  # fmt: skip
+    first, second = ((fixtures_dir / f"expected/per_triple/c_test_{i}.csv").read_bytes() for i in (0, 1))
+    assert (tmp_path / "c.csv").read_bytes() == first + second.split(b"\r\n", 1)[1]
+
+
+def test_a_file_per_triple_writes_the_samples(fixtures_dir: Path, tmp_path: Path) -> None:
+    write_per_triple(tmp_path, tmp_path / "c.csv", RESULTS, labels(fixtures_dir), top_k=1, learning_rate=0.001)
+    samples = sorted((fixtures_dir / "expected/per_triple").iterdir())
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [path.name for path in samples]
+    for sample in samples:
+        assert (tmp_path / sample.name).read_bytes() == sample.read_bytes()
+
+
+def test_mode_single_writes_the_sample(fixtures_dir: Path, tmp_path: Path) -> None:
+    sample = json.loads((fixtures_dir / "expected/single_top3.json").read_text())[0]
+    items = sample["influences"]
+    result = Influences(
+        1,
+        tuple(sample["test_triple"]),
+        sample["self_influence"],
+        torch.tensor([[item["train_head"], item["train_relation"], item["train_tail"]] for item in items]),
+        torch.tensor([item["influence"] for item in items], dtype=torch.float64),
+    )
+    names = labels(fixtures_dir, names=True)
+    write_single(tmp_path / "s.json", lambda index: numbered(tmp_path / "s.csv", index), [result], names)
+    assert (tmp_path / "s.json").read_bytes() == (fixtures_dir / "expected/single_top3.json").read_bytes()
+    assert (tmp_path / "s_test_1.csv").read_bytes() == (fixtures_dir / "expected/single_top3.csv").read_bytes()
+
+
+def test_mode_self_orders_by_score_and_ties_by_row(tmp_path: Path) -> None:
+    train = torch.tensor([[0, 0, 1], [1, 0, 2], [2, 1, 0], [3, 1, 0]])
+    write_self(tmp_path / "self.json", train, torch.tensor([0.5, 2.0, 0.5, 1.0]), Labels({}, {}))
+    text = (tmp_path / "self.json").read_text()
+    rows = json.loads(text)
+    assert [row["head"] for row in rows] == [1, 3, 0, 2]
+    assert text == json.dumps(rows, indent=2)
+    assert rows[0] == {"head": 1, "relation": 0, "tail": 2, "self_influence": 2.0}
+
+
+def test_unknown_ids_and_missing_names() -> None:
+    names = Labels({0: "a"}, {0: "r"}, {1: "name of b"}, {"r": "biolink:r"})
+    assert (names.entity(5), names.relation(7)) == ("UNKNOWN_5", "UNKNOWN_7")
+    assert (names.entity_name(0), names.entity_name(1), names.relation_name(0)) == ("a", "name of b", "biolink:r")
+    assert names.relation_name(7) == "UNKNOWN_7"
+    assert Labels({0: "a"}, {0: "r"}).entity_name(0) == "a"
+
+
+def test_a_relation_that_is_json_text_is_named_by_its_predicate(tmp_path: Path) -> None:
+    text = json.dumps({"object_aspect_qualifier": "", "predicate": "biolink:affects"})
+    names = Labels({0: "a"}, {0: text, 1: "{no json", 2: "{}"}, None, {text: "given"})
+    assert [names.relation_name(i) for i in (0, 1, 2)] == ["given", "{no json", "{}"]
+    result = Influences(0, (0, 0, 0), 1.0, torch.tensor([[0, 0, 0]]), torch.tensor([1.0]))
+    plain = Labels({0: "a"}, {0: text})
+    write_test(tmp_path / "j", tmp_path / "c", [result], plain, num_test=1, num_train=1, top_k=1, learning_rate=1.0)
+    with open(tmp_path / "c", encoding="utf-8", newline="") as file:
+        _, row = csv.reader(file)
+    assert row[2:4] == row[8:10] == [text, "biolink:affects"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {}, [], {"a": []}, {"a": {}}, [[]], [{}], None, 1.5, "é\u2028\n\"", float("nan"),
+        {"a": 1, "b": [1, 2.5e-17], "c": {"d": None, "e\n": True}, "f": [{"g": "ü,\n", "h": [{"i": 1}]}]},
+    ],
+)  # fmt: skip
+def test_encode_equals_json(value: Any) -> None:
+    assert "".join(encode(value)) == json.dumps(value, indent=2)
+
+
+def test_encode_consumes_iterators_as_it_goes() -> None:
+    seen: list[int] = []
+
+    def items() -> Iterator[dict[str, int]]:
+        for number in range(3):
+            seen.append(number)
+            yield {"n": number}
+
+    text = encode({"items": items()})
+    pieces = []
+    while not seen:
+        pieces.append(next(text))
+    assert seen == [0]
+    assert "".join([*pieces, *text]) == json.dumps({"items": [{"n": n} for n in range(3)]}, indent=2)
+
+
+def test_labels_with_commas_quotes_and_umlauts_survive_csv(tmp_path: Path) -> None:
+    names = Labels({0: 'a,"b"', 1: "ü"}, {0: "r"})
+    result = Influences(0, (0, 0, 1), 1e-30, torch.tensor([[1, 0, 0]]), torch.tensor([-0.1]))
+    write_test(tmp_path / "j", tmp_path / "c", [result], names, num_test=1, num_train=1, top_k=1, learning_rate=1.0)
+    with open(tmp_path / "c", encoding="utf-8", newline="") as file:
+        _, row = csv.reader(file)
+    assert row[:2] == ['a,"b"', 'a,"b"'] and row[4] == "ü"
+    assert row[12:] == [repr(torch.tensor(-0.1).item()), "1e-30"]
+
+
+def test_a_failure_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    path.write_text("earlier")
+
+    def results() -> Iterator[Influences]:
+        yield RESULTS[0]
+        raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        write_test(
+            path, tmp_path / "out.csv", results(), Labels({}, {}),
+            num_test=2, num_train=1, top_k=None, learning_rate=1.0,
+        )  # fmt: skip
+    assert path.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_links_and_devices_are_kept(tmp_path: Path) -> None:
+    target = tmp_path / "target.json"
+    target.write_text("old")
+    link = tmp_path / "link.json"
+    link.symlink_to(target)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    for path in (link, fifo):
+        check_writable(path)
+        with replacing(path) as file:
+            file.write("new")
+    assert link.is_symlink() and target.read_text() == "new"
+    assert fifo.is_fifo() and os.read(reader, 10) == b"new"
+    os.close(reader)
+
+
+def test_standard_output_is_written_to_also_where_it_is_a_file(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\nfrom tracin.results.writers import check_writable, replacing\n"
+        "path = Path('/dev/stdout')\ncheck_writable(path)\nwith replacing(path) as file: file.write('{}')"
+    )
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    piped = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (piped.stdout, piped.stderr) == ("{}", "")
+    with open(tmp_path / "out", "w+") as file:
+        subprocess.run(command, env=environment, stdout=file, check=True)
+        assert file.read() == "{}"
+
+
+def test_check_writable(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new.json")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for path, message in (
+        (tmp_path / "none" / "out.json", "does not exist; create the folder"),
+        (tmp_path / "file" / "out.json", "is a file, not a folder"),
+        (tmp_path, "is a folder; name a file in it"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_writable(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc, a folder that nobody can write to, does not exist")
+def test_check_writable_tries_rather_than_asks() -> None:
+    with pytest.raises(InputError, match="cannot write to /proc"):
+        check_writable(Path("/proc/out.json"))

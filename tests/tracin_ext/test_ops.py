@@ -1,0 +1,381 @@
+"""Every op registered under torch.ops.tracin_ext: schema, kernel, fake kernel, typed function, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tracin_ext
+from tests.samples.models import ENTITIES, RELATIONS, random_model, random_triples
+from tracin_ext import ops
+from tracin_ext.backends.factored import FactoredBackend
+from tracin_ext.backends.native import NativeBackend, covers, reason_against
+from tracin_ext.full_float32 import full_float32
+from tracin_ext.packing import pack, pack_model
+from tracin_ext.parameters import LAYERS, parameters_of
+
+STATUS = tracin_ext.status()
+native = pytest.mark.skipif(not STATUS["available"], reason=f"no native extension: {STATUS['reason']}")
+
+# Found, not listed: an op that is registered but has no samples below fails.
+REGISTERED = sorted(
+    name.removeprefix("tracin_ext::")
+    for name in torch._C._dispatch_get_all_op_names()
+    if name.startswith("tracin_ext::")
+)
+NO_CUDA = reason_against(torch.device("cuda"))
+cuda = pytest.mark.skipif(NO_CUDA is not None, reason=f"no CUDA kernels: {NO_CUDA}")
+DEVICES = [pytest.param("cpu", marks=native), pytest.param("cuda", marks=cuda)]
+EACH_OP = pytest.mark.parametrize("name", REGISTERED or [pytest.param("any", marks=native)])
+
+Q, B, K = 3, 7, 4
+LITTLE = ("bn2",)  # layers: no operand but `linear`, no form, no joins
+
+
+def backend(
+    dtype: torch.dtype = torch.float32,
+    layers: tuple[str, ...] = LAYERS,
+    variant: str = "plain",
+    products: str = "own",
+    mixed: bool = False,
+    device: str = "cpu",
+) -> NativeBackend:
+    """A random model, packed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACIN_PRODUCTS", products)
+        return NativeBackend(random_model(variant), layers, dtype, torch.device(device), mixed)
+
+
+def sorted_triples(count: int) -> Tensor:  # [count, 3]
+    """Equal heads adjacent, as the ops need them."""
+    triples = random_triples(count)
+    return triples[triples[:, 0].argsort()]
+
+
+def influence_block_arguments(count: int = B, tests: int = Q, **of_backend: Any) -> dict[str, Any]:
+    native_backend = backend(**of_backend)
+    side = native_backend.test_factors(random_triples(tests, seed=1))
+    return {
+        "model": native_backend.model, "sizes": native_backend.sizes, "tests": side.tensors, "heads": side.heads,
+        "statistics": side.statistics, "fc_bias": True, "triples": sorted_triples(count), "rate": 0.5,
+        "scores": native_backend.parameters.fc_weight.new_zeros(tests, count),
+    }  # fmt: skip
+
+
+def self_influence_block_arguments(count: int = B, **of_backend: Any) -> dict[str, Any]:
+    native_backend = backend(**of_backend)
+    p = native_backend.parameters
+    model, sizes = native_backend._whole
+    return {
+        "model": model, "sizes": sizes,
+        "form": p.conv_weight.new_empty(0) if p.form is None else pack(p.form, native_backend.height),
+        "tracked": 12 if p.form is None else 127, "triples": sorted_triples(count), "rate": 0.5,
+        "scores": p.fc_weight.new_zeros(count),
+    }  # fmt: skip
+
+
+def relation_tables_arguments(jacobians: bool = True, **of_backend: Any) -> dict[str, Any]:
+    native_backend = backend(**of_backend)
+    model, features = native_backend.model, native_backend.relation_features
+    return {
+        "model": model, "sizes": native_backend.sizes, "u": torch.zeros_like(model.relation_u),
+        "v": torch.zeros_like(features), "jacobians": torch.zeros_like(model.jacobians[: None if jacobians else 0]),
+    }  # fmt: skip
+
+
+def merge_top_k_arguments(
+    dtype: torch.dtype = torch.float32, tests: int = Q, count: int = B, k: int = K, device: str = "cpu"
+) -> dict[str, Any]:
+    return {
+        "scores": torch.randn(tests, count, dtype=dtype, device=device), "columns": torch.arange(count, device=device),
+        "order": 0, "best": torch.zeros(tests, k, dtype=dtype, device=device),
+        "best_index": torch.full((tests, k), -1, device=device),
+    }  # fmt: skip
+
+
+def block_samples(arguments: Callable[..., dict[str, Any]], device: str) -> list[dict[str, Any]]:
+    """No triple, one, more than a panel of 32; both dtypes and product kernels; everything tracked or little."""
+    few: list[dict[str, Any]] = [
+        *({"count": count} for count in (0, 1, 33)), {"dtype": torch.float64}, {"products": "torch"},
+        {"layers": LITTLE}, {"variant": "kernel larger than an embedding"}, {"variant": "no entity bias"},
+    ]  # fmt: skip
+    return [arguments(device=device, **options) for options in few]
+
+
+SAMPLES: dict[str, Callable[[str], list[dict[str, Any]]]] = {
+    "influence_block": lambda device: [
+        *block_samples(influence_block_arguments, device), influence_block_arguments(tests=0, device=device),
+        influence_block_arguments(mixed=True, device=device),
+    ],
+    "self_influence_block": lambda device: block_samples(self_influence_block_arguments, device),
+    "relation_tables": lambda device: [
+        relation_tables_arguments(device=device), relation_tables_arguments(dtype=torch.float64, device=device),
+        relation_tables_arguments(jacobians=False, device=device),
+        relation_tables_arguments(products="torch", device=device),
+        relation_tables_arguments(variant="inverse relations at odd rows", device=device),
+    ],
+    "merge_top_k": lambda device: [
+        *(merge_top_k_arguments(count=count, k=k, device=device) for count in (0, 1, 7) for k in (1, 10)),
+        merge_top_k_arguments(torch.float64, device=device), merge_top_k_arguments(tests=0, device=device),
+        merge_top_k_arguments(k=0, device=device),
+    ],
+}  # fmt: skip
+
+ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "influence_block": influence_block_arguments,
+    "self_influence_block": self_influence_block_arguments,
+    "relation_tables": relation_tables_arguments,
+    "merge_top_k": merge_top_k_arguments,
+}
+
+
+def change(**fields: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A tuple of tensors or numbers with some of its fields changed."""
+    return lambda value: value._replace(**{name: make(getattr(value, name)) for name, make in fields.items()})
+
+
+def put(value: Any) -> Callable[[Any], Any]:
+    return lambda _: value
+
+
+def last_plus(step: int) -> Callable[[Tensor], Tensor]:
+    """The same numbers but for the last, which is `step` more than the largest."""
+
+    def make(x: Tensor) -> Tensor:
+        changed = x.clone()
+        changed.view(-1)[-1] = x.max() + step
+        return changed
+
+    return make
+
+
+# op, argument that is wrong, what it is made of the right one by, what the message must say
+WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
+    ("influence_block", "triples", put(torch.zeros(B, 2, dtype=torch.int64)), "triples has the wrong shape"),
+    ("influence_block", "triples", put(torch.zeros(B, 3, dtype=torch.int32)), "triples has the wrong dtype"),
+    ("influence_block", "triples", put(torch.full((B, 3), ENTITIES)), f"id {ENTITIES} exceeds the model"),
+    ("influence_block", "triples", put(torch.full((B, 3), -1)), "id -1 exceeds the model"),
+    ("influence_block", "triples", put(torch.zeros(3, B, dtype=torch.int64).t()), "triples is not contiguous"),
+    ("influence_block", "scores", put(torch.zeros(Q, B + 1)), "scores has the wrong shape"),
+    ("influence_block", "scores", put(torch.zeros(Q, B, dtype=torch.float64)), "wrong dtype"),
+    ("influence_block", "model", put([torch.zeros(1)]), "wrong number of tensors"),
+    ("influence_block", "tests", put([torch.zeros(1)]), "wrong number of tensors"),
+    ("influence_block", "sizes", change(height=put(7)), "height must be 0 or"),
+    ("influence_block", "sizes", change(height=put(0)), "has the wrong shape"),
+    ("influence_block", "sizes", change(head_step=put(0)), "steps must be positive"),
+    ("influence_block", "sizes", change(relations=put(RELATIONS + 1)), "more relations than rows"),
+    ("influence_block", "sizes", put([1]), "expected 6 numbers"),
+    ("influence_block", "model", change(entity=Tensor.flatten), "tables must be matrices"),
+    ("influence_block", "model", change(middle_taps=Tensor.flatten), "taps must be matrices"),
+    ("influence_block", "model", change(taps=last_plus(1)), "taps: outside the image"),
+    ("influence_block", "model", change(head_taps=last_plus(1)), "taps: outside the segment"),
+    ("influence_block", "model", change(tail_pixels=last_plus(1)), "pixels: outside the image"),
+    ("influence_block", "model", change(tail_taps=Tensor.long), "taps has the wrong dtype"),
+    ("influence_block", "model", change(middle_forward=lambda x: x[1:]), "forward has the wrong shape"),
+    ("influence_block", "model", change(middle_backward=lambda x: x[1:]), "backward has the wrong shape"),
+    ("influence_block", "model", change(relation_u=lambda x: x[:0]), "relation_u is missing"),
+    ("influence_block", "model", change(jacobians=lambda x: x[1:]), "jacobians has the wrong shape"),
+    ("influence_block", "tests", change(pair=last_plus(1)), "pair: out of range"),
+    ("influence_block", "tests", change(pair_head=last_plus(1)), "pair_head or pair_relation: out of range"),
+    ("influence_block", "tests", change(pair_relation=last_plus(1)), "pair_head or pair_relation: out of range"),
+    ("influence_block", "tests", change(delta=lambda x: x[1:]), "delta has the wrong shape"),
+    ("influence_block", "tests", change(same_relation=lambda x: x[:, 1:].contiguous()), "same_relation has the wrong"),
+    ("influence_block", "tests", change(pull=lambda x: x[:0]), "same_head needs pull, head and head_is_tail"),
+    ("influence_block", "tests", change(narrow_delta=put(torch.ones(1))), "narrow_delta is not bfloat16"),
+    ("influence_block", "tests", change(narrow_delta=put(torch.ones(1).bfloat16())), "narrow_delta has the wrong"),
+    (
+        "influence_block",
+        "tests",
+        change(narrow_linear=put(torch.zeros(12 * (2 * 32 + 5 * 10)).bfloat16())),
+        "narrow_linear needs narrow_delta|no products in bfloat16",
+    ),  # fmt: skip
+    ("influence_block", "heads", put(100), "head_features has the wrong shape"),
+    ("influence_block", "statistics", put(False), "linear has the wrong shape"),
+    ("self_influence_block", "form", lambda x: x[1:], "form has the wrong shape"),
+    ("self_influence_block", "scores", put(torch.zeros(B + 1)), "scores has the wrong shape"),
+    ("self_influence_block", "triples", put(torch.full((B, 3), ENTITIES)), f"id {ENTITIES} exceeds the model"),
+    ("self_influence_block", "model", put([torch.zeros(1)]), "wrong number of tensors"),
+    ("self_influence_block", "sizes", change(relation_step=put(0)), "steps must be positive"),
+    ("self_influence_block", "model", lambda _: backend().model, "the image must be taken whole"),
+    ("self_influence_block", "model", change(middle_pixels=lambda x: x.repeat(2)), "the image must be taken whole"),
+    ("relation_tables", "u", lambda x: x[1:], "u has the wrong shape"),
+    ("relation_tables", "u", Tensor.double, "wrong dtype"),
+    ("relation_tables", "v", lambda x: x[:, 1:].contiguous(), "v has the wrong shape"),
+    ("relation_tables", "jacobians", lambda x: x[1:], "jacobians has the wrong shape"),
+    ("relation_tables", "model", put([torch.zeros(1)]), "wrong number of tensors"),
+    ("merge_top_k", "order", put(3), "order must be 0"),
+    ("merge_top_k", "columns", put(torch.arange(B - 1)), "columns has the wrong shape"),
+    ("merge_top_k", "best_index", put(torch.zeros(Q, K)), "best_index has the wrong dtype"),
+    ("merge_top_k", "scores", put(torch.randn(B, Q).t()), "scores is not contiguous"),
+    ("merge_top_k", "scores", put(torch.randn(B)), "must be matrices"),
+]
+
+
+def op(name: str) -> Any:
+    return getattr(torch.ops.tracin_ext, name).default
+
+
+@native
+def test_every_registered_op_has_a_function_samples_and_wrong_arguments() -> None:
+    assert REGISTERED, "the extension is loaded but registers no op"
+    assert set(SAMPLES) == set(ARGUMENTS) == {name for name, *_ in WRONG} == set(REGISTERED)
+    assert [name for name in REGISTERED if not callable(getattr(ops, name, None))] == []
+
+
+@EACH_OP
+def test_has_a_cpu_kernel(name: str) -> None:
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"tracin_ext::{name}", "CPU")
+
+
+@pytest.mark.skipif(not STATUS["cuda_targets"], reason="built without nvcc")
+@EACH_OP
+def test_has_a_cuda_kernel_where_built_with_nvcc(name: str) -> None:
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"tracin_ext::{name}", "CUDA")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@EACH_OP
+def test_opcheck(name: str, device: str) -> None:
+    samples = SAMPLES[name](device)
+    assert samples
+    for sample in samples:
+        arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in sample.items()}
+        assert set(torch.library.opcheck(op(name), (), arguments).values()) == {"SUCCESS"}
+
+
+@native
+@pytest.mark.parametrize(("name", "argument", "make", "message"), WRONG)
+def test_wrong_arguments_are_named(name: str, argument: str, make: Callable[[Any], Any], message: str) -> None:
+    arguments = ARGUMENTS[name]()
+    with pytest.raises(ValueError, match=message):
+        op(name)(**{**arguments, argument: make(arguments[argument])})
+
+
+# The same on a GPU: what only it refuses. Values of indices in its memory are not read.
+CUDA_WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
+    ("influence_block", "triples", Tensor.cuda, "triples must be on the CPU"),
+    ("influence_block", "triples", put(torch.full((B, 3), ENTITIES)), f"id {ENTITIES} exceeds the model"),
+    ("influence_block", "model", change(shift=Tensor.cpu), "tensors lie on different devices"),
+    ("influence_block", "tests", change(linear=Tensor.cpu), "tensors lie on different devices"),
+    ("influence_block", "sizes", change(height=put(12)), "has the wrong shape"),
+    ("influence_block", "sizes", change(middle_step=put(1)), "middle_step must be all channels"),
+    ("influence_block", "tests", change(pull=lambda x: x[:0]), "same_head needs pull, head and head_is_tail"),
+    ("self_influence_block", "form", Tensor.cpu, "tensors lie on different devices"),
+    ("relation_tables", "u", lambda x: x[:-1], "u has the wrong shape"),
+    ("merge_top_k", "columns", Tensor.cpu, "tensors lie on different devices"),
+]
+
+
+@pytest.mark.parametrize("variant", ["plain", "everything odd"])
+def test_packing_for_cuda_is_what_its_kernels_read(variant: str) -> None:
+    """Matrices as they are, the whole image in the middle, pixels in order (csrc/cuda/device.h)."""
+    model = random_model(variant)
+    p, wide = (parameters_of(model, LAYERS, dtype, tables=torch.float32) for dtype in (torch.float32, torch.float64))
+    packed, sizes, _ = pack_model(p, wide, 0, halves=False, mixed=True, chunk=p.features)
+    dim = p.entity.shape[1]
+    assert (sizes.height, sizes.middle_step) == (0, p.conv_weight.shape[0])
+    assert torch.equal(packed.middle_forward.view(-1, dim), p.fc_weight.T)
+    assert torch.equal(packed.middle_backward.view(dim, -1), p.fc_weight)
+    assert torch.equal(packed.narrow_middle_backward.view(dim, -1), p.fc_weight.bfloat16())
+    assert packed.middle_pixels.tolist() == list(range(2 * dim))
+    assert torch.equal(packed.middle_taps, packed.taps)
+    assert packed.head_taps.numel() == packed.tail_taps.numel() == 0
+
+
+@cuda
+@pytest.mark.parametrize(("name", "argument", "make", "message"), CUDA_WRONG)
+def test_wrong_arguments_are_named_on_cuda(name: str, argument: str, make: Callable[[Any], Any], message: str) -> None:
+    arguments = ARGUMENTS[name](device="cuda")
+    with pytest.raises(ValueError, match=message):
+        op(name)(**{**arguments, argument: make(arguments[argument])})
+
+
+@cuda
+def test_halves_and_large_k_are_refused_on_cuda() -> None:
+    halves = backend()
+    model = type(halves.model)(*(x.cuda() for x in halves.model))
+    arguments = self_influence_block_arguments(device="cuda")
+    with pytest.raises(ValueError, match="height must be 0|has the wrong shape|taken whole"):
+        ops.self_influence_block(**{**arguments, "model": model, "sizes": halves.sizes})
+    with pytest.raises(ValueError, match=f"k must be at most {ops.CUDA_KEPT}"):
+        op("merge_top_k")(**merge_top_k_arguments(k=ops.CUDA_KEPT + 1, device="cuda"))
+
+
+def test_the_largest_k_on_cuda_is_the_kernels() -> None:
+    header = Path(__file__).resolve().parents[2] / "csrc" / "cuda" / "device.h"
+    assert f"most_kept = {ops.CUDA_KEPT};" in header.read_text()
+
+
+@cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_relation_tables_on_cuda_are_those_of_the_cpu(dtype: torch.dtype) -> None:
+    halves = backend(dtype, products="torch")
+    wanted = [halves.model.relation_u, halves.relation_features, halves.model.jacobians]
+    found = [torch.full_like(x, torch.nan, device="cuda") for x in wanted]
+    with full_float32():
+        ops.relation_tables(type(halves.model)(*(x.cuda() for x in halves.model)), halves.sizes, *found)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-10
+    for got, expected in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got.cpu(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("targets", "capability", "expected"),
+    [
+        (["sm_80", "sm_90"], (8, 0), True), (["sm_80", "sm_90"], (8, 9), True), (["sm_80", "sm_90"], (7, 5), False),
+        (["sm_80", "sm_90"], (10, 0), False), (["sm_80", "sm_90", "PTX"], (10, 0), True), ([], (9, 0), False),
+        (["sm_90", "PTX"], (8, 6), False), (["sm_86"], (8, 0), False), (["sm_80", "sm_100", "PTX"], (12, 0), True),
+    ],
+)  # fmt: skip
+def test_targets_cover_gpus(targets: list[str], capability: tuple[int, int], expected: bool) -> None:
+    assert covers(targets, capability) is expected
+
+
+@native
+@pytest.mark.parametrize("other", [{"products": "torch"}, {"dtype": torch.float64}])
+def test_bfloat16_needs_float32_and_own_products(other: dict[str, Any]) -> None:
+    arguments = influence_block_arguments(**other)
+    size = arguments["model"].middle_backward.numel()  # D is even: no column is filled up
+    narrow = torch.zeros(size, dtype=torch.bfloat16)
+    arguments["model"] = arguments["model"]._replace(narrow_middle_backward=narrow)
+    with pytest.raises(ValueError, match="narrow_backward needs float32 and the extension's own products"):
+        ops.influence_block(**arguments)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("products", ["own", "torch"])
+@pytest.mark.parametrize("variant", ["plain", "kernel larger than an embedding"])
+def test_both_product_kernels_give_the_factored_scores(products: str, variant: str, device: str) -> None:
+    native_backend = backend(torch.float64, variant=variant, products=products, device=device)
+    factored = FactoredBackend(random_model(variant), LAYERS, torch.float64, torch.device("cpu"))
+    tests, train = random_triples(20, seed=1), sorted_triples(300)  # above 12 a head, and more than a tile
+    expected = factored.scores(factored.test_factors(tests), train, 0.5)
+    scores = native_backend.scores(native_backend.test_factors(tests), train, 0.5)
+    torch.testing.assert_close(scores.cpu(), expected)
+    own = native_backend.self_influence(train, 0.5)
+    torch.testing.assert_close(own.cpu(), factored.self_influence(train, 0.5))
+
+
+@pytest.mark.parametrize("kernel", [*DEVICES, "torch"])
+@pytest.mark.parametrize("order", ops.ORDERS)
+@pytest.mark.parametrize("k", [1, 3, 50])
+def test_merge_top_k_equals_a_full_sort(kernel: str, order: str, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernel == "torch":
+        monkeypatch.setattr(tracin_ext, "native", None)
+    device = "cpu" if kernel == "torch" else kernel
+    scores = torch.randint(-4, 5, (5, 37), device=device).float()  # many ties
+    scores[scores == 2] = torch.nan  # NaN ranks last
+    key = {"absolute": scores.abs(), "proponents": scores, "opponents": -scores}[order].nan_to_num(-torch.inf)
+    ranked = key.argsort(dim=1, descending=True, stable=True)[:, :k]
+    best, index = torch.zeros(5, k, device=device), torch.full((5, k), -1, device=device)
+    for columns in torch.randperm(37).split(10):
+        ops.merge_top_k(scores[:, columns].contiguous(), columns, order, best, index)
+    filled = ranked.shape[1]
+    assert torch.equal(index[:, :filled], ranked)
+    torch.testing.assert_close(best[:, :filled], scores.gather(1, ranked), rtol=0, atol=0, equal_nan=True)
+    assert (index[:, filled:] == -1).all()

@@ -1,0 +1,222 @@
+"""Right models pass; wrong images, foreign dictionaries and untrained models are told, each by its own sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import Tensor
+
+import tracin
+from tracin.checkpoints.layouts import AmbiguousImage
+from tracin.cli import main
+from tracin.cli.demo import one_thread
+from tracin.errors import InputError
+from tracin.model import ConvE
+from tracin.training.check import SAMPLE, choose, doubt, examine, read_as, renumbered, separation, shapes
+from tracin.training.ranking import evaluate
+
+SHAPE, WRONG = (8, 4, "height"), (2, 16, "height")
+
+
+@pytest.fixture(scope="module")
+def small(fixtures_dir: Path) -> tuple[ConvE, Tensor, dict[str, int], dict[str, int]]:
+    """A ConvE of 8 x 4 images trained on the small graph, its 123 triples, and the dictionaries."""
+    entities, relations = (tracin.read_dictionary(fixtures_dir / f"{name}_dict.txt") for name in ("node", "rel"))
+    train = tracin.read_triples(fixtures_dir / "train.txt", entities, relations)
+    with one_thread():
+        result = tracin.train(
+            train, num_entities=len(entities), num_relations=len(relations), epochs=30, embedding_dim=32,
+            embedding_height=8, embedding_width=4, output_channels=8, batch_size=16, progress=False,
+        )  # fmt: skip
+    return result.model, train, entities, relations
+
+
+def permutations(model: ConvE, relations: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return tuple(torch.randperm(size, generator=generator) for size in (model.entity.num_embeddings, relations))  # type: ignore[return-value]
+
+
+# ---- separation -------------------------------------------------------------------------------------------------
+
+
+def test_separation_is_the_mean_of_all_comparisons() -> None:
+    torch.manual_seed(0)
+    model = ConvE(9, 3, 12, embedding_height=4, embedding_width=3, output_channels=2).train()
+    triples = torch.stack([torch.randint(size, (20,)) for size in (9, 3, 9)], 1)
+    with torch.no_grad():
+        model.entity.weight[7] = model.entity.weight[2]  # equal scores
+    found = separation(model, triples)
+    assert model.training
+    model.eval()
+    with torch.no_grad():
+        scores = model.score_tails(triples[:, 0], triples[:, 1]).tolist()
+    shares = []
+    for row, (_, _, tail) in enumerate(triples.tolist()):
+        own, others = scores[row][tail], [scores[row][other] for other in triples[:, 2].tolist() if other != tail]
+        shares.append(sum((own > other) + (own == other) / 2 for other in others) / len(others))
+    assert found == pytest.approx(sum(shares) / len(shares), abs=1e-6)
+
+
+def test_separation_takes_a_seeded_sample_and_refuses_wrong_ids() -> None:
+    torch.manual_seed(0)
+    model = ConvE(50, 3, 12, embedding_height=4, embedding_width=3, output_channels=2).eval()
+    triples = torch.stack([torch.randint(size, (3000,)) for size in (50, 3, 50)], 1)
+    assert separation(model, triples, 1) == separation(model, triples, 1) != separation(model, triples, 2)
+    assert separation(model, triples, 1) == separation(model, choose(triples, SAMPLE, 1), 5)
+    assert torch.tensor(separation(model, torch.tensor([[0, 0, 1], [2, 0, 1]]))).isnan()
+    with pytest.raises(InputError, match="entity id 50"):
+        separation(model, torch.tensor([[50, 0, 1]]))
+
+
+def test_untrained_models_are_doubted_and_few_triples_are_not() -> None:
+    torch.manual_seed(0)
+    model = ConvE(50, 3, 32, embedding_height=8, embedding_width=4, output_channels=2).eval()
+    triples = torch.stack([torch.randint(size, (300,)) for size in (50, 3, 50)], 1)
+    text = doubt(model, triples)
+    assert text is not None and "no better than random ones" in text and "2 x 16 stacked in height" in text
+    assert doubt(model, triples[:49]) is None
+    report = examine(model, triples[:49], triples[:10], [triples], both_directions=False)
+    assert not report.ok and report.verdict == "undecided: 49 training triples are too few to tell"
+    same_tail = triples * torch.tensor([1, 1, 0])
+    assert doubt(model, same_tail) is None
+    report = examine(model, same_tail, triples[:10], [triples], both_directions=False)
+    assert not report.ok and report.verdict == "undecided: with one tail there is nothing to tell"
+    assert report.readings[0].separation is None
+
+
+# ---- images -----------------------------------------------------------------------------------------------------
+
+
+def test_shapes_are_those_that_load() -> None:
+    model = ConvE(5, 2, 32, embedding_height=2, embedding_width=16, output_channels=3)
+    assert shapes(model) == [WRONG, SHAPE, (4, 8, "width"), (16, 2, "width")]
+    for shape in shapes(model):
+        other = read_as(model, shape)
+        assert (other.config["embedding_height"], other.config["embedding_width"], other.stack) == shape
+        assert other.entity.weight.data_ptr() == model.entity.weight.data_ptr()
+    assert shapes(ConvE(5, 2, 200, embedding_height=10, embedding_width=20))[0] == (10, 20, "height")
+
+
+def test_a_small_model_passes_and_its_misreadings_do_not(
+    small: tuple[ConvE, Tensor, dict[str, int], dict[str, int]],
+) -> None:
+    model, train, _, relations = small
+    arguments = dict(both_directions=True)
+    report = examine(model, train, train[:40], [train], **arguments)
+    assert report.ok and doubt(model, train) is None, report.verdict
+    assert [reading.name for reading in report.readings[:4]] == [
+        "8 x 4 stacked in height", "random entity ids", "random relation ids", "2 x 16 stacked in height"
+    ]  # fmt: skip
+    assert report.readings[0].ranking == evaluate(model, train[:40], train, both_directions=True)
+    wrong = examine(read_as(model, WRONG), train, train[:40], [train], **arguments)
+    assert not wrong.ok and wrong.verdict.startswith("the image is likely 8 x 4 stacked in height, not 2 x 16")
+    assert wrong.verdict == doubt(read_as(model, WRONG), train)
+    ids = permutations(model, len(relations))
+    foreign = renumbered(train, ids[0], torch.arange(len(relations)))
+    text = examine(model, foreign, foreign[:40], [foreign], **arguments).verdict
+    assert "no better than random ones" in text or "the entity dictionary is not that" in text
+
+
+# ---- tracin check -----------------------------------------------------------------------------------------------
+
+
+def run(model: Path, *arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "100"}).invoke(main, ["check", str(model), *arguments])
+
+
+def dictionaries(folder: Path, **paths: Path) -> list[str]:
+    given = {"entity": folder / "node_dict.txt", "relation": folder / "rel_dict.txt"} | paths
+    return [part for kind, path in given.items() for part in (f"--{kind}-to-id", str(path))]
+
+
+def test_command_on_a_small_model(
+    small: tuple[ConvE, Tensor, dict[str, int], dict[str, int]], fixtures_dir: Path, tmp_path: Path
+) -> None:
+    model, train, entities, relations = small
+    path = tmp_path / "model.pt"
+    tracin.save_checkpoint(path, model, epoch=60, entity_to_id=entities, relation_to_id=relations)
+    files = ["--train", str(fixtures_dir / "train.txt"), "--test", str(tmp_path / "test.txt")]
+    lines = (fixtures_dir / "test.txt").read_text().splitlines()
+    (tmp_path / "test.txt").write_text("\n".join([*lines, "CHEBI:1\tpredicate:9\tCHEBI:2"]))
+    good = run(path, *files)
+    assert good.exit_code == 0, good.output
+    assert "8 x 4 stacked in height: as the file says" in good.stdout
+    assert f"{sum(p.numel() for p in model.parameters()):,}: entity 960" in good.stdout
+    assert "'predicate:9' is not in the" in good.stdout and "ok: training triples" in good.stdout
+    assert max(map(len, good.stdout.splitlines())) <= 100
+    facts = json.loads(run(path, *files, "--json").stdout)
+    assert facts["report"]["ok"] and facts["parameters"]["entity"] == 30 * 32
+    assert [(file["kind"], file["triples"], file["unknown"]) for file in facts["files"]] == [
+        ("train", len(train), 0), ("test", len(lines), 1)
+    ]  # fmt: skip
+    bad = run(path, *files, "--embedding-height", "2")
+    assert bad.exit_code == 1 and "2 x 16 stacked in height: as asked for" in bad.stdout
+    assert "not ok: the image is likely 8 x 4 stacked in height" in bad.stdout
+
+
+def test_command_where_the_file_leaves_the_image_open(
+    small: tuple[ConvE, Tensor, dict[str, int], dict[str, int]], fixtures_dir: Path, tmp_path: Path
+) -> None:
+    model, *_ = small
+    keys = {"entity.weight": "entity_embeddings", "relation.weight": "relation_embeddings", "fc": "hidden_layer"}
+    keys |= {"bn0": "batch_norm_1", "conv": "convolutional_layer", "bn1": "batch_norm_2", "bn2": "batch_norm_3"}
+    state = {}
+    for name, value in model.state_dict().items():
+        layer, _, end = name.partition(".")
+        if name != "bias":
+            state[keys.get(name) or f"{keys[layer]}.{end}"] = value
+    torch.save(state, tmp_path / "kelpie.pt")
+    with pytest.raises(AmbiguousImage, match="does not tell the shape"):
+        tracin.load_checkpoint(tmp_path / "kelpie.pt")
+    files = ["--train", str(fixtures_dir / "train.txt"), *dictionaries(fixtures_dir)]
+    result = run(tmp_path / "kelpie.pt", *files)
+    assert result.exit_code == 1
+    assert "not told by the file, the first that fits the weights" in result.stdout
+    assert "--embedding-height 8 --embedding-width 4 --stack height" in " ".join(result.stdout.split())
+    image = ["--embedding-height", "8", "--embedding-width", "4"]
+    assert run(tmp_path / "kelpie.pt", *files, *image).exit_code == 0
+
+
+def test_command_on_the_trained_model(checkpoints_dir: Path, fb15k237: Path, tmp_path: Path) -> None:
+    folder = checkpoints_dir / "fb15k-237"
+    files = ["--train", str(fb15k237 / "train.txt"), "--test", str(fb15k237 / "test.txt"), "--sample", "50"]
+    labels = [line.split("\t")[0] for line in (folder / "rel_dict.txt").read_text().splitlines()]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1)).tolist()
+    permuted = tmp_path / "relations.txt"
+    permuted.write_text("".join(f"{labels[row]}\t{number}\n" for number, row in enumerate(order)))
+    for arguments, words, code in (
+        (dictionaries(folder), "ok: training triples are told from wrong ones, separation 0.9", 0),
+        (dictionaries(folder, relation=permuted), "not ok: the relation dictionary is not that of the model", 1),
+    ):
+        result = run(folder / "epoch_14.pt", *files, *arguments)
+        assert words in " ".join(result.stdout.split())
+        assert result.exit_code == code
+
+
+def test_doubts_about_the_trained_model(checkpoints_dir: Path, fb15k237: Path) -> None:
+    folder = checkpoints_dir / "fb15k-237"
+    entities, relations = (tracin.read_dictionary(folder / f"{name}_dict.txt") for name in ("node", "rel"))
+    train = tracin.read_triples(fb15k237 / "train.txt", entities, relations)
+    model = tracin.load_model(folder / "epoch_14.pt", relation_to_id=relations)
+    assert doubt(model, train) is None
+    text = doubt(read_as(model, (5, 40, "height")), train)
+    assert text is not None and text.startswith("the image is likely 20 x 10 stacked in height, not 5 x 40")
+    text = doubt(model, renumbered(train, permutations(model, 1)[0], torch.arange(len(relations))))
+    assert text is not None and text.startswith("training triples score no better than random ones")
+
+
+def test_run_warns_of_a_wrong_image(checkpoints_dir: Path, fb15k237: Path, tmp_path: Path) -> None:
+    folder = checkpoints_dir / "fb15k-237"
+    lines = (fb15k237 / "train.txt").read_text().splitlines()[:2000]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    arguments = ["run", "--model-path", str(folder / "epoch_14.pt"), "--train", str(tmp_path / "train.txt"), "--quiet",
+                 "--mode", "self", "--output", str(tmp_path / "out.json"), *dictionaries(folder)]  # fmt: skip
+    assert CliRunner().invoke(main, arguments).stderr == ""
+    wrong = CliRunner().invoke(main, [*arguments, "--embedding-height", "5"])
+    assert wrong.exit_code == 0
+    assert "warning: the image is likely 20 x 10 stacked in height, not 5 x 40" in wrong.stderr
+    assert wrong.stderr.rstrip().endswith("tracin check says more")
