@@ -17,7 +17,7 @@ from torch.nn import functional
 from tracin.checkpoints.load import Checkpoint
 from tracin.errors import InputError
 from tracin.influence.arguments import check_batch_size, check_triples, resolve_learning_rates
-from tracin.influence.layer_names import layer_of, layers_named
+from tracin.influence.layers import layer_of, layers_named
 from tracin.influence.tracin import PRECISIONS, TopK, TracIn
 from tracin.losses import loss_named
 from tracin.model import ConvE

@@ -1,4 +1,4 @@
-"""What runs on this machine, and why nothing faster is in use."""
+"""What this machine is and which device of it runs the work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import tracin_ext
+from tracin.errors import InputError
 from tracin_ext import backends
 
 DISTRIBUTION = "tracin-ext"
@@ -78,3 +79,16 @@ def format_info(facts: dict[str, Any]) -> str:
         }
     width = max(map(len, lines)) + 2
     return "\n".join(f"{name:{width}}{text}" for name, text in lines.items())
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """ "auto" is CUDA where there is some."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device is {device!r}; expected auto, cpu or cuda") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device is 'cuda', but this PyTorch sees no CUDA device; take --device cpu or auto")
+    return resolved

@@ -20,7 +20,6 @@ from click.testing import CliRunner, Result
 import tracin
 from tests.cli.test_expected import TOLERANCE, compare, expected
 from tracin import batch as work
-from tracin import batch_jobs
 from tracin.cli import main
 from tracin.proximity.filter import ProximityFilter, ProximityOptions
 
@@ -170,7 +169,7 @@ def test_the_summary_is_kept_up_to_date(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(work, "SUMMARY_SECONDS", 0)
     write, seen = work.Batch.write, []
 
-    def stopped(self: work.Batch, job: batch_jobs.Job, *rest: Any) -> None:
+    def stopped(self: work.Batch, job: work.Job, *rest: Any) -> None:
         if job.index:
             seen.append(summary(folder)["successful"])
         if job.index == 3:
@@ -417,8 +416,8 @@ def test_help_names_every_flag_of_the_original() -> None:
 
 def test_incomplete_files_are_told_from_complete_ones(folder: Path) -> None:
     assert batch(folder, "--max-triples", 1).exit_code == 0
-    outputs = batch_jobs.Outputs(folder / "out")
-    (job,) = batch_jobs.read_jobs(
+    outputs = work.Outputs(folder / "out")
+    (job,) = work.read_jobs(
         folder / "test.txt", {f"e:{i}": i for i in range(ENTITIES)}, {f"r:{i}": i for i in range(RELATIONS)}, 0, 1
     )
     assert outputs.complete(job)

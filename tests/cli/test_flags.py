@@ -16,7 +16,7 @@ from tracin.cli import main
 from tracin.cli.computing import chosen_backend
 from tracin.cli.inputs import Options
 from tracin.cli.options import spread
-from tracin.influence.layer_names import layers_named
+from tracin.influence.layers import layers_named
 from tracin_ext.backends.factored import has_bfloat16
 
 # Flags of the original script that are switches or have values that do not change what comes out.

@@ -9,8 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from tracin.batch import Batch, Summary
-from tracin.batch_jobs import Job, Outputs, TrainingLines, read_jobs
+from tracin.batch import Batch, Job, Outputs, Summary, TrainingLines, read_jobs
 from tracin.cli.command import say
 from tracin.cli.computing import begin, chosen_backend, notes_on_layers
 from tracin.cli.inputs import Inputs, Options, describe_inputs, notes_on_inputs, read_inputs, speaking_of_flags, spelled
@@ -26,9 +25,9 @@ from tracin.cli.options import (
     together,
 )
 from tracin.cli.ranks import check_alike, joined, reporter, take_all_gpus
-from tracin.clock import Clock
 from tracin.distributed.ranks import Ranks
 from tracin.distributed.shards import Shards
+from tracin.progress import Clock
 from tracin.proximity.filter import METHODS, ProximityOptions
 
 COUNT = click.IntRange(min=0)

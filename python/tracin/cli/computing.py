@@ -13,10 +13,10 @@ from tracin.checkpoints.load import Checkpoint
 from tracin.cli.command import warned_once
 from tracin.cli.inputs import Inputs, Options
 from tracin.cli.ranks import own_device
-from tracin.clock import Clock
 from tracin.distributed.ranks import Ranks
-from tracin.influence.layer_names import layers_named
+from tracin.influence.layers import layers_named
 from tracin.influence.tracin import TracIn
+from tracin.progress import Clock
 from tracin.training.check import doubt
 
 ISA_NAMES = {"avx512": "AVX-512", "avx2": "AVX2", "default": "portable loops"}

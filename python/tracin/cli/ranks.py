@@ -13,11 +13,11 @@ import torch
 
 from tracin.cli.command import ARGUMENTS, say
 from tracin.cli.inputs import Inputs, Options, speaking_of_flags
-from tracin.devices import resolve_device
 from tracin.distributed.launch import launch
 from tracin.distributed.ranks import Ranks, ranks_of_environment, working_together
 from tracin.errors import InputError
 from tracin.influence.resume import digest_models
+from tracin.machine import resolve_device
 
 DEFAULT_OF_TORCHRUN = "1"  # what it sets OMP_NUM_THREADS to where nobody else did
 

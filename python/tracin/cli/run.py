@@ -32,10 +32,10 @@ from tracin.cli.options import (
     ranking_options,
 )
 from tracin.cli.ranks import check_alike, joined, reporter, take_all_gpus
-from tracin.clock import Clock
 from tracin.distributed.ranks import Ranks
 from tracin.distributed.shards import Shards
 from tracin.errors import InputError
+from tracin.progress import Clock
 from tracin.results.frames import is_parquet
 from tracin.results.writers import check_writable, is_device
 

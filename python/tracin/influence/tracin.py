@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from tracin.checkpoints.load import Checkpoint
-from tracin.clock import Clock
-from tracin.devices import resolve_device
 from tracin.errors import InputError
 from tracin.influence.arguments import check_batch_size, check_models, check_triples, resolve_learning_rates
 from tracin.influence.blocks import Work, attempt
@@ -22,8 +20,8 @@ from tracin.influence.memory import Need, parse_size, share_out
 from tracin.influence.resume import Partial, digest, digest_models
 from tracin.influence.top_k import TopK
 from tracin.losses import loss_named
-from tracin.machine import version
-from tracin.progress import progress_stages
+from tracin.machine import resolve_device, version
+from tracin.progress import Clock, progress_stages
 from tracin.pykeen import from_pykeen, is_pykeen
 from tracin_ext import backends
 from tracin_ext.full_float32 import full_float32

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tracin.checkpoints.load import Checkpoint, load_checkpoint, read_training_state, save_checkpoint
-from tracin.devices import resolve_device
 from tracin.errors import InputError
+from tracin.machine import resolve_device
 from tracin.model import ConvE
 from tracin.progress import progress_bar
 from tracin.results.writers import check_writable
