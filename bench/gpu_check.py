@@ -45,9 +45,11 @@ def gpu() -> dict[str, Any]:
         raise click.ClickException(reason)
     major, minor = torch.cuda.get_device_capability()
     return {
-        "gpu": torch.cuda.get_device_name(), "capability": f"{major}.{minor}", "cuda": torch.version.cuda,
+        "gpu": torch.cuda.get_device_name(),
+        "capability": f"{major}.{minor}",
+        "cuda": torch.version.cuda,
         "targets": tracin_ext.status()["cuda_targets"],
-    }  # fmt: skip
+    }
 
 
 def counts(output: str) -> dict[str, int]:
@@ -93,8 +95,16 @@ def benchmark(graph: Graph, sizes: Sizes, device: str) -> list[dict[str, Any]]:
             ti = TracIn(graph.model, RATE, precision=precision, backend=backend, device=device, progress=False)
             error = reference.verify(ti.description, ti.influence(train, test), tolerance)
             timing, _ = measure(lambda ti=ti: ti.influence(train, test), sizes.repeats)  # type: ignore[misc]
-            rows.append({"job": "W1", "runs": ti.description, "seconds": timing.median, "spread": timing.spread,
-                         "error": error, "predicted_s": predicted(work, precision)})  # fmt: skip
+            rows.append(
+                {
+                    "job": "W1",
+                    "runs": ti.description,
+                    "seconds": timing.median,
+                    "spread": timing.spread,
+                    "error": error,
+                    "predicted_s": predicted(work, precision),
+                }
+            )
     train, test = graph.train[: sizes.w2_train], graph.test[: sizes.w2_test]
     checked = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[: sizes.w2_checked]
     exact, work = reference_of(graph.model, train, test[checked], RATE).scores, work_of(graph.model, train, test)
@@ -102,8 +112,17 @@ def benchmark(graph: Graph, sizes: Sizes, device: str) -> list[dict[str, Any]]:
         ti = TracIn(graph.model, RATE, precision=precision, backend="native", device=device, progress=False)
         timing, top = measure(lambda ti=ti: ti.top_k(train, test), sizes.repeats)  # type: ignore[misc]
         error, overlap = verify_top_k(ti.description, top.indices[checked], top.scores[checked], exact, tolerance)
-        rows.append({"job": "W2", "runs": ti.description, "seconds": timing.median, "spread": timing.spread,
-                     "error": error, "top_10_overlap": overlap, "predicted_s": predicted(work, precision)})  # fmt: skip
+        rows.append(
+            {
+                "job": "W2",
+                "runs": ti.description,
+                "seconds": timing.median,
+                "spread": timing.spread,
+                "error": error,
+                "top_10_overlap": overlap,
+                "predicted_s": predicted(work, precision),
+            }
+        )
     return rows
 
 

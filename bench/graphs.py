@@ -87,9 +87,12 @@ def load_fb15k237(data: Path | None, checkpoints: Path | None, work: Path) -> tu
             if source is not None:
                 (text / Path(member.name).name).write_bytes(source.read())
     files = Files(
-        trained / "epoch_14.pt", text / "train.txt", text / "test.txt", trained / "node_dict.txt",
+        trained / "epoch_14.pt",
+        text / "train.txt",
+        text / "test.txt",
+        trained / "node_dict.txt",
         trained / "rel_dict.txt",
-    )  # fmt: skip
+    )
     entities, relations = read_dictionary(files.entity_to_id), read_dictionary(files.relation_to_id)
     train, test = (read_triples(path, entities, relations) for path in (files.train, files.test))
     return Graph(FB15K237, "FB15k-237, trained ConvE", load_model(files.model), train, test), files
@@ -147,9 +150,16 @@ def random_model(shape: Shape, seed: int = 0) -> ConvE:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = ConvE(
-            shape.entities, shape.relations, shape.dim, embedding_height=shape.height, embedding_width=shape.width,
-            output_channels=shape.channels, input_dropout=0, feature_dropout=0, hidden_dropout=0,
-        )  # fmt: skip
+            shape.entities,
+            shape.relations,
+            shape.dim,
+            embedding_height=shape.height,
+            embedding_width=shape.width,
+            output_channels=shape.channels,
+            input_dropout=0,
+            feature_dropout=0,
+            hidden_dropout=0,
+        )
         model.entity.weight.normal_(0, 0.3)
         model.relation.weight.normal_(0, 0.3)
         norms: list[Any] = [module for module in model.modules() if hasattr(module, "momentum")]

@@ -99,9 +99,11 @@ def compare(
     except (InputError, ImportError) as error:
         return row | {"unavailable": str(error)}
     row["prepare_s"] = time.perf_counter() - start
-    row |= on_subset(method, score, train, test, reference, sizes) if method.train else in_full(
-        method, score, train, test, reference, sizes
-    )  # fmt: skip
+    row |= (
+        on_subset(method, score, train, test, reference, sizes)
+        if method.train
+        else in_full(method, score, train, test, reference, sizes)
+    )
     pairs = len(train) * len(test)
     row |= {"triples_per_s": len(train) / row["seconds"], "pairs_per_s": pairs / row["seconds"]}
     return row | limit_facts(limits, row["seconds"], method.precision, method.form)
@@ -118,9 +120,15 @@ def in_full(
     del scores
     timing, _ = measure(lambda: score(train, test), sizes.repeats, warmup=0)
     return {
-        "seconds": timing.median, "spread": timing.spread, "first_call_s": first, "error": error,
-        "top_10_overlap": top, "peak_bytes": timing.peak_bytes, "timed_train": len(train), "timed_test": len(test),
-    }  # fmt: skip
+        "seconds": timing.median,
+        "spread": timing.spread,
+        "first_call_s": first,
+        "error": error,
+        "top_10_overlap": top,
+        "peak_bytes": timing.peak_bytes,
+        "timed_train": len(train),
+        "timed_test": len(test),
+    }
 
 
 def on_subset(
@@ -142,10 +150,15 @@ def on_subset(
         per_triple = long.best / large
     seconds = (max(0.0, long.best - per_triple * large) + per_triple * len(train)) * len(test) / len(tests)
     return {
-        "seconds": seconds, "spread": long.spread, "error": error, "peak_bytes": long.peak_bytes,
-        "timed_train": large, "timed_test": len(tests), "timed_s": long.best,
+        "seconds": seconds,
+        "spread": long.spread,
+        "error": error,
+        "peak_bytes": long.peak_bytes,
+        "timed_train": large,
+        "timed_test": len(tests),
+        "timed_s": long.best,
         "scaled": f"timed on {large} training x {len(tests)} test triples",
-    }  # fmt: skip
+    }
 
 
 def w2(graph: Graph, sizes: Sizes, quick: bool, report: Report, backend: str = "auto") -> dict[str, Any]:
@@ -164,11 +177,16 @@ def w2(graph: Graph, sizes: Sizes, quick: bool, report: Report, backend: str = "
 
 
 def every_top_k(
-    graph: Graph, train: Tensor, test: Tensor, backend: str, precision: str, tolerance: float,
+    graph: Graph,
+    train: Tensor,
+    test: Tensor,
+    backend: str,
+    precision: str,
+    tolerance: float,
     checked: Tensor,  # [c] rows of test
     exact: Tensor,  # [c, n] float64
     limits: dict[str, Any],
-) -> Row:  # fmt: skip
+) -> Row:
     row: Row = {"method": f"top 10 of every test triple, {precision}", "kind": "tracin", "precision": precision}
     start = time.perf_counter()
     try:
@@ -180,12 +198,22 @@ def every_top_k(
     verify_top_k(row["method"], few.indices, few.scores, exact[:2], tolerance)
     timing, top = measure(lambda: ti.top_k(train, test), repeats=1, warmup=0)
     error, same = verify_top_k(row["method"], top.indices[checked], top.scores[checked], exact, tolerance)
-    return row | {
-        "runs": ti.description, "seconds": timing.median, "error": error, "top_10_overlap": same,
-        "checked_tests": len(checked), "peak_bytes": timing.peak_bytes,
-        "triples_per_s": len(train) / timing.median, "pairs_per_s": len(train) * len(test) / timing.median,
-        "timed_train": len(train), "timed_test": len(test),
-    } | limit_facts(limits, timing.median, precision, "native" if ti.backend == "native" else "plain")  # fmt: skip
+    return (
+        row
+        | {
+            "runs": ti.description,
+            "seconds": timing.median,
+            "error": error,
+            "top_10_overlap": same,
+            "checked_tests": len(checked),
+            "peak_bytes": timing.peak_bytes,
+            "triples_per_s": len(train) / timing.median,
+            "pairs_per_s": len(train) * len(test) / timing.median,
+            "timed_train": len(train),
+            "timed_test": len(test),
+        }
+        | limit_facts(limits, timing.median, precision, "native" if ti.backend == "native" else "plain")
+    )
 
 
 def describe(row: Row) -> str:

@@ -68,10 +68,19 @@ def work_of(model: ConvE, train: Tensor, test: Tensor) -> Work:  # [B, 3], [Q, 3
     rich = of_head[of_head >= JACOBIAN_FROM]
     test_pairs, test_heads, _ = distinct(test)
     return Work(
-        len(train), len(test), *distinct(train), len(rich), int(rich.sum()), test_pairs, test_heads,
-        config["embedding_dim"], features, features - 2 * channels * alone * outputs[1 - axis], channels * (taps + 1),
+        len(train),
+        len(test),
+        *distinct(train),
+        len(rich),
+        int(rich.sum()),
+        test_pairs,
+        test_heads,
+        config["embedding_dim"],
+        features,
+        features - 2 * channels * alone * outputs[1 - axis],
+        channels * (taps + 1),
         taps,
-    )  # fmt: skip
+    )
 
 
 def distinct(triples: Tensor) -> tuple[int, int, int]:  # [n, 3]

@@ -34,9 +34,13 @@ def captum(model: ConvE) -> tuple[Score, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             attributor = TracInCP(
-                model, TensorDataset(train, train[:, 0]), ["the one checkpoint"], lambda *_: RATE, loss_fn=loss,
+                model,
+                TensorDataset(train, train[:, 0]),
+                ["the one checkpoint"],
+                lambda *_: RATE,
+                loss_fn=loss,
                 batch_size=DENSE_BATCH,
-            )  # fmt: skip
+            )
             return attributor.influence((test, test[:, 0])).detach()
 
     return score, f"Captum {__version__} TracInCP, batches of {DENSE_BATCH}"
@@ -135,9 +139,12 @@ def batch_norm(layer: Any, x: Tensor, error: Tensor) -> dict[str, Tensor]:  # [B
 
 
 RULES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], dict[str, Tensor]]] = {
-    nn.Embedding: embedding, nn.Linear: linear, nn.Conv2d: convolution, nn.BatchNorm1d: batch_norm,
+    nn.Embedding: embedding,
+    nn.Linear: linear,
+    nn.Conv2d: convolution,
+    nn.BatchNorm1d: batch_norm,
     nn.BatchNorm2d: batch_norm,
-}  # fmt: skip
+}
 
 PEERS = (
     Method("Captum TracInCP", captum, DENSE, train=384, kind="peer"),

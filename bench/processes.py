@@ -61,9 +61,13 @@ def run_process(arguments: Sequence[str]) -> Run:
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-u", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        [sys.executable, "-u", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
         env=environment,
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     peak: list[int] = [0]
     watcher = threading.Thread(target=watch_peak, args=(process, peak), daemon=True)
@@ -96,16 +100,27 @@ def cold_start(graph: Graph, files: Files, repeats: int, report: Report) -> dict
     printed = [json.loads(line) for _, line in run.lines if line.startswith("{")]
     found = printed[-1]
     error = verify_listed(
-        "cold start", graph.model, graph.train, graph.test[:1], torch.tensor([found["indices"]]),
+        "cold start",
+        graph.model,
+        graph.train,
+        graph.test[:1],
+        torch.tensor([found["indices"]]),
         torch.tensor([found["scores"]]),
-    )  # fmt: skip
+    )
     row: Row = {
-        "method": "cold start, one test triple", "kind": "tracin", "precision": "float32", "error": error,
-        "runs": next(line["runs"] for line in printed if "runs" in line), "seconds": run.seconds,
-        "spread": (runs[-1].seconds - runs[0].seconds) / run.seconds, "peak_bytes": run.peak_bytes,
+        "method": "cold start, one test triple",
+        "kind": "tracin",
+        "precision": "float32",
+        "error": error,
+        "runs": next(line["runs"] for line in printed if "runs" in line),
+        "seconds": run.seconds,
+        "spread": (runs[-1].seconds - runs[0].seconds) / run.seconds,
+        "peak_bytes": run.peak_bytes,
         "split_s": run.parts(),
-        "triples_per_s": found["train"] / run.seconds, "timed_train": found["train"], "timed_test": 1,
-    }  # fmt: skip
+        "triples_per_s": found["train"] / run.seconds,
+        "timed_train": found["train"],
+        "timed_test": 1,
+    }
     report(describe(row))
     return {"job": "cold start", "graph": graph.source, "train": found["train"], "test": 1, "rows": [row]}
 
@@ -119,9 +134,12 @@ def w3(shape: Shape, work: Path, quick: bool, report: Report) -> dict[str, Any]:
     output = work / f"w3-{os.getpid()}.json"
     arguments = ["-m", "tracin", "run", "--output", str(output), "--top-k", "10"]
     options = {
-        "--model-path": files.model, "--train": files.train, "--test": files.test,
-        "--entity-to-id": files.entity_to_id, "--relation-to-id": files.relation_to_id,
-    }  # fmt: skip
+        "--model-path": files.model,
+        "--train": files.train,
+        "--test": files.test,
+        "--entity-to-id": files.entity_to_id,
+        "--relation-to-id": files.relation_to_id,
+    }
     for name, path in options.items():
         arguments += [name, str(path)]
     try:
@@ -136,20 +154,33 @@ def w3(shape: Shape, work: Path, quick: bool, report: Report) -> dict[str, Any]:
     split = run.stages()
     runs = next(line for _, line in run.lines if "running:" in line)
     row: Row = {
-        "method": "tracin run, from text to JSON", "kind": "tracin", "precision": "float32", "error": error,
-        "runs": runs.removeprefix("running: "), "seconds": run.seconds, "peak_bytes": run.peak_bytes,
-        "split_s": split, "triples_per_s": len(train) / run.seconds, "timed_train": len(train),
-        "pairs_per_s": len(train) * len(test) / run.seconds, "timed_test": len(test),
-    }  # fmt: skip
+        "method": "tracin run, from text to JSON",
+        "kind": "tracin",
+        "precision": "float32",
+        "error": error,
+        "runs": runs.removeprefix("running: "),
+        "seconds": run.seconds,
+        "peak_bytes": run.peak_bytes,
+        "split_s": split,
+        "triples_per_s": len(train) / run.seconds,
+        "timed_train": len(train),
+        "pairs_per_s": len(train) * len(test) / run.seconds,
+        "timed_test": len(test),
+    }
     limits = limits_of(work_of(model, train, test), quick)
     scoring = split["scoring"] + split.get("test factors", 0.0)
     row |= limit_facts(limits, scoring, "float32", "native" if "native" in runs else "plain")
     report(describe(row))
     source = f"synthetic, {shape.entities} entities, {shape.relations} relations, dim {shape.dim}"
     return {
-        "job": "W3", "graph": source, "train": len(train), "test": len(test), "limits": limits, "rows": [row],
+        "job": "W3",
+        "graph": source,
+        "train": len(train),
+        "test": len(test),
+        "limits": limits,
+        "rows": [row],
         "file_bytes": files.train.stat().st_size,
-    }  # fmt: skip
+    }
 
 
 def verify_written(model: Any, train: Tensor, test: Tensor, results: list[dict[str, Any]]) -> float:  # [n, 3], [q, 3]
@@ -179,12 +210,13 @@ def rows_of(
 
 
 def verify_listed(
-    name: str, model: Any,
+    name: str,
+    model: Any,
     train: Tensor,  # [n, 3]
     test: Tensor,  # [q, 3]
     indices: Tensor,  # [q, k] rows of train
     scores: Tensor,  # [q, k]
-) -> float:  # fmt: skip
+) -> float:
     """Scores of the listed triples in float64, and that no triple of a random sample of train is above them."""
     few = torch.linspace(0, len(test) - 1, min(len(test), 10)).long().unique()
     sample = torch.randint(len(train), (min(SAMPLE, len(train)),), generator=torch.Generator().manual_seed(1))

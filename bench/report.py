@@ -72,8 +72,9 @@ def timed(section: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def unavailable(section: dict[str, Any]) -> list[str]:
-    return [f"- {row['method']}: not available ({row['unavailable']})" for row in section["rows"] if
-            "unavailable" in row]  # fmt: skip
+    return [
+        f"- {row['method']}: not available ({row['unavailable']})" for row in section["rows"] if "unavailable" in row
+    ]
 
 
 def w1_rows(w1: dict[str, Any], full: bool) -> Iterator[list[str]]:
@@ -93,12 +94,17 @@ def w1_block(w1: dict[str, Any], full: bool = True) -> list[str]:
         header[2:2] = ["spread", "prepare", "triples/s"]
         header += ["done limit / time", "worst error", "peak memory"]
     lines = [
-        f"{w1['train']:,} training x {w1['test']} test triples, all parameters; {w1['graph']}.", "",
-        *table(header, w1_rows(w1, full)), "", *unavailable(w1),
-        "\\* timed on a subset and scaled: " + "; ".join(
+        f"{w1['train']:,} training x {w1['test']} test triples, all parameters; {w1['graph']}.",
+        "",
+        *table(header, w1_rows(w1, full)),
+        "",
+        *unavailable(w1),
+        "\\* timed on a subset and scaled: "
+        + "; ".join(
             f"{row['method']} {row['scaled'].removeprefix('timed on ')}" for row in timed(w1) if "scaled" in row
-        ) + ". Speed-up is per pair, over sequential.",
-    ]  # fmt: skip
+        )
+        + ". Speed-up is per pair, over sequential.",
+    ]
     lines += [ratio for ratio in ratios(w1) if full]
     return lines
 
@@ -122,21 +128,40 @@ def ratios(w1: dict[str, Any]) -> list[str]:
 def w2_block(w2: dict[str, Any]) -> list[str]:
     rows = [
         [
-            row["precision"], seconds(row["seconds"]), seconds(row["prepare_s"]), rate(row["pairs_per_s"]),
+            row["precision"],
+            seconds(row["seconds"]),
+            seconds(row["prepare_s"]),
+            rate(row["pairs_per_s"]),
             f"{row['plain_limit_share']:.2f}",
-            f"{row['done_limit_share']:.2f}", f"{row['error']:.0e}", f"{row['top_10_overlap']:.3f}",
+            f"{row['done_limit_share']:.2f}",
+            f"{row['error']:.0e}",
+            f"{row['top_10_overlap']:.3f}",
             memory(row["peak_bytes"]),
         ]
         for row in timed(w2)
-    ]  # fmt: skip
-    header = ["precision", "time", "prepare", "pairs/s", "plain limit / time", "done limit / time", "worst error",
-              "top-10 overlap", "peak memory"]  # fmt: skip
+    ]
+    header = [
+        "precision",
+        "time",
+        "prepare",
+        "pairs/s",
+        "plain limit / time",
+        "done limit / time",
+        "worst error",
+        "top-10 overlap",
+        "peak memory",
+    ]
     return [
         f"Top 10 of each of {w2['test']:,} test triples over {w2['train']:,} training triples; {w2['graph']}.",
-        *[f"Error and overlap: {row['checked_tests']} random test triples against all of float64."
-          for row in timed(w2)[:1]],
-        "", *table(header, rows), "", *unavailable(w2),
-    ]  # fmt: skip
+        *[
+            f"Error and overlap: {row['checked_tests']} random test triples against all of float64."
+            for row in timed(w2)[:1]
+        ],
+        "",
+        *table(header, rows),
+        "",
+        *unavailable(w2),
+    ]
 
 
 def process_block(section: dict[str, Any]) -> list[str]:
@@ -155,17 +180,23 @@ def scaling_block(scaling: dict[str, Any]) -> list[str]:
     rows = []
     for sweep in scaling["sweeps"]:
         first, last = sweep["points"][0], sweep["points"][-1]
-        rows.append([
-            f"{sweep['name']} ({sweep['fixed']})", f"{first['size']:,} - {last['size']:,}",
-            f"{seconds(first['seconds'])} - {seconds(last['seconds'])}", f"{sweep['exponent']:.2f}",
-            f"{sweep['fixed_share']:.0%}" if "fixed_share" in sweep else "-",
-            memory(max(point["peak_bytes"] for point in sweep["points"])),
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"{sweep['name']} ({sweep['fixed']})",
+                f"{first['size']:,} - {last['size']:,}",
+                f"{seconds(first['seconds'])} - {seconds(last['seconds'])}",
+                f"{sweep['exponent']:.2f}",
+                f"{sweep['fixed_share']:.0%}" if "fixed_share" in sweep else "-",
+                memory(max(point["peak_bytes"] for point in sweep["points"])),
+            ]
+        )
     header = ["time against", "range", "time", "exponent", "fixed part", "peak memory"]
     return [
         f"Time ~ size^exponent, fitted over the range; {scaling['graph']}.",
-        "Fixed part: a of time = a + b size, as a share of the smallest size's time.", "", *table(header, rows),
-    ]  # fmt: skip
+        "Fixed part: a of time = a + b size, as a share of the smallest size's time.",
+        "",
+        *table(header, rows),
+    ]
 
 
 def ops_block(ops: dict[str, Any]) -> list[str]:
@@ -173,23 +204,33 @@ def ops_block(ops: dict[str, Any]) -> list[str]:
     for one in ops["benchmarks"]:
         extra = one["extra_info"]
         flops = f"{extra['gflop_per_s']:.0f}" if extra["gflop_per_s"] else "-"
-        rows.append([
-            one["name"].removeprefix("test_"), seconds(one["stats"]["median"]), flops,
-            f"{extra['mm_gflop_per_s']:.0f}", f"{extra['gbyte_per_s']:.1f}", f"{extra['memory_gbyte_per_s']:.1f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                one["name"].removeprefix("test_"),
+                seconds(one["stats"]["median"]),
+                flops,
+                f"{extra['mm_gflop_per_s']:.0f}",
+                f"{extra['gbyte_per_s']:.1f}",
+                f"{extra['memory_gbyte_per_s']:.1f}",
+            ]
+        )
     header = ["op", "time", "GFLOP/s", "torch.mm GFLOP/s", "GB/s", "memory GB/s"]
     return [
         "FLOPs of the undecomposed form and the bytes that must be moved once, beside what torch.mm and a copy reach.",
-        "", *table(header, rows),
-    ]  # fmt: skip
+        "",
+        *table(header, rows),
+    ]
 
 
 def limits_block(limits: dict[str, Any]) -> list[str]:
     rows = [
-        [product, *(f"{limits['rates'][kind][product] / 1e9:.0f}" for kind in ("float32", "bfloat16")),
-         f"{limits['flops'][product] / 1e9:,.1f}"]
+        [
+            product,
+            *(f"{limits['rates'][kind][product] / 1e9:.0f}" for kind in ("float32", "bfloat16")),
+            f"{limits['flops'][product] / 1e9:,.1f}",
+        ]
         for product in limits["flops"]
-    ]  # fmt: skip
+    ]
     bandwidth = ", ".join(f"{kind} {value / 1e9:.1f} GB/s" for kind, value in limits["bandwidth"].items())
     header = ["product", "torch.mm float32, GFLOP/s", "bfloat16, GFLOP/s", "GFLOP of W1"]
     return [f"Memory: {bandwidth}.", "", *table(header, rows)]
@@ -197,20 +238,24 @@ def limits_block(limits: dict[str, Any]) -> list[str]:
 
 def table_md(results: Results) -> str:
     blocks: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
-        "w1": ("W1: every method", w1_block), "w2": ("W2: every test triple", w2_block),
-        "w3": ("W3: a biomedical graph, from text files", process_block), "cold": ("Cold start", process_block),
-        "scaling": ("Scaling", scaling_block), "ops": ("Operations", ops_block),
-    }  # fmt: skip
+        "w1": ("W1: every method", w1_block),
+        "w2": ("W2: every test triple", w2_block),
+        "w3": ("W3: a biomedical graph, from text files", process_block),
+        "cold": ("Cold start", process_block),
+        "scaling": ("Scaling", scaling_block),
+        "ops": ("Operations", ops_block),
+    }
     lines = ["# Benchmark results", ""]
     machines = {machine_line(result["machine"]) for result in results.values()}
     lines += [f"Machine: {line}." for line in sorted(machines)]
     if any(result["quick"] for result in results.values()):
         lines += ["", "**Quick run on small sizes: it shows that everything works, not how fast it is.**"]
     lines += [
-        "", "Plain limit: the matrix products of the undecomposed factored form at the best rate that torch.mm reached",
+        "",
+        "Plain limit: the matrix products of the undecomposed factored form at the best rate that torch.mm reached",
         "in the same run, the convolution and the test side left out; done limit: the products really done, at these",
         "rates. Time is that of scoring; prepare is what is done once per model.",
-    ]  # fmt: skip
+    ]
     for section, (title, block) in blocks.items():
         if section in results:
             lines += ["", f"## {title}", "", *block(results[section])]

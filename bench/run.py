@@ -43,8 +43,14 @@ def run_ops(quick: bool) -> dict[str, Any]:
     output = ROOT / "build" / "bench" / "ops.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
-    arguments = ["bench/test_ops_speed.py", "--benchmark-only", f"--benchmark-json={output}", "-q", "-p",
-                 "no:cacheprovider"]  # fmt: skip
+    arguments = [
+        "bench/test_ops_speed.py",
+        "--benchmark-only",
+        f"--benchmark-json={output}",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
     if quick:
         arguments += ["--benchmark-max-time=0.3", "--benchmark-min-rounds=3"]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -68,9 +74,15 @@ def run_ops(quick: bool) -> dict[str, Any]:
 @click.option("--work", type=FOLDER, default=ROOT / "build" / "bench", help="Folder for generated graphs, kept.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: one per core]")
 def main(
-    quick: bool, only: str | None, methods: str | None, output: Path | None, data: Path | None,
-    checkpoints: Path | None, work: Path, threads: int | None,
-) -> None:  # fmt: skip
+    quick: bool,
+    only: str | None,
+    methods: str | None,
+    output: Path | None,
+    data: Path | None,
+    checkpoints: Path | None,
+    work: Path,
+    threads: int | None,
+) -> None:
     """Measures TracIn; every result is verified against float64 before it is timed. About half an hour on 2 cores.
 
     Writes <section>.json, table.md, time_by_backend.png and roofline.png. Sections: w1, every method on 32,768
@@ -95,9 +107,10 @@ def main(
     write_text(output / "table.md", table_md(results))
     pictures = draw(results, output)
     click.echo("\n" + table_md(results))
-    click.echo(f"{time.perf_counter() - start:.0f} s; wrote {output}: " + ", ".join(
-        [*(f"{name}.json" for name in names), "table.md", *(path.name for path in pictures)]
-    ))  # fmt: skip
+    click.echo(
+        f"{time.perf_counter() - start:.0f} s; wrote {output}: "
+        + ", ".join([*(f"{name}.json" for name in names), "table.md", *(path.name for path in pictures)])
+    )
 
 
 def sections(

@@ -92,15 +92,25 @@ def scaling(graph: Graph, quick: bool, report: Report) -> dict[str, Any]:
         "job": "scaling",
         "graph": graph.source,
         "sweeps": [
-            swept("training triples", f"{base[1]} test triples", sweep(big_train),
-                  lambda size: timed(graph, size, base[1]), report),
-            swept("test triples", f"{base[0] // 16} training triples", sweep(big_test),
-                  lambda size: timed(graph, base[0] // 16, size), report),
+            swept(
+                "training triples",
+                f"{base[1]} test triples",
+                sweep(big_train),
+                lambda size: timed(graph, size, base[1]),
+                report,
+            ),
+            swept(
+                "test triples",
+                f"{base[0] // 16} training triples",
+                sweep(big_test),
+                lambda size: timed(graph, base[0] // 16, size),
+                report,
+            ),
             swept("threads", fixed, threads, of_threads, report),
             swept("dimension", f"{fixed}, synthetic", dims, of_dim, report),
             swept("entities", f"{fixed}, synthetic, dim 32", sweep(entities), of_entities, report),
         ],
-    }  # fmt: skip
+    }
 
 
 def swept(

@@ -321,9 +321,12 @@ class TracInAnalyzer:
             for (h, r, t), (rows, scores) in zip(test.tolist(), ranked, strict=True)
         ]
         return {
-            "num_test_triples": len(test), "num_training_triples": len(train), "top_k": top_k,
-            "learning_rate": learning_rate, "results": results,
-        }  # fmt: skip
+            "num_test_triples": len(test),
+            "num_training_triples": len(train),
+            "top_k": top_k,
+            "learning_rate": learning_rate,
+            "results": results,
+        }
 
     def _ready(self, tracin: TracIn, learning_rate: float, batch_size: int | str = "auto") -> TracIn:
         tracin.learning_rates = resolve_learning_rates(learning_rate, tracin.models)
@@ -364,9 +367,12 @@ def compute_tracin_influence(
         >>> compute_tracin_influence(result.model, (0, 1, 2), result.training, top_k=3)[0]["influence"]
     """
     analyzer = TracInAnalyzer(
-        model, device=device, use_last_layers_only=use_last_layers_only, last_layer_names=last_layer_names,
+        model,
+        device=device,
+        use_last_layers_only=use_last_layers_only,
+        last_layer_names=last_layer_names,
         num_last_layers=num_last_layers,
-    )  # fmt: skip
+    )
     return analyzer.compute_influences_for_test_triple(test_triple, training_triples, learning_rate, top_k)
 
 

@@ -10,9 +10,16 @@ from tracin.progress import RateColumn, format_count, progress_bar, progress_sta
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0.5, "0.5"), (3.21, "3.2"), (12.3, "12"), (1234, "1,234"), (999_999, "999,999"), (5_678_000, "5,678 k"),
-     (9_012_000_000, "9,012 M")],
-)  # fmt: skip
+    [
+        (0.5, "0.5"),
+        (3.21, "3.2"),
+        (12.3, "12"),
+        (1234, "1,234"),
+        (999_999, "999,999"),
+        (5_678_000, "5,678 k"),
+        (9_012_000_000, "9,012 M"),
+    ],
+)
 def test_counts(count: float, text: str) -> None:
     assert format_count(count) == text
 

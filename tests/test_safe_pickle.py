@@ -36,13 +36,19 @@ def program(*parts: bytes, protocol: int = 4) -> bytes:
 def test_values_come_back(protocol: int) -> None:
     shared = ["x", 2.5]
     value = {
-        "none": None, "truth": [True, False], "numbers": [0, -1, 255, 65535, -(2**31), 2**62, -(2**200), 1e-300],
+        "none": None,
+        "truth": [True, False],
+        "numbers": [0, -1, 255, 65535, -(2**31), 2**62, -(2**200), 1e-300],
         "text": ["", "nœud", "x" * 300],
-        "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)], "shared": [shared, shared], 7: {"nested": {}},
-        "ordered": OrderedDict([("b", 1), ("a", 2)]), ("a", 1): "tuple as key", "many": list(range(3000)),
+        "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
+        "shared": [shared, shared],
+        7: {"nested": {}},
+        "ordered": OrderedDict([("b", 1), ("a", 2)]),
+        ("a", 1): "tuple as key",
+        "many": list(range(3000)),
         **({"bytes": [b"", b"z" * 300]} if protocol > 2 else {}),  # made by calls before
         **({"sets": [{1, "a"}, frozenset({2})]} if protocol > 3 else {}),
-    }  # fmt: skip
+    }
     result = load(pickle.dumps(value, protocol))
     assert result == value
     assert list(result["ordered"]) == ["b", "a"]
@@ -56,10 +62,18 @@ def test_bytearray_becomes_bytes() -> None:
 def test_objects_become_records() -> None:
     path = load(pickle.dumps(Path("/a/b"), 2))
     assert isinstance(path, Foreign) and path.name.startswith("pathlib") and path.arguments == ("/", "a", "b")
-    made = load(program(
-        name("kge.config", "Config"), pickle.EMPTY_TUPLE, pickle.NEWOBJ, pickle.EMPTY_DICT, text("options"),
-        pickle.EMPTY_DICT, pickle.SETITEM, pickle.BUILD,
-    ))  # fmt: skip
+    made = load(
+        program(
+            name("kge.config", "Config"),
+            pickle.EMPTY_TUPLE,
+            pickle.NEWOBJ,
+            pickle.EMPTY_DICT,
+            text("options"),
+            pickle.EMPTY_DICT,
+            pickle.SETITEM,
+            pickle.BUILD,
+        )
+    )
     assert (made.name, made.attributes, made.arguments) == ("kge.config.Config", {"options": {}}, ())
 
 
@@ -96,9 +110,22 @@ def test_calls_through_records_stay_records(tmp_path: Path, monkeypatch: pytest.
         [name("builtins", "getattr"), *torch_os, pickle.REDUCE, *COMMAND, pickle.REDUCE],
         [text("torch"), text("os.system"), pickle.STACK_GLOBAL, *COMMAND, pickle.REDUCE],
         [name("numpy.testing", "runstring"), text("raise SystemExit"), pickle.EMPTY_DICT, pickle.TUPLE2, pickle.REDUCE],
-        [name("pykeen.models", "ConvE"), pickle.EMPTY_TUPLE, pickle.NEWOBJ, text("__class__"), text("x"),
-         pickle.SETITEM, text("y"), pickle.APPEND, pickle.MARK, text("z"), pickle.ADDITEMS, *COMMAND, pickle.BUILD],
-    ):  # fmt: skip
+        [
+            name("pykeen.models", "ConvE"),
+            pickle.EMPTY_TUPLE,
+            pickle.NEWOBJ,
+            text("__class__"),
+            text("x"),
+            pickle.SETITEM,
+            text("y"),
+            pickle.APPEND,
+            pickle.MARK,
+            text("z"),
+            pickle.ADDITEMS,
+            *COMMAND,
+            pickle.BUILD,
+        ],
+    ):
         assert isinstance(load(program(*opcodes)), Foreign)
     assert list(tmp_path.iterdir()) == []
 
@@ -158,17 +185,25 @@ def test_ordered_dicts_of_one_shared_list_do_not_multiply() -> None:
     assert load(program(*first, ordered, *again, pickle.TUPLE2)) == ({"k": None}, {})
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda key: [pickle.EMPTY_DICT, *key, pickle.NONE, pickle.SETITEM],
-    lambda key: [pickle.EMPTY_DICT, pickle.MARK, *key, pickle.NONE, pickle.SETITEMS],
-    lambda key: [pickle.EMPTY_SET, pickle.MARK, *key, pickle.ADDITEMS],
-    lambda key: [pickle.MARK, *key, pickle.FROZENSET],
-], ids=["item", "items", "set", "frozenset"])  # fmt: skip
-@pytest.mark.parametrize("key", [
-    [pickle.EMPTY_TUPLE, *[pickle.TUPLE1] * 100_000],
-    [pickle.EMPTY_TUPLE, *[pickle.DUP, pickle.TUPLE2] * 100],
-    [pickle.EMPTY_LIST],
-], ids=["deep", "doubled", "list"])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda key: [pickle.EMPTY_DICT, *key, pickle.NONE, pickle.SETITEM],
+        lambda key: [pickle.EMPTY_DICT, pickle.MARK, *key, pickle.NONE, pickle.SETITEMS],
+        lambda key: [pickle.EMPTY_SET, pickle.MARK, *key, pickle.ADDITEMS],
+        lambda key: [pickle.MARK, *key, pickle.FROZENSET],
+    ],
+    ids=["item", "items", "set", "frozenset"],
+)
+@pytest.mark.parametrize(
+    "key",
+    [
+        [pickle.EMPTY_TUPLE, *[pickle.TUPLE1] * 100_000],
+        [pickle.EMPTY_TUPLE, *[pickle.DUP, pickle.TUPLE2] * 100],
+        [pickle.EMPTY_LIST],
+    ],
+    ids=["deep", "doubled", "list"],
+)
 def test_keys_that_hash_by_recursion_are_refused(wrap: Any, key: list[bytes]) -> None:
     with pytest.raises(pickle.UnpicklingError, match="keys are neither text nor numbers"):
         load(program(*wrap(key)))

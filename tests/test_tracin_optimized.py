@@ -291,10 +291,11 @@ def test_flags_choose_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tracin_optimized, "TracIn", Spy)
     for flags, backend, precision in (
-        ({}, "auto", "float32"), ({"use_torch_compile": True}, "compiled", "float32"),
+        ({}, "auto", "float32"),
+        ({"use_torch_compile": True}, "compiled", "float32"),
         ({"use_vectorized_gradients": False}, "sequential", "float32"),
         ({"use_mixed_precision": True}, "auto", "mixed"),
-    ):  # fmt: skip
+    ):
         TracInAnalyzer(random_model(), **flags)
         assert (asked[-1]["backend"], asked[-1]["precision"]) == (backend, precision)
     with pytest.raises(InputError, match="ask for different backends; choose one"):

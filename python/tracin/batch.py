@@ -148,8 +148,10 @@ def job_of(
         cells = [names[column == 1].get(cell, f"id {cell}") for column, cell in enumerate(cells[:3])]
     head, relation, tail = labels = (cells[0], cells[1], cells[2])
     for name, label, ids in (
-        ("head", head, entity_to_id), ("relation", relation, relation_to_id), ("tail", tail, entity_to_id)
-    ):  # fmt: skip
+        ("head", head, entity_to_id),
+        ("relation", relation, relation_to_id),
+        ("tail", tail, entity_to_id),
+    ):
         if label not in ids:
             text = f"{path} line {index + 1}: {name} {label!r} is not in the dictionary ({len(ids)} labels)"
             return Job(index, labels, None, text)

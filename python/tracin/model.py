@@ -79,13 +79,26 @@ class ConvE(nn.Module):
                 f"{embedding_height} x {embedding_width}"
             )
         self.config: dict[str, Any] = dict(
-            num_entities=num_entities, num_relations=num_relations, embedding_dim=embedding_dim,
-            embedding_height=embedding_height, embedding_width=embedding_width, output_channels=output_channels,
-            kernel_height=kernel_height, kernel_width=kernel_width, stack=stack, bn0=bn0, bn1=bn1, bn2=bn2,
-            batch_norm_affine=batch_norm_affine, conv_bias=conv_bias, entity_bias=entity_bias,
-            relation_step=relation_step, input_dropout=input_dropout, feature_dropout=feature_dropout,
+            num_entities=num_entities,
+            num_relations=num_relations,
+            embedding_dim=embedding_dim,
+            embedding_height=embedding_height,
+            embedding_width=embedding_width,
+            output_channels=output_channels,
+            kernel_height=kernel_height,
+            kernel_width=kernel_width,
+            stack=stack,
+            bn0=bn0,
+            bn1=bn1,
+            bn2=bn2,
+            batch_norm_affine=batch_norm_affine,
+            conv_bias=conv_bias,
+            entity_bias=entity_bias,
+            relation_step=relation_step,
+            input_dropout=input_dropout,
+            feature_dropout=feature_dropout,
             hidden_dropout=hidden_dropout,
-        )  # fmt: skip
+        )
         self.stack = stack
         self.relation_step = relation_step
         self.plane = (embedding_dim // plane, embedding_height, embedding_width)  # C_in, rows, columns of one embedding

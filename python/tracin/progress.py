@@ -75,9 +75,14 @@ def progress_stages(shown: bool | None = None) -> Iterator[Stage]:
         yield lambda *_, **__: lambda n: None
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), RateColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        RateColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(
         *columns, console=Console(stderr=True), transient=True, speed_estimate_period=RATE_SECONDS
     ) as progress:

@@ -115,8 +115,10 @@ def _is_plain_conve(model: Any) -> bool:
 def _dictionaries(name: str, model: Any, factory: Any) -> tuple[dict[str, int] | None, dict[str, int] | None]:
     """label -> id of entities and relations, in the order of ids; None of a factory without labels."""
     found: list[dict[str, int] | None] = []
-    sizes = (("entity", "entities", "num_entities", "num_entities"),
-             ("relation", "relations", "num_real_relations", "real_num_relations"))  # fmt: skip
+    sizes = (
+        ("entity", "entities", "num_entities", "num_entities"),
+        ("relation", "relations", "num_real_relations", "real_num_relations"),
+    )
     for kind, kinds, ours, theirs in sizes:
         expected, size = getattr(model, ours), getattr(factory, theirs, None)
         if size != expected:

@@ -17,9 +17,23 @@ MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2's names
 # What pickles of models name of the standard library; any other name of it is there to run something.
 DATA_MODULES = {"_codecs", "argparse", "collections", "copyreg", "datetime", "decimal", "enum", "functools", "pathlib"}
 DATA_BUILTINS = {
-    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "getattr", "int", "list", "object", "range",
-    "set", "slice", "str", "tuple",
-}  # fmt: skip
+    "bool",
+    "bytearray",
+    "bytes",
+    "complex",
+    "dict",
+    "float",
+    "frozenset",
+    "getattr",
+    "int",
+    "list",
+    "object",
+    "range",
+    "set",
+    "slice",
+    "str",
+    "tuple",
+}
 SCALARS = (str, bytes, int, float, bool, type(None))
 # Those of protocol 2 and later that values are made of. The others read numbers of any length, extension registries,
 # buffers from elsewhere, and old text forms.

@@ -88,9 +88,11 @@ def test_plain_limit_counts_the_products_of_the_undecomposed_form() -> None:
     assert (work.features, work.mixed_features, work.half, work.statistics) == (9728, 512, 4608, 320)
     flops = limits.plain_flops(work)
     assert flops == {
-        "forward": 2 * 200 * 9728 * 3, "backward": 2 * 200 * 9728 * 4, "features": 2 * 9728 * 3 * 2,
+        "forward": 2 * 200 * 9728 * 3,
+        "backward": 2 * 200 * 9728 * 4,
+        "features": 2 * 9728 * 3 * 2,
         "linear": 1840 * 4 * 2,
-    }  # fmt: skip
+    }
     assert limits.seconds_at(flops, RATES, "float32") == pytest.approx(sum(flops.values()) / 1e9)
     low = flops["backward"] + flops["features"] + flops["linear"]
     assert limits.seconds_at(flops, RATES, "mixed") == pytest.approx(flops["forward"] / 1e9 + low / 4e9)
@@ -218,8 +220,11 @@ def test_lines_of_a_process_give_its_parts_and_a_failure_what_it_printed() -> No
         run.stages()
     run = replace(run, lines=((1.0, "wrote x"), (2.0, "1.50 s: reading 0.25 s, test factors 1.00 s, writing 0.25 s")))
     assert run.stages() == {
-        "start and end of Python, imports": run.seconds - 1.5, "reading": 0.25, "test factors": 1, "writing": 0.25,
-    }  # fmt: skip
+        "start and end of Python, imports": run.seconds - 1.5,
+        "reading": 0.25,
+        "test factors": 1,
+        "writing": 0.25,
+    }
     with pytest.raises(RuntimeError, match="(?s)failed .*no such number"):
         processes.run_process(["-c", "raise SystemExit('no such number')"])
 

@@ -60,11 +60,14 @@ def with_padding(model: DettmersModule) -> None:
     model.conv1.padding = (1, 1)
 
 
-@pytest.mark.parametrize("change, words", [
-    (with_eps, r"bn1 has eps = 0.001 where TracIn computes with 1e-05"),
-    (with_limit, r"emb_e has max_norm = 1.0 where TracIn computes with None"),
-    (with_padding, r"conv1 has padding = \(1, 1\) where TracIn computes with 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (with_eps, r"bn1 has eps = 0.001 where TracIn computes with 1e-05"),
+        (with_limit, r"emb_e has max_norm = 1.0 where TracIn computes with None"),
+        (with_padding, r"conv1 has padding = \(1, 1\) where TracIn computes with 0"),
+    ],
+)
 def test_modules_that_compute_otherwise(change: Any, words: str, tmp_path: Path) -> None:
     model = DettmersModule(random_weights(5, 40))
     change(model)
@@ -93,10 +96,15 @@ def test_module_within_itself_ends() -> None:
             unpack("m.pt", endless)
 
 
-@pytest.mark.parametrize("state", [
-    {"_modules": [1]}, {"_modules": {}, "_parameters": torch.ones(2)}, {"_modules": {"a": 3}, "_buffers": Foreign("x")},
-    {"_modules": {}, "_non_persistent_buffers_set": [[]], "_buffers": {"a": 1}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"_modules": [1]},
+        {"_modules": {}, "_parameters": torch.ones(2)},
+        {"_modules": {"a": 3}, "_buffers": Foreign("x")},
+        {"_modules": {}, "_non_persistent_buffers_set": [[]], "_buffers": {"a": 1}},
+    ],
+)
 def test_modules_of_nonsense_hold_nothing(state: Any) -> None:
     assert unpack("m.pt", module(state)).state == {}
 
@@ -127,9 +135,16 @@ def test_folder_without_a_model(tmp_path: Path) -> None:
         read_contents(str(tmp_path))
 
 
-@pytest.mark.parametrize("max_norm, longest, refused", [
-    (True, 1.5, True), (True, 1.0, False), (2.0, 1.5, False), (False, 1.5, False), (None, 1.5, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "max_norm, longest, refused",
+    [
+        (True, 1.5, True),
+        (True, 1.0, False),
+        (2.0, 1.5, False),
+        (False, 1.5, False),
+        (None, 1.5, False),
+    ],
+)
 def test_norms_limited_at_look_up(max_norm: Any, longest: float, refused: bool, tmp_path: Path) -> None:
     weights = random_weights()
     weights["entity"] = nn.functional.normalize(weights["entity"], dim=1)
@@ -143,10 +158,13 @@ def test_norms_limited_at_look_up(max_norm: Any, longest: float, refused: bool, 
         assert_scores(load_checkpoint(path).model, weights, (1, 20, 10), "height")
 
 
-@pytest.mark.parametrize("beside", [
-    {"stack": [], "embedding_height": "x", "lr": 10**400, "epoch": [[]]},
-    {"model_config": [1], "args": 3, "config": None},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"stack": [], "embedding_height": "x", "lr": 10**400, "epoch": [[]]},
+        {"model_config": [1], "args": 3, "config": None},
+    ],
+)
 def test_settings_of_other_types_are_passed_over(beside: dict[str, Any], tmp_path: Path) -> None:
     weights = random_weights()
     path = write(tmp_path / "m.pt", {"state_dict": rename(weights, DETTMERS), **beside})

@@ -36,32 +36,62 @@ FORMATS = {  # keys, what is stored beside the state dict and under which key, t
     "dettmers with conv bias": (DETTMERS, None, {}, {}, "Dettmers"),
     "dettmers, d = 60": (DETTMERS, None, {}, dict(height=20, width=3), "Dettmers"),
     "dettmers, another shape stored": (
-        DETTMERS, "state_dict", {"args": {"embedding_shape1": 5}}, dict(height=5, width=40), "Dettmers"),
+        DETTMERS,
+        "state_dict",
+        {"args": {"embedding_shape1": 5}},
+        dict(height=5, width=40),
+        "Dettmers",
+    ),
     "attribution attack": (
-        DETTMERS, "state_dict", {"optimizer": {}, "args": {"stack_width": 20, "stack_height": 10, "lr": 0.005}},
-        dict(skip=["conv.bias"]), "AttributionAttack"),
+        DETTMERS,
+        "state_dict",
+        {"optimizer": {}, "args": {"stack_width": 20, "stack_height": 10, "lr": 0.005}},
+        dict(skip=["conv.bias"]),
+        "AttributionAttack",
+    ),
     "attribution attack, 5 rows": (
-        DETTMERS, "state_dict", {"args": {"stack_width": 5, "lr": 0.005}}, dict(height=5, width=40),
-        "AttributionAttack"),
+        DETTMERS,
+        "state_dict",
+        {"args": {"stack_width": 5, "lr": 0.005}},
+        dict(height=5, width=40),
+        "AttributionAttack",
+    ),
     "kelpie": (KELPIE, None, {}, dict(skip=["bias"]), "Kelpie"),
     "pykeen": (PYKEEN, None, {}, dict(height=10, width=20), "PyKEEN"),
     "pykeen, d = 32": (PYKEEN, "state_dict", {"version": 1}, dict(height=4, width=8), "PyKEEN"),
     "pykeen, shape stored": (
-        PYKEEN, "model_state_dict", {"config": {"embedding_height": 8, "embedding_width": 4}},
-        dict(height=8, width=4), "PyKEEN"),
+        PYKEEN,
+        "model_state_dict",
+        {"config": {"embedding_height": 8, "embedding_width": 4}},
+        dict(height=8, width=4),
+        "PyKEEN",
+    ),
     "pykeen without batch norm": (PYKEEN_PLAIN, None, {}, dict(height=10, width=20, skip=BN), "without batch norm"),
     "pykeen 1.0": (PYKEEN_10, "model_state_dict", {}, dict(height=10, width=20), "PyKEEN 1.0 to 1.3"),
     "pykeen 1.8": (PYKEEN_14, None, {}, dict(height=10, width=20), "PyKEEN 1.4 to 1.8"),
     "pykeen 1.8 without batch norm": (PYKEEN_14, None, {}, dict(height=10, width=20, skip=BN), "PyKEEN 1.4 to 1.8"),
     "pykeen, two planes, one shape fits": (
-        PYKEEN, None, {}, dict(height=4, width=9, planes=2, kernel=(2, 3)), "PyKEEN"),
+        PYKEEN,
+        None,
+        {},
+        dict(height=4, width=9, planes=2, kernel=(2, 3)),
+        "PyKEEN",
+    ),
     "width-stacked": (
-        WIDTH, "model_state_dict", {"epoch": 3, "model_config": {"embedding_height": 8, "embedding_width": 4}},
-        dict(height=8, width=4, stack="width", skip=["bias"]), "width-stacked"),
+        WIDTH,
+        "model_state_dict",
+        {"epoch": 3, "model_config": {"embedding_height": 8, "embedding_width": 4}},
+        dict(height=8, width=4, stack="width", skip=["bias"]),
+        "width-stacked",
+    ),
     "width-stacked, default shape": (
-        WIDTH, "model_state_dict", {"model_config": {}}, dict(height=10, width=20, stack="width", skip=["bias"]),
-        "width-stacked"),
-}  # fmt: skip
+        WIDTH,
+        "model_state_dict",
+        {"model_config": {}},
+        dict(height=10, width=20, stack="width", skip=["bias"]),
+        "width-stacked",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", FORMATS)
@@ -133,14 +163,27 @@ def test_own_weights_without_settings_need_a_shape(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("arguments, words", [
-    ({}, ["does not tell", "2 x 16, 8 x 4", "--embedding-height", "--embedding-width", "--stack", "embedding_width,"]),
-    ({"embedding_height": 4}, ["the arguments ask for an image of 4 x any", "2 x 16, 8 x 4"]),
-    ({"embedding_height": 8, "embedding_width": 5}, ["8 x 5", "8 x 4"]),
-    ({"embedding_height": 8, "embedding_width": 4, "stack": "width"}, ["8 x 4 stacked in width"]),
-    ({"stack": "diagonal"}, ["'diagonal'", "'height' or 'width'"]),
-    ({"embedding_height": 0}, ["embedding_height is 0"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (
+            {},
+            [
+                "does not tell",
+                "2 x 16, 8 x 4",
+                "--embedding-height",
+                "--embedding-width",
+                "--stack",
+                "embedding_width,",
+            ],
+        ),
+        ({"embedding_height": 4}, ["the arguments ask for an image of 4 x any", "2 x 16, 8 x 4"]),
+        ({"embedding_height": 8, "embedding_width": 5}, ["8 x 5", "8 x 4"]),
+        ({"embedding_height": 8, "embedding_width": 4, "stack": "width"}, ["8 x 4 stacked in width"]),
+        ({"stack": "diagonal"}, ["'diagonal'", "'height' or 'width'"]),
+        ({"embedding_height": 0}, ["embedding_height is 0"]),
+    ],
+)
 def test_open_and_wrong_shapes(arguments: dict[str, Any], words: list[str], tmp_path: Path) -> None:
     path = write(tmp_path / "m.pt", rename(random_weights(8, 4), PYKEEN))
     with pytest.raises(InputError) as error:
@@ -171,11 +214,14 @@ def test_no_shape_fits(tmp_path: Path) -> None:
         load_checkpoint(write(tmp_path / "m.pt", state))
 
 
-@pytest.mark.parametrize("name, arguments, stack, expected", [
-    ("pykeen_model_state_dict.pt", {}, "height", ("PyKEEN state dict", None)),
-    ("pykeen_callback.pt", {"embedding_height": 8}, "height", ("PyKEEN callback checkpoint", None)),
-    ("width_stacked.pt", {}, "width", ("width-stacked PyTorch state dict", 3)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, arguments, stack, expected",
+    [
+        ("pykeen_model_state_dict.pt", {}, "height", ("PyKEEN state dict", None)),
+        ("pykeen_callback.pt", {"embedding_height": 8}, "height", ("PyKEEN callback checkpoint", None)),
+        ("width_stacked.pt", {}, "width", ("width-stacked PyTorch state dict", 3)),
+    ],
+)
 def test_fixtures_load(
     name: str, arguments: dict[str, int], stack: str, expected: tuple[str, int | None], fixtures_dir: Path
 ) -> None:
@@ -190,9 +236,11 @@ def test_fixtures_load(
     state = content.get("model_state_dict", content.get("state_dict"))
     keys = WIDTH if stack == "width" else PYKEEN
     weights = {
-        layer + key[len(prefix) :]: value for layer, prefix in keys.items() for key, value in state.items()
+        layer + key[len(prefix) :]: value
+        for layer, prefix in keys.items()
+        for key, value in state.items()
         if key.startswith(prefix)
-    }  # fmt: skip
+    }
     weights["bias"] = weights["bias"].squeeze(1) if "bias" in weights else torch.zeros(30)
     heads, relations = torch.arange(30), torch.arange(30) % 4
     wanted = expected_scores(weights, (1, 8, 4), stack, relations, heads)
@@ -220,12 +268,15 @@ def test_trained_model_prefers_true_triples(checkpoints_dir: Path, fb15k237: Pat
 
 
 @pytest.mark.parametrize("inverse", [False, True])
-@pytest.mark.parametrize("options", [
-    {},
-    {"apply_batch_normalization": False},
-    {"embedding_dim": 36, "input_channels": 2, "embedding_height": 3, "embedding_width": None},
-    {"embedding_dim": 64, "embedding_height": 16, "embedding_width": 4, "kernel_height": 2, "kernel_width": 3},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"apply_batch_normalization": False},
+        {"embedding_dim": 36, "input_channels": 2, "embedding_height": 3, "embedding_width": None},
+        {"embedding_dim": 64, "embedding_height": 16, "embedding_width": 4, "kernel_height": 2, "kernel_width": 3},
+    ],
+)
 def test_agrees_with_pykeen(options: dict[str, Any], inverse: bool, tmp_path: Path) -> None:
     pytest.importorskip("pykeen")
     import numpy

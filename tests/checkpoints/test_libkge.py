@@ -47,9 +47,13 @@ def libkge_file(path: Path, state: dict[str, Tensor], options: dict[str, Any] | 
 
     Config.__module__, Config.__qualname__, config.Config = "kge.config", "Config", Config  # type: ignore[attr-defined]
     content: dict[str, Any] = {
-        "type": "train", "epoch": 7, "valid_trace": [{"epoch": 5}], "model": (state, {}), "job_id": "x",
+        "type": "train",
+        "epoch": 7,
+        "valid_trace": [{"epoch": 5}],
+        "model": (state, {}),
+        "job_id": "x",
         "optimizer_state_dict": {"state": {}},
-    }  # fmt: skip
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "kge", kge)
         patch.setitem(sys.modules, "kge.config", config)
@@ -59,17 +63,24 @@ def libkge_file(path: Path, state: dict[str, Tensor], options: dict[str, Any] | 
         return write(path, content | beside)
 
 
-@pytest.mark.parametrize("case, options, plane, arguments", [
-    ("wrapped", WRAPPED, (4, 8), {}),
-    ("bare", {"model": "conve", "conve": {"2D_aspect_ratio": 2}}, (4, 8), {}),
-    ("aspect of the model", {"model": "conve", "conve": {"2D_aspect_ratio": 0.5}}, (8, 4), {}),
-    ("aspect of the base model", WRAPPED | {
-        "reciprocal_relations_model": {"base_model": {"type": "conve", "2D_aspect_ratio": 0.5}}}, (8, 4), {}),
-    ("old keys", WRAPPED, (4, 8), {}),
-    ("no convolution bias", WRAPPED, (4, 8), {}),
-    ("no config", None, (4, 8), {}),
-    ("arguments win", WRAPPED, (8, 4), {"embedding_height": 8}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "case, options, plane, arguments",
+    [
+        ("wrapped", WRAPPED, (4, 8), {}),
+        ("bare", {"model": "conve", "conve": {"2D_aspect_ratio": 2}}, (4, 8), {}),
+        ("aspect of the model", {"model": "conve", "conve": {"2D_aspect_ratio": 0.5}}, (8, 4), {}),
+        (
+            "aspect of the base model",
+            WRAPPED | {"reciprocal_relations_model": {"base_model": {"type": "conve", "2D_aspect_ratio": 0.5}}},
+            (8, 4),
+            {},
+        ),
+        ("old keys", WRAPPED, (4, 8), {}),
+        ("no convolution bias", WRAPPED, (4, 8), {}),
+        ("no config", None, (4, 8), {}),
+        ("arguments win", WRAPPED, (8, 4), {"embedding_height": 8}),
+    ],
+)
 def test_scores(case: str, options: Any, plane: tuple[int, int], arguments: dict[str, int], tmp_path: Path) -> None:
     skip = (*SKIP, "conv.bias") if case == "no convolution bias" else SKIP
     weights = random_weights(*plane, skip=skip)
@@ -107,12 +118,15 @@ def test_package_has_labels(tmp_path: Path) -> None:
     assert checkpoint.relation_to_id == {"a": 0, "b": 1}
 
 
-@pytest.mark.parametrize("options, words", [
-    ({"model": "conve", "conve": {"stride": 2}}, "conve.stride is 2; TracIn computes ConvE with stride 1"),
-    ({"model": "conve", "conve": {"padding": 1}}, "conve.padding is 1; TracIn computes ConvE with padding 0"),
-    (WRAPPED | {"reciprocal_relations_model": {"base_model": {"type": "conve", "padding": 1}}}, "padding is 1"),
-    ({"model": "complex"}, "a LibKGE model 'complex', not a ConvE"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"model": "conve", "conve": {"stride": 2}}, "conve.stride is 2; TracIn computes ConvE with stride 1"),
+        ({"model": "conve", "conve": {"padding": 1}}, "conve.padding is 1; TracIn computes ConvE with padding 0"),
+        (WRAPPED | {"reciprocal_relations_model": {"base_model": {"type": "conve", "padding": 1}}}, "padding is 1"),
+        ({"model": "complex"}, "a LibKGE model 'complex', not a ConvE"),
+    ],
+)
 def test_other_models_are_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:
     path = libkge_file(tmp_path / "m.pt", libkge_state(random_weights(4, 8, skip=SKIP)), options)
     with pytest.raises(InputError, match=words):
@@ -139,8 +153,10 @@ def test_fixture(fixtures_dir: Path) -> None:
     tables = [state[f"_base_model._{kind}_embedder._embeddings.weight"] for kind in ("entity", "relation")]
     weights = {"entity": tables[0][:, 1:], "bias": tables[0][:, 0], "relation": tables[1][:, 1:]} | {
         layer + key.removeprefix(theirs): value
-        for key, value in state.items() for layer, theirs in LAYERS.items() if key.startswith(theirs)
-    }  # fmt: skip
+        for key, value in state.items()
+        for layer, theirs in LAYERS.items()
+        if key.startswith(theirs)
+    }
     heads, relations = torch.arange(len(tables[0])), torch.arange(len(tables[0])) % 3
     wanted = expected_scores(weights, (1, 10, 20), "height", relations, heads)
     with torch.no_grad():

@@ -35,18 +35,36 @@ from tracin.model import ConvE
 def test_own_format_keeps_the_model(skip: tuple[str, ...], stack: str, tmp_path: Path) -> None:
     weights = random_weights(4, 6, stack, planes=2, kernel=(2, 3), skip=skip)
     model = ConvE(
-        N, R, 48, embedding_height=4, embedding_width=6, output_channels=C, kernel_height=2, kernel_width=3,
-        stack=stack, bn0="bn0" not in skip, bn1="bn1" not in skip, bn2="bn2" not in skip,
-        conv_bias="conv.bias" not in skip, entity_bias="bias" not in skip,
-        batch_norm_affine="bn0.weight" not in skip, relation_step=2, input_dropout=0.05,
-    )  # fmt: skip
+        N,
+        R,
+        48,
+        embedding_height=4,
+        embedding_width=6,
+        output_channels=C,
+        kernel_height=2,
+        kernel_width=3,
+        stack=stack,
+        bn0="bn0" not in skip,
+        bn1="bn1" not in skip,
+        bn2="bn2" not in skip,
+        conv_bias="conv.bias" not in skip,
+        entity_bias="bias" not in skip,
+        batch_norm_affine="bn0.weight" not in skip,
+        relation_step=2,
+        input_dropout=0.05,
+    )
     state = {name + ".weight" if name in ("entity", "relation") else name: value for name, value in weights.items()}
     model.load_state_dict(state)
     training = {"optimizer": torch.optim.Adam(model.parameters()).state_dict(), "step": 4, "order": torch.arange(3)}
     save_checkpoint(
-        tmp_path / "own.pt", model, epoch=3, learning_rate=0.002, entity_to_id=ids(N),
-        relation_to_id={"b": 1, "a": 0}, training=training,
-    )  # fmt: skip
+        tmp_path / "own.pt",
+        model,
+        epoch=3,
+        learning_rate=0.002,
+        entity_to_id=ids(N),
+        relation_to_id={"b": 1, "a": 0},
+        training=training,
+    )
     loaded = load_checkpoint(tmp_path / "own.pt")
     assert loaded.model.config == model.config
     assert_scores(loaded.model, weights, (2, 4, 6), stack, step=2)
@@ -114,7 +132,8 @@ def bad_states() -> dict[str, tuple[dict[str, Any], list[str]]]:
         "missing pykeen bias": ({k: v for k, v in pykeen.items() if "hr2d.2.bias" not in k}, ["missing interaction.h"]),
         "own without a variance": (
             {"state_dict": {k: v for k, v in own.items() if k != "bn1.running_var"}, "embedding_height": 8},
-            ["lacks bn1.running_var"]),
+            ["lacks bn1.running_var"],
+        ),
         "unexpected": (whole | {"gate.weight": torch.ones(1)}, ["unexpected gate.weight"]),
         "converted wrongly": (broken, ["names wrongly", "interaction.hr1d.1", "was converted from"]),
         "distmult": ({k: v for k, v in whole.items() if "emb" in k}, ["not a ConvE", "emb_e.weight, emb_rel.weight"]),
@@ -133,7 +152,7 @@ def bad_states() -> dict[str, tuple[dict[str, Any], list[str]]]:
         "no entities": (whole | {"emb_e.weight": torch.ones(0, 200)}, ["emb_e.weight has shape (0, 200)"]),
         "something else": ({"weights": [1, 2], "note": "?"}, ["holds weights, note", "expected a state dict"]),
         "newer version": ({"format": "tracin", "version": 9, "state_dict": own}, ["version 9", "upgrade"]),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("case", bad_states())
@@ -164,26 +183,36 @@ def test_truncated_files(part: float, zipped: bool, tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("content", [
-    b"hello\n", b"h\tr\tt\n" * 50, b"PK\x03\x04", b"cos\nsystem\n.", bytes(range(128, 256)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"hello\n",
+        b"h\tr\tt\n" * 50,
+        b"PK\x03\x04",
+        b"cos\nsystem\n.",
+        bytes(range(128, 256)),
+    ],
+)
 def test_files_that_are_not_torch(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.pt").write_bytes(content)
     with pytest.raises(InputError, match="not a torch checkpoint"):
         load_checkpoint(tmp_path / "m.pt")
 
 
-@pytest.mark.parametrize("which, dictionary, words", [
-    ("entity", ids(N + 1), ["has 7 entities", "entity dictionary has 8", "is it the dictionary the model"]),
-    ("entity", ids(N - 1), ["has 7 entities", "entity dictionary has 6"]),
-    ("relation", ids(3), ["has 4 relations (or 2 and their inverses)", "relation dictionary has 3"]),
-    ("entity", {"a": 0, "b": 1, "c": 3, "d": 5}, ["entity dictionary has 4 entries", "up to 5", "has the id 2"]),
-    ("entity", {f"e{row}": row + 1 for row in range(N)}, ["none has the id 0"]),
-    ("relation", {"a": 0, "b": 1, "c": 1}, ["'b' and 'c' the same id 1"]),
-    ("relation", {"a": -1}, ["'a' the id -1"]),
-    ("relation", {"a": "0"}, ["'a' the id '0'"]),
-    ("entity", {}, ["entity dictionary is empty"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "which, dictionary, words",
+    [
+        ("entity", ids(N + 1), ["has 7 entities", "entity dictionary has 8", "is it the dictionary the model"]),
+        ("entity", ids(N - 1), ["has 7 entities", "entity dictionary has 6"]),
+        ("relation", ids(3), ["has 4 relations (or 2 and their inverses)", "relation dictionary has 3"]),
+        ("entity", {"a": 0, "b": 1, "c": 3, "d": 5}, ["entity dictionary has 4 entries", "up to 5", "has the id 2"]),
+        ("entity", {f"e{row}": row + 1 for row in range(N)}, ["none has the id 0"]),
+        ("relation", {"a": 0, "b": 1, "c": 1}, ["'b' and 'c' the same id 1"]),
+        ("relation", {"a": -1}, ["'a' the id -1"]),
+        ("relation", {"a": "0"}, ["'a' the id '0'"]),
+        ("entity", {}, ["entity dictionary is empty"]),
+    ],
+)
 def test_bad_dictionaries(which: str, dictionary: dict[str, Any], words: list[str], tmp_path: Path) -> None:
     path = write(tmp_path / "m.pt", rename(random_weights(), DETTMERS))
     model = load_model(path)

@@ -55,9 +55,11 @@ class Trained:
     def load(self, name: str) -> Checkpoint:
         """Loads a file with what it lacks, and nothing else."""
         _, dictionaries, image = NAMES[name]
-        ids = {} if dictionaries else {
-            "entity_to_id": self.factory.entity_to_id, "relation_to_id": self.factory.relation_to_id
-        }  # fmt: skip
+        ids = (
+            {}
+            if dictionaries
+            else {"entity_to_id": self.factory.entity_to_id, "relation_to_id": self.factory.relation_to_id}
+        )
         return load_checkpoint(self.folder / name, **({} if image else self.image), **ids)
 
 
@@ -72,18 +74,31 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     labelled = np.array([[f'e"{i}"', f"r{i % 3}", f'e"{(5 * i + 1) % 11}"'] for i in range(11)])
     factory = TriplesFactory.from_labeled_triples(labelled, create_inverse_triples=inverse)
     result = pipeline(
-        training=factory, testing=factory, model="ConvE", model_kwargs={"output_channels": 4, **MODELS[name]},
-        training_loop="sLCWA", device="cpu", random_seed=3, optimizer_kwargs={"lr": 0.05},
+        training=factory,
+        testing=factory,
+        model="ConvE",
+        model_kwargs={"output_channels": 4, **MODELS[name]},
+        training_loop="sLCWA",
+        device="cpu",
+        random_seed=3,
+        optimizer_kwargs={"lr": 0.05},
         training_kwargs={
-            "num_epochs": 1, "batch_size": 4, "use_tqdm": False, "checkpoint_name": "loop.pt",
-            "checkpoint_directory": folder, "checkpoint_frequency": 0, "callbacks": "checkpoint",
+            "num_epochs": 1,
+            "batch_size": 4,
+            "use_tqdm": False,
+            "checkpoint_name": "loop.pt",
+            "checkpoint_directory": folder,
+            "checkpoint_frequency": 0,
+            "callbacks": "checkpoint",
             "callbacks_kwargs": {
-                "schedule": "every", "schedule_kwargs": {"frequency": 1}, "root": folder,
+                "schedule": "every",
+                "schedule_kwargs": {"frequency": 1},
+                "root": folder,
                 "name_template": "callback.pt",
             },
         },
         evaluation_kwargs={"use_tqdm": False},
-    )  # fmt: skip
+    )
     result.save_to_directory(folder / "folder", save_replicates=True, save_training=True)
     model = result.model.eval()
     model.save_state(folder / "state.pt")
@@ -197,11 +212,14 @@ def test_pykeen_need_not_be_installed(trained: Trained) -> None:
     assert done.stdout.splitlines() == [*(kind for kind, _, _ in NAMES.values()), "pykeen is blocked"]
 
 
-@pytest.mark.parametrize("name, arguments", [
-    ("pykeen_trained_model.pkl", {}),
-    ("pykeen_directory", {}),
-    ("pykeen_training_loop.pt", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, arguments",
+    [
+        ("pykeen_trained_model.pkl", {}),
+        ("pykeen_directory", {}),
+        ("pykeen_training_loop.pt", None),
+    ],
+)
 def test_fixtures_agree_with_pykeen(name: str, arguments: dict[str, int] | None, fixtures_dir: Path) -> None:
     """The training loop's file holds the weights of the folder's model, whose image it does not tell."""
     path = fixtures_dir / "models" / name

@@ -24,13 +24,23 @@ from tracin.errors import InputError
 from tracin.safe_pickle import Foreign
 
 FORMATS: dict[str, dict[str, Any]] = {
-    "zip": {}, "zip, protocol 5": {"pickle_protocol": 5}, "legacy": {"_use_new_zipfile_serialization": False},
+    "zip": {},
+    "zip, protocol 5": {"pickle_protocol": 5},
+    "legacy": {"_use_new_zipfile_serialization": False},
     "legacy, protocol 4": {"_use_new_zipfile_serialization": False, "pickle_protocol": 4},
-}  # fmt: skip
+}
 DTYPES = [
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-    torch.uint8, torch.bool,
-]  # fmt: skip
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+]
 
 
 def same(ours: Any, theirs: Any) -> bool:
@@ -51,9 +61,10 @@ def test_agrees_with_torch(form: str, tmp_path: Path) -> None:
         "dtypes": [(100 * torch.randn(5, 3)).to(dtype) for dtype in DTYPES],
         "views": [base, base.T, base[1:, ::2], base[2], base.view(-1)[7:9]],
         "odd": [torch.tensor(3), torch.empty(0, 4), torch.zeros(1, 1, 1), torch.nn.Parameter(torch.ones(2))],
-        "state": OrderedDict(a=torch.ones(3)), "optimizer": {"state": {0: {"step": 3}}, "betas": (0.9, 0.99)},
+        "state": OrderedDict(a=torch.ones(3)),
+        "optimizer": {"state": {0: {"step": 3}}, "betas": (0.9, 0.99)},
         "text": ["x", None, True, 1.5, 2**70],
-    }  # fmt: skip
+    }
     path = tmp_path / "m.pt"
     torch.save(content, path, **FORMATS[form])
     ours = read_torch_file(str(path))
@@ -71,14 +82,17 @@ def test_other_objects_are_records(tmp_path: Path) -> None:
     assert {key: type(value) for key, value in content.items()} == dict.fromkeys(("array", "path", "sparse"), Foreign)
 
 
-@pytest.mark.parametrize("member, value, words", [
-    ("byteorder", b"big", "big-endian"),
-    ("constants.pkl", b"", "TorchScript"),
-    ("data.pkl", b"hello", "truncated, damaged"),
-    ("data/0", b"1234", "another size than the pickle claims"),
-    ("data/0", None, "truncated, damaged"),
-    ("data.pkl", None, "truncated, damaged"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "member, value, words",
+    [
+        ("byteorder", b"big", "big-endian"),
+        ("constants.pkl", b"", "TorchScript"),
+        ("data.pkl", b"hello", "truncated, damaged"),
+        ("data/0", b"1234", "another size than the pickle claims"),
+        ("data/0", None, "truncated, damaged"),
+        ("data.pkl", None, "truncated, damaged"),
+    ],
+)
 def test_changed_members(member: str, value: bytes | None, words: str, tmp_path: Path) -> None:
     torch.save({"x": torch.arange(4.0)}, tmp_path / "m.pt")
     with zipfile.ZipFile(tmp_path / "m.pt") as archive:
@@ -137,8 +151,14 @@ def test_hostile_files_stop_the_command(name: str, tmp_path: Path, monkeypatch: 
     write(tmp_path / name)
     for file, content in (("ids.txt", "a\t0\n"), ("train.txt", "a\ta\ta\n")):
         (tmp_path / file).write_text(content)
-    flags = {"--model-path": name, "--train": "train.txt", "--test": "train.txt", "--entity-to-id": "ids.txt",
-             "--relation-to-id": "ids.txt", "--output": "out.json"}  # fmt: skip
+    flags = {
+        "--model-path": name,
+        "--train": "train.txt",
+        "--test": "train.txt",
+        "--entity-to-id": "ids.txt",
+        "--relation-to-id": "ids.txt",
+        "--output": "out.json",
+    }
     result = CliRunner().invoke(main, ["run", *(part for flag in flags.items() for part in flag)])
     errors = [line for line in result.stderr.splitlines() if line.startswith("tracin: error: ")]
     assert result.exit_code == 1 and len(errors) == 1 and words in errors[0], result.stderr

@@ -36,9 +36,13 @@ def numbered_lines(labels: dict[str, int]) -> str:
 
 def run(folder: Path, *arguments: str, output: str = "out/result.json") -> Result:
     files = {
-        "--model-path": "model.pt", "--train": "train.txt", "--test": "test.txt", "--entity-to-id": "entities.txt",
-        "--relation-to-id": "relations.txt", "--output": output,
-    }  # fmt: skip
+        "--model-path": "model.pt",
+        "--train": "train.txt",
+        "--test": "test.txt",
+        "--entity-to-id": "entities.txt",
+        "--relation-to-id": "relations.txt",
+        "--output": output,
+    }
     paths = [part for flag, name in files.items() for part in (flag, str(folder / name))]
     paths += ["--csv-output", str((folder / output).with_suffix(".csv"))]
     return CliRunner().invoke(main, ["run", *paths, *arguments])
@@ -88,18 +92,24 @@ BAD_FILES = {
     "NaN weights": (change_model(lambda state: state["fc.weight"].fill_(float("nan"))), "NaN"),
     "infinite weights": (change_model(lambda state: state["entity.weight"][2].fill_(float("inf"))), "infinite"),
     "dictionary of another data set": (
-        write("entities.txt", numbered_lines({f"x{i}": i for i in range(6)})), "train.txt line 1: head 'e0' is not in"),
+        write("entities.txt", numbered_lines({f"x{i}": i for i in range(6)})),
+        "train.txt line 1: head 'e0' is not in",
+    ),
     "dictionary of another size": (write("entities.txt", numbered_lines(ENTITIES | {"e6": 6})), "entities"),
     "dictionary with a gap": (
-        write("entities.txt", numbered_lines({k: i + (i > 3) for k, i in ENTITIES.items()})), "entit"),
+        write("entities.txt", numbered_lines({k: i + (i > 3) for k, i in ENTITIES.items()})),
+        "entit",
+    ),
     "relation ids beyond the model": (
-        write("relations.txt", numbered_lines({f"r{i}": i for i in range(5)})), "relation"),
+        write("relations.txt", numbered_lines({f"r{i}": i for i in range(5)})),
+        "relation",
+    ),
     "duplicate id": (write("relations.txt", "r0\t0\nr1\t0\n"), "relations.txt line 2"),
     "empty train": (write("train.txt", ""), "train.txt: the file has no lines"),
     "empty test": (write("test.txt", "\n"), "test.txt: the file has no lines"),
     "too few columns": (write("train.txt", "e0\tr0\te1\ne0\tr0\n"), "train.txt line 2"),
     "missing train": (lambda folder: (folder / "train.txt").unlink(), "train.txt: there is no such file"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("mutate", "message"), BAD_FILES.values(), ids=BAD_FILES)
@@ -140,9 +150,12 @@ def test_cuda_without_cuda(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("output", "message"),
-    [("none/result.json", "does not exist; create the folder"), ("train.txt/result.json", "is a file, not a folder"),
-     ("out", "is a folder; name a file in it")],
-)  # fmt: skip
+    [
+        ("none/result.json", "does not exist; create the folder"),
+        ("train.txt/result.json", "is a file, not a folder"),
+        ("out", "is a folder; name a file in it"),
+    ],
+)
 def test_bad_output_is_found_before_the_work(folder: Path, output: str, message: str) -> None:
     (folder / "model.pt").unlink()  # would be the error if reading came first
     refused(folder, run(folder, output=output), message)

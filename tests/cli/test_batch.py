@@ -93,21 +93,31 @@ def test_outputs_are_the_library_s(folder: Path, method: str) -> None:
         with open(folder / "out" / entry["output_csv"], newline="") as file:
             assert [float(row["TracInScore"]) for row in csv.DictReader(file)] == scores
         assert (folder / "out/temp_triples" / f"{base}.txt").read_text().split() == [
-            f"e:{triple[0]}", f"r:{triple[1]}", f"e:{triple[2]}"
-        ]  # fmt: skip
+            f"e:{triple[0]}",
+            f"r:{triple[1]}",
+            f"e:{triple[2]}",
+        ]
         assert (entry["filtered_train_file"] is None) == (method == "none")
     assert {key: value for key, value in summary(folder).items() if key != "results" and "time" not in key} == {
-        "total_triples": TESTS, "successful": TESTS, "failed_filtering": 0, "failed_tracin": 0, "skipped": 0,
+        "total_triples": TESTS,
+        "successful": TESTS,
+        "failed_filtering": 0,
+        "failed_tracin": 0,
+        "skipped": 0,
         "filter_method": method,
-    }  # fmt: skip
+    }
 
 
 def test_reproduces_the_original_scripts(fixtures_dir: Path, tmp_path: Path) -> None:
     named = {
-        "--test-triples": "test.txt", "--model-path": "models/pykeen_model_state_dict.pt", "--train": "train.txt",
-        "--entity-to-id": "node_dict.txt", "--relation-to-id": "rel_dict.txt",
-        "--node-name-dict": "node_name_dict.txt", "--edge-map": "edge_map.json",
-    }  # fmt: skip
+        "--test-triples": "test.txt",
+        "--model-path": "models/pykeen_model_state_dict.pt",
+        "--train": "train.txt",
+        "--entity-to-id": "node_dict.txt",
+        "--relation-to-id": "rel_dict.txt",
+        "--node-name-dict": "node_name_dict.txt",
+        "--edge-map": "edge_map.json",
+    }
     paths = [part for flag, name in named.items() for part in (flag, str(fixtures_dir / name))]
     chosen = "--embedding-height 8 --embedding-width 4 --filter-method networkx --start-index 1 --max-triples 2"
     result = CliRunner().invoke(main, ["batch", *paths, *chosen.split(), "--output-dir", str(tmp_path)])
@@ -128,9 +138,10 @@ def test_reproduces_the_original_scripts(fixtures_dir: Path, tmp_path: Path) -> 
             assert [float(cell) for cell in rows[tuple(cells[:12])]] == pytest.approx(
                 [float(cell) for cell in cells[12:]], rel=1e-4, abs=1e-9
             )
-    (one, _), (original, _) = summary(tmp_path, "")["results"], expected(
-        fixtures_dir, "batch/batch_tracin_summary.json"
-    )["results"]  # fmt: skip
+    (one, _), (original, _) = (
+        summary(tmp_path, "")["results"],
+        expected(fixtures_dir, "batch/batch_tracin_summary.json")["results"],
+    )
     same = ("index", "triple", "base_name", "filtering_success", "tracin_success", "filtered_train_file", "output_csv")
     assert {key: one[key] for key in same} == {key: original[key] for key in same}
 
@@ -244,9 +255,9 @@ def other_relation(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "damage"), [("json", cut), ("csv", cut), ("json", Path.unlink), ("csv", Path.unlink),
-                           ("json", other_relation)],
-)  # fmt: skip
+    ("ending", "damage"),
+    [("json", cut), ("csv", cut), ("json", Path.unlink), ("csv", Path.unlink), ("json", other_relation)],
+)
 def test_skip_existing_trusts_complete_outputs_only(folder: Path, ending: str, damage: Any) -> None:
     assert batch(folder).exit_code == 0
     whole = files(folder / "out")
@@ -366,14 +377,16 @@ def test_a_flag_without_effect_is_noted(folder: Path, flags: str, note: str) -> 
 @pytest.mark.parametrize(
     ("flags", "options"),
     [
-        ("--n-hops 1", {"n_hops": 1}), ("--min-degree 9 --no-preserve-test-edges", {
-            "min_degree": 9, "preserve_test_edges": False}),
+        ("--n-hops 1", {"n_hops": 1}),
+        ("--min-degree 9 --no-preserve-test-edges", {"min_degree": 9, "preserve_test_edges": False}),
         ("--path-filtering", {"path_filtering": True}),
         ("--path-filtering --max-total-path-length 2", {"path_filtering": True, "max_total_path_length": 2}),
-        ("--filter-method igraph --path-filtering --strict-path-filtering", {
-            "method": "igraph", "path_filtering": True, "strict_path_filtering": True}),
+        (
+            "--filter-method igraph --path-filtering --strict-path-filtering",
+            {"method": "igraph", "path_filtering": True, "strict_path_filtering": True},
+        ),
     ],
-)  # fmt: skip
+)
 def test_filter_flags_reach_the_filter(folder: Path, flags: str, options: dict[str, Any]) -> None:
     batch(folder, *flags.split(), "--skip-tracin")
     train, test = ids(folder, "train.txt"), ids(folder, "test.txt")

@@ -24,8 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_mode_test_writes_all_influences_ordered(graph: Graph) -> None:
     result = graph.json()
     assert {key: value for key, value in result.items() if key != "results"} == {
-        "num_test_triples": TESTS, "num_training_triples": LINES, "top_k": None, "learning_rate": 0.001,
-    }  # fmt: skip
+        "num_test_triples": TESTS,
+        "num_training_triples": LINES,
+        "top_k": None,
+        "learning_rate": 0.001,
+    }
     dense = graph.tracin().influence(graph.train, graph.test)
     for record, scores, triple in zip(result["results"], dense, graph.test.tolist(), strict=True):
         assert [record[key] for key in ("test_head", "test_relation", "test_tail")] == triple
@@ -83,8 +86,11 @@ def test_a_file_per_triple_makes_its_folder(graph: Graph) -> None:
     result = graph.run(*arguments, "--csv-output", str(folder / "c.csv"), output=folder / "any.json")
     assert result.exit_code == 0, result.stderr
     assert sorted(path.name for path in folder.iterdir()) == [
-        "c_test_0.csv", "c_test_1.csv", "tracin_test_0.json", "tracin_test_1.json"
-    ]  # fmt: skip
+        "c_test_0.csv",
+        "c_test_1.csv",
+        "tracin_test_0.json",
+        "tracin_test_1.json",
+    ]
 
 
 def test_csv_of_all_test_triples(graph: Graph) -> None:
@@ -116,8 +122,17 @@ def test_show_prints_tables_of_the_first_test_triples(graph: Graph) -> None:
 def test_info_says_what_runs() -> None:
     facts = tracin.info()
     assert set(facts) == {
-        "version", "backend", "reason", "extension", "isa", "cuda", "cuda_backend", "cuda_reason", "threads", "torch"
-    }  # fmt: skip
+        "version",
+        "backend",
+        "reason",
+        "extension",
+        "isa",
+        "cuda",
+        "cuda_backend",
+        "cuda_reason",
+        "threads",
+        "torch",
+    }
     assert facts["torch"] == torch.__version__ and facts["cuda"] == torch.cuda.is_available()
     assert (facts["backend"] == "native") == (facts["reason"] is None)
     result = CliRunner().invoke(main, ["info"])
@@ -137,10 +152,25 @@ def test_drop_in(graph: Graph, how: str) -> None:
     start, folder = (["-m", "run_tracin"], ROOT) if how == "module" else (["run_tracin.py"], ROOT / "python")
     path = os.pathsep.join([str(ROOT / "python"), str(ROOT)]) if how == "module" else ""
     command = [
-        sys.executable, *start, "--model-path", graph.folder / "model.pt", "--train", graph.folder / "train.txt",
-        "--test", graph.folder / "test.txt", "-o", graph.folder / "out.json", "--mode", "single", "--top-k", "3",
-        "--use-optimized-tracin", "--test-indices", "0", "4",
-    ]  # fmt: skip
+        sys.executable,
+        *start,
+        "--model-path",
+        graph.folder / "model.pt",
+        "--train",
+        graph.folder / "train.txt",
+        "--test",
+        graph.folder / "test.txt",
+        "-o",
+        graph.folder / "out.json",
+        "--mode",
+        "single",
+        "--top-k",
+        "3",
+        "--use-optimized-tracin",
+        "--test-indices",
+        "0",
+        "4",
+    ]
     environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -26,9 +26,12 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 def run(fixtures: Path, output: Path, backend: str, *arguments: object) -> Any:
     files = {
-        "--model-path": "models/pykeen_model_state_dict.pt", "--train": "train.txt", "--test": "test.txt",
-        "--entity-to-id": "node_dict.txt", "--relation-to-id": "rel_dict.txt",
-    }  # fmt: skip
+        "--model-path": "models/pykeen_model_state_dict.pt",
+        "--train": "train.txt",
+        "--test": "test.txt",
+        "--entity-to-id": "node_dict.txt",
+        "--relation-to-id": "rel_dict.txt",
+    }
     paths = [part for flag, name in files.items() for part in (flag, str(fixtures / name))]
     shape = ["--embedding-height", "8", "--embedding-width", "4"]
     command = ["run", *paths, *shape, "--backend", backend, "--output", str(output), *map(str, arguments)]

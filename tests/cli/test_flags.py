@@ -21,24 +21,65 @@ from tracin_ext.backends.factored import has_bfloat16
 
 # Flags of the original script that are switches or have values that do not change what comes out.
 ACCEPTED = (
-    ("--device", "cpu"), ("--device", "auto"), ("--batch-size", "7"), ("--embedding-dim", "8"),
-    ("--output-channels", "3"), ("--use-gradient-checkpointing",),
-    ("--disable-memory-cleanup",), ("--use-vectorized-gradients",), ("--disable-vectorized-gradients",),
+    ("--device", "cpu"),
+    ("--device", "auto"),
+    ("--batch-size", "7"),
+    ("--embedding-dim", "8"),
+    ("--output-channels", "3"),
+    ("--use-gradient-checkpointing",),
+    ("--disable-memory-cleanup",),
+    ("--use-vectorized-gradients",),
+    ("--disable-vectorized-gradients",),
     ("--cache-test-gradients",),
-    ("--disable-test-gradient-caching",), ("--enable-multi-gpu",), ("--use-optimized-tracin",),
-    ("--num-last-layers", "5"), ("--test-indices", "3"), ("--learning-rate", "0.001"), ("--mode", "test"),
-    ("--threads", "1"), ("--skip-unknown",), ("--backend", "factored"), ("--order", "absolute"),
-    ("--precision", "float32"), ("--embedding-height", "4", "--embedding-width", "2", "--stack", "height"),
-)  # fmt: skip
+    ("--disable-test-gradient-caching",),
+    ("--enable-multi-gpu",),
+    ("--use-optimized-tracin",),
+    ("--num-last-layers", "5"),
+    ("--test-indices", "3"),
+    ("--learning-rate", "0.001"),
+    ("--mode", "test"),
+    ("--threads", "1"),
+    ("--skip-unknown",),
+    ("--backend", "factored"),
+    ("--order", "absolute"),
+    ("--precision", "float32"),
+    ("--embedding-height", "4", "--embedding-width", "2", "--stack", "height"),
+)
 FLAGS = {
-    "--model-path", "--train", "--test", "--entity-to-id", "--relation-to-id", "--edge-map", "--node-name-dict",
-    "--output", "-o", "--csv-output", "--mode", "--test-indices", "--max-test-triples", "--top-k", "--learning-rate",
-    "--embedding-dim", "--output-channels", "--device", "--output-per-triple", "--batch-size",
-    "--use-last-layers-only", "--num-last-layers", "--last-layer-names", "--use-mixed-precision",
-    "--use-gradient-checkpointing", "--disable-memory-cleanup", "--use-vectorized-gradients",
-    "--disable-vectorized-gradients", "--cache-test-gradients", "--disable-test-gradient-caching",
-    "--use-torch-compile", "--enable-multi-gpu", "--use-optimized-tracin",
-}  # fmt: skip
+    "--model-path",
+    "--train",
+    "--test",
+    "--entity-to-id",
+    "--relation-to-id",
+    "--edge-map",
+    "--node-name-dict",
+    "--output",
+    "-o",
+    "--csv-output",
+    "--mode",
+    "--test-indices",
+    "--max-test-triples",
+    "--top-k",
+    "--learning-rate",
+    "--embedding-dim",
+    "--output-channels",
+    "--device",
+    "--output-per-triple",
+    "--batch-size",
+    "--use-last-layers-only",
+    "--num-last-layers",
+    "--last-layer-names",
+    "--use-mixed-precision",
+    "--use-gradient-checkpointing",
+    "--disable-memory-cleanup",
+    "--use-vectorized-gradients",
+    "--disable-vectorized-gradients",
+    "--cache-test-gradients",
+    "--disable-test-gradient-caching",
+    "--use-torch-compile",
+    "--enable-multi-gpu",
+    "--use-optimized-tracin",
+}
 
 
 def test_help_names_every_flag_of_the_original() -> None:
@@ -54,9 +95,11 @@ def test_flags_that_leave_the_result_as_it_is(graph: Graph, flags: tuple[str, ..
     found = json.loads((graph.folder / "out.json").read_text())
     for ours, theirs in zip(found["results"], expected["results"], strict=True):
         torch.testing.assert_close(
-            triples_and_scores(ours["top_influences"])[1], triples_and_scores(theirs["top_influences"])[1],
-            rtol=1e-4, atol=1e-9,
-        )  # fmt: skip
+            triples_and_scores(ours["top_influences"])[1],
+            triples_and_scores(theirs["top_influences"])[1],
+            rtol=1e-4,
+            atol=1e-9,
+        )
 
 
 def test_mixed_precision_runs_or_says_why_not(graph: Graph) -> None:
@@ -71,9 +114,13 @@ def test_mixed_precision_runs_or_says_why_not(graph: Graph) -> None:
 
 
 STARTED = {
-    "vectorized gradients": "factored form in PyTorch", "test gradient caching": "on", "mixed precision": "off",
-    "torch.compile": "off", "gradient checkpointing": "off", "memory cleanup": "on",
-}  # fmt: skip
+    "vectorized gradients": "factored form in PyTorch",
+    "test gradient caching": "on",
+    "mixed precision": "off",
+    "torch.compile": "off",
+    "gradient checkpointing": "off",
+    "memory cleanup": "on",
+}
 
 
 @pytest.mark.parametrize(
@@ -81,17 +128,19 @@ STARTED = {
     [
         ("--backend factored", {}),
         ("--backend factored --use-optimized-tracin", {}),
-        ("--backend factored --disable-test-gradient-caching", {
-            "test gradient caching": "off, computed anew for every block"
-        }),
+        (
+            "--backend factored --disable-test-gradient-caching",
+            {"test gradient caching": "off, computed anew for every block"},
+        ),
         ("--backend factored --disable-memory-cleanup", {"memory cleanup": "off"}),
         ("--disable-vectorized-gradients", {"vectorized gradients": "off, one backward pass per triple"}),
-        ("--disable-vectorized-gradients --use-gradient-checkpointing", {
-            "vectorized gradients": "off, one backward pass per triple", "gradient checkpointing": "on"
-        }),
+        (
+            "--disable-vectorized-gradients --use-gradient-checkpointing",
+            {"vectorized gradients": "off, one backward pass per triple", "gradient checkpointing": "on"},
+        ),
         ("--backend vectorized", {"vectorized gradients": "torch.func.vmap, dense gradients"}),
     ],
-)  # fmt: skip
+)
 def test_the_start_says_what_is_enabled(graph: Graph, flags: str, changed: dict[str, str]) -> None:
     lines = graph.run(*flags.split(), "--top-k", "1").stderr.splitlines()
     said = dict(line.strip().split(": ", 1) for line in lines if line.startswith("  "))
@@ -145,14 +194,19 @@ def argument_of(graph: Graph, monkeypatch: pytest.MonkeyPatch, *flags: str) -> d
 @pytest.mark.parametrize(
     ("flags", "name", "value"),
     [
-        ("", "cache_test_factors", True), ("--disable-test-gradient-caching", "cache_test_factors", False),
+        ("", "cache_test_factors", True),
+        ("--disable-test-gradient-caching", "cache_test_factors", False),
         ("--cache-test-gradients", "cache_test_factors", True),
-        ("", "recompute_activations", False), ("--use-gradient-checkpointing", "recompute_activations", True),
-        ("", "memory_cleanup", True), ("--disable-memory-cleanup", "memory_cleanup", False),
-        ("", "batch_size", "auto"), ("--batch-size 7", "batch_size", 7),
-        ("--memory-limit 8G", "memory_limit", 8 << 30), ("--quiet", "progress", False),
+        ("", "recompute_activations", False),
+        ("--use-gradient-checkpointing", "recompute_activations", True),
+        ("", "memory_cleanup", True),
+        ("--disable-memory-cleanup", "memory_cleanup", False),
+        ("", "batch_size", "auto"),
+        ("--batch-size 7", "batch_size", 7),
+        ("--memory-limit 8G", "memory_limit", 8 << 30),
+        ("--quiet", "progress", False),
     ],
-)  # fmt: skip
+)
 def test_flags_reach_the_library(
     graph: Graph, monkeypatch: pytest.MonkeyPatch, flags: str, name: str, value: object
 ) -> None:
@@ -198,9 +252,14 @@ def test_layers(graph: Graph, flags: str, layers: int | list[str]) -> None:
 def test_layer_names_of_frameworks() -> None:
     model = tracin.ConvE(5, 2, 8, embedding_height=4, embedding_width=2, kernel_width=2, bn0=False)
     names = (
-        "emb_e.weight", "relation_representations.0._embeddings.weight", "conv1.bias", "batch_norm_2.weight", "fc",
-        "interaction.hr1d.2.weight", "b",
-    )  # fmt: skip
+        "emb_e.weight",
+        "relation_representations.0._embeddings.weight",
+        "conv1.bias",
+        "batch_norm_2.weight",
+        "fc",
+        "interaction.hr1d.2.weight",
+        "b",
+    )
     assert layers_named(names, model) == ["entity", "relation", "conv", "bn1", "fc", "bn2", "bias"]
     for name in ("bn0.weight", "fc2", "weight", ""):
         with pytest.raises(tracin.InputError, match="its layers are entity, relation, conv, bn1, fc, bn2, bias"):
@@ -219,12 +278,18 @@ def test_learning_rate_and_precision_reach_the_result(graph: Graph) -> None:
 
 def test_backends_of_the_flags(graph: Graph) -> None:
     flags = {
-        "backend": "auto", "use_torch_compile": False, "use_vectorized_gradients": True, "use_mixed_precision": False,
-    }  # fmt: skip
+        "backend": "auto",
+        "use_torch_compile": False,
+        "use_vectorized_gradients": True,
+        "use_mixed_precision": False,
+    }
     for changed, name in (
-        ({}, "auto"), ({"use_torch_compile": True}, "compiled"), ({"use_vectorized_gradients": False}, "sequential"),
-        ({"backend": "compiled", "use_torch_compile": True}, "compiled"), ({"backend": "native"}, "native"),
-    ):  # fmt: skip
+        ({}, "auto"),
+        ({"use_torch_compile": True}, "compiled"),
+        ({"use_vectorized_gradients": False}, "sequential"),
+        ({"backend": "compiled", "use_torch_compile": True}, "compiled"),
+        ({"backend": "native"}, "native"),
+    ):
         assert chosen_backend(Options(**flags | changed)) == name
     assert "running: sequential backend" in graph.run("--disable-vectorized-gradients", "--top-k", "1").stderr
     both = graph.run("--disable-vectorized-gradients", "--use-torch-compile")

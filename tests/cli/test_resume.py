@@ -211,9 +211,12 @@ def test_processes_killed_and_interrupted(tmp_path: Path) -> None:
         given = [str(tmp_path / output / name) if name == "out.csv" else name for name in (*options, *more)]
         command = [sys.executable, "-c", DRIVER, "run", *arguments(tmp_path, output), *given]
         return subprocess.Popen(
-            command, env=environment, stderr=subprocess.PIPE, text=True,
+            command,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in background
-        )  # fmt: skip
+        )
 
     def stop(process: subprocess.Popen[str], number: int, before: bytes) -> bytes:
         """Sends the signal once the partial file has changed; gives what it is then."""

@@ -46,7 +46,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "fewer lines, self": ("run", "--mode", "self", "--train", "two.txt"),
     "unknown labels": ("run", "--top-k", "5", "--train", "unknown.txt", "--skip-unknown"),
     "batch": ("batch", "--filter-method", "pyg", "--top-k", "9"),
-}  # fmt: skip
+}
 
 # Several commands in one start; one command whose ranks are slow or must not score, saving often.
 SEVERAL = """
@@ -89,9 +89,13 @@ def environment(**more: str) -> dict[str, str]:
 def torchrun(folder: Path, ranks: int, *command: str, **more: str) -> subprocess.Popen[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     return subprocess.Popen(
-        [*torchrun, *command], cwd=folder, env=environment(**more), stderr=subprocess.PIPE, text=True,
+        [*torchrun, *command],
+        cwd=folder,
+        env=environment(**more),
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in background
-    )  # fmt: skip
+    )
 
 
 def arguments(folder: Path, name: str, output: str) -> list[str]:
@@ -99,11 +103,14 @@ def arguments(folder: Path, name: str, output: str) -> list[str]:
     command, *options = MODES[name]
     target = folder / output / name
     target.mkdir(parents=True, exist_ok=True)
-    options = [str((target if option == "out.csv" else folder) / option) if "." in option else option
-               for option in options]  # fmt: skip
-    test, out, where = ("--test-triples", "--output-dir", target) if command == "batch" else (
-        "--test", "--output", target / "out.json"
-    )  # fmt: skip
+    options = [
+        str((target if option == "out.csv" else folder) / option) if "." in option else option for option in options
+    ]
+    test, out, where = (
+        ("--test-triples", "--output-dir", target)
+        if command == "batch"
+        else ("--test", "--output", target / "out.json")
+    )
     common = ["--model-path", str(folder / "model.pt"), test, str(folder / "test.txt"), out, str(where)]
     train = [] if "--train" in options else ["--train", str(folder / "train.txt")]
     return [command, *common, *train, "--device", "cpu", "--backend", "factored", *options]
@@ -128,8 +135,10 @@ def same(found: Any, expected: Any) -> None:
 
 def rounded(csv: str) -> list[list[str]]:
     """Cells of a CSV, its numbers to 3 digits."""
-    return [[f"{float(cell):.3g}" if re.fullmatch(r"-?\d\S*", cell) else cell for cell in line.split(",")]
-            for line in csv.splitlines()]  # fmt: skip
+    return [
+        [f"{float(cell):.3g}" if re.fullmatch(r"-?\d\S*", cell) else cell for cell in line.split(",")]
+        for line in csv.splitlines()
+    ]
 
 
 @pytest.fixture
@@ -366,7 +375,7 @@ FILES = {
     "only unknown labels": "x\ty\tz\n" * 12,
     "empty": "",
     "only empty lines": "\n\n\n",
-}  # fmt: skip
+}
 
 
 def outcome(read: Callable[[], Tensor]) -> tuple[list[list[int]] | str, list[str]]:

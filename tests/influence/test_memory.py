@@ -19,10 +19,18 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     ("text", "size"),
     [
-        (1, 1), (4096, 4096), ("100", 100), ("512M", 512 << 20), ("4G", 4 << 30), ("4 GiB", 4 << 30), ("4gb", 4 << 30),
-        ("1.5k", 1536), (" 2T ", 2 << 40), ("7B", 7),
+        (1, 1),
+        (4096, 4096),
+        ("100", 100),
+        ("512M", 512 << 20),
+        ("4G", 4 << 30),
+        ("4 GiB", 4 << 30),
+        ("4gb", 4 << 30),
+        ("1.5k", 1536),
+        (" 2T ", 2 << 40),
+        ("7B", 7),
     ],
-)  # fmt: skip
+)
 def test_sizes(text: int | str, size: int) -> None:
     assert parse_size(text) == size
 
@@ -41,11 +49,14 @@ def test_written_sizes_are_read_and_rounded_up(size: int) -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (MemoryError(), True), (torch.OutOfMemoryError("CUDA"), True), (RuntimeError("can't allocate memory: 5"), True),
-        (RuntimeError("CUDA out of memory."), True), (RuntimeError("shape"), False),
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA"), True),
+        (RuntimeError("can't allocate memory: 5"), True),
+        (RuntimeError("CUDA out of memory."), True),
+        (RuntimeError("shape"), False),
         (ValueError("out of memory"), False),
     ],
-)  # fmt: skip
+)
 def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
     assert out_of_memory(error) is expected
 

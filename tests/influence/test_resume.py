@@ -331,9 +331,14 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 def test_digests_tell_values_types_shapes_and_names() -> None:
     zeros = torch.zeros(4)
     others = [
-        {"a": zeros.double()}, {"a": zeros.view(2, 2)}, {"b": zeros}, {"a": zeros + 1}, {"a": zeros[:3]}, {},
+        {"a": zeros.double()},
+        {"a": zeros.view(2, 2)},
+        {"b": zeros},
+        {"a": zeros + 1},
+        {"a": zeros[:3]},
+        {},
         {"a": zeros, "b": torch.empty(0)},
-    ]  # fmt: skip
+    ]
     assert len({digest(tensors) for tensors in [{"a": zeros}, *others]}) == len(others) + 1
     assert digest({"a": zeros}) == digest({"a": torch.zeros(8)[::2]})
 

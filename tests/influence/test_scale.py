@@ -20,9 +20,11 @@ from tracin.influence import memory
 BACKENDS = ["factored", "native"] if tracin_ext.status()["available"] else ["factored"]
 TRAIN, TESTS = 130, 12
 OUT_OF_MEMORY = {
-    "Python": MemoryError(), "CPU": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
-    "GPU": torch.OutOfMemoryError("CUDA out of memory."), "native": RuntimeError("out of memory: can't allocate"),
-}  # fmt: skip
+    "Python": MemoryError(),
+    "CPU": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+    "GPU": torch.OutOfMemoryError("CUDA out of memory."),
+    "native": RuntimeError("out of memory: can't allocate"),
+}
 
 
 @pytest.fixture
@@ -71,10 +73,21 @@ def watched(ti: TracIn, monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, int]]
 @pytest.mark.parametrize(
     ("tests_held", "batch_size", "count"),
     [
-        (None, "auto", 1), (None, "auto", 2), (None, 1, 1), (None, 7, 1), (None, TRAIN - 1, 2), (None, TRAIN, 1),
-        (None, 5000, 2), (1, "auto", 1), (1, 7, 1), (1, 5000, 1), (5, "auto", 1), (5, 1, 1), (5, TRAIN - 1, 1),
+        (None, "auto", 1),
+        (None, "auto", 2),
+        (None, 1, 1),
+        (None, 7, 1),
+        (None, TRAIN - 1, 2),
+        (None, TRAIN, 1),
+        (None, 5000, 2),
+        (1, "auto", 1),
+        (1, 7, 1),
+        (1, 5000, 1),
+        (5, "auto", 1),
+        (5, 1, 1),
+        (5, TRAIN - 1, 1),
     ],
-)  # fmt: skip
+)
 def test_limits_batch_sizes_and_threads_change_nothing(
     tests_held: int | None,
     batch_size: int | str,

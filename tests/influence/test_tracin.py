@@ -100,12 +100,17 @@ def test_no_test_by_train_matrix_in_top_k(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"precision": "float16"}, "precision"), ({"backend": "fast"}, "backend"), ({"device": "tpu9"}, "device"),
-        ({"batch_size": 0}, "batch_size"), ({"batch_size": "big"}, "batch_size"), ({"loss": "hinge"}, "loss"),
-        ({"learning_rates": [1.0, 2.0]}, "2 learning rates for 1"), ({"learning_rates": -1.0}, "positive"),
+        ({"precision": "float16"}, "precision"),
+        ({"backend": "fast"}, "backend"),
+        ({"device": "tpu9"}, "device"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": "big"}, "batch_size"),
+        ({"loss": "hinge"}, "loss"),
+        ({"learning_rates": [1.0, 2.0]}, "2 learning rates for 1"),
+        ({"learning_rates": -1.0}, "positive"),
         ({"layers": "conv2"}, "layers"),
     ],
-)  # fmt: skip
+)
 def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         TracIn(random_model(), **arguments)  # type: ignore[arg-type]
@@ -122,10 +127,12 @@ def test_cuda_without_cuda_is_an_error_with_a_remedy() -> None:
     [
         (torch.tensor([[0, 0, 12]]), r"train row 0: tail id 12 is outside the model's 0..11"),
         (torch.tensor([[0, 0, 1], [0, 4, 1]]), r"train row 1: relation id 4 is outside the model's 0..3"),
-        (torch.tensor([[-1, 0, 1]]), "head id -1"), (torch.zeros(3, 2), "shape"), (torch.zeros(3, 3), "integer"),
+        (torch.tensor([[-1, 0, 1]]), "head id -1"),
+        (torch.zeros(3, 2), "shape"),
+        (torch.zeros(3, 3), "integer"),
         ([[0, 0, 1]], "shape"),
     ],
-)  # fmt: skip
+)
 def test_wrong_triples_are_named(triples: Tensor, message: str) -> None:
     ti, good = TracIn(random_model()), random_triples(3)
     with pytest.raises(InputError, match=message):

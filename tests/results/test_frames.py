@@ -45,9 +45,11 @@ def influences(k: int = 4, tests: int = 3) -> list[Influences]:
 @pytest.fixture
 def graph(tmp_path: Path) -> Path:
     tracin.save_checkpoint(
-        tmp_path / "model.pt", random_model(), entity_to_id=DICTIONARIES.entity_to_id,
+        tmp_path / "model.pt",
+        random_model(),
+        entity_to_id=DICTIONARIES.entity_to_id,
         relation_to_id=DICTIONARIES.relation_to_id,
-    )  # fmt: skip
+    )
     for name, triples in (("train", TRAIN), ("test", TEST)):
         (tmp_path / f"{name}.txt").write_text("".join(f"e{h}\tr{r}\te{t}\n" for h, r, t in triples.tolist()))
     (tmp_path / "names.txt").write_text("".join(f"name of e{i}\t{i}\n" for i in range(ENTITIES)))
@@ -83,21 +85,27 @@ def test_parquet_json_and_csv_hold_the_same(graph: Path, flag: str) -> None:
             train = {f"{place}_{column}": item[f"train_{place}{end}"] for place, column, end in fields()}
             expected.append(
                 {"test_index": record["test_triple_index"], **test, "test_self_influence": record["self_influence"]}
-                | train | {"score": item["influence"]}
-            )  # fmt: skip
+                | train
+                | {"score": item["influence"]}
+            )
     assert frame.drop("train_index").to_dicts() == expected
     assert frame.columns == [
-        *(name for name in expected[0] if name.startswith("test_")), "train_index",
+        *(name for name in expected[0] if name.startswith("test_")),
+        "train_index",
         *(name for name in expected[0] if not name.startswith("test_")),
-    ]  # fmt: skip
+    ]
     assert TRAIN[frame["train_index"].to_list()].tolist() == [
         list(row) for row in frame["head_id", "relation_id", "tail_id"].rows()
     ]
     with open(graph / "all.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["TracInScore"]) for row in rows] == frame["score"].to_list()
-    for ours, theirs in (("TrainRel", "relation_label"), ("TrainRel_label", "relation_name"),
-                         ("TestTail_label", "test_tail_name"), ("TrainHead", "head_label")):  # fmt: skip
+    for ours, theirs in (
+        ("TrainRel", "relation_label"),
+        ("TrainRel_label", "relation_name"),
+        ("TestTail_label", "test_tail_name"),
+        ("TrainHead", "head_label"),
+    ):
         assert [row[ours] for row in rows] == frame[theirs].to_list()
 
 
@@ -123,14 +131,25 @@ def test_mode_self_in_parquet(graph: Path, monkeypatch: pytest.MonkeyPatch) -> N
     run(graph, "--mode", "self", "--node-name-dict", "names.txt", output="self.parquet")
     frame, records = pl.read_parquet(graph / "self.parquet"), json.loads((graph / "self.json").read_text())
     assert frame.columns == [
-        "train_index", "head_id", "head_label", "head_name", "relation_id", "relation_label", "tail_id", "tail_label",
-        "tail_name", "self_influence",
-    ]  # fmt: skip
+        "train_index",
+        "head_id",
+        "head_label",
+        "head_name",
+        "relation_id",
+        "relation_label",
+        "tail_id",
+        "tail_label",
+        "tail_name",
+        "self_influence",
+    ]
     ours = frame.select(head="head_id", relation="relation_id", tail="tail_id", self_influence="self_influence")
     assert ours.to_dicts() == records
     assert frame["head_name"].to_list() == [f"name of e{record['head']}" for record in records]
-    by_hand = self_influence_frame(torch.tensor([record["self_influence"] for record in records]),
-                                   TRAIN[frame["train_index"].to_list()], DICTIONARIES)  # fmt: skip
+    by_hand = self_influence_frame(
+        torch.tensor([record["self_influence"] for record in records]),
+        TRAIN[frame["train_index"].to_list()],
+        DICTIONARIES,
+    )
     assert by_hand.drop("train_index").equals(frame.drop("train_index", "head_name", "tail_name"))
 
 
@@ -160,8 +179,16 @@ def test_an_interrupted_parquet_leaves_the_earlier_file(tmp_path: Path) -> None:
 
 
 def test_wrong_places_for_parquet(graph: Path) -> None:
-    arguments = ["run", "--model-path", str(graph / "model.pt"), "--train", str(graph / "train.txt"),
-                 "--test", str(graph / "test.txt"), "--output"]  # fmt: skip
+    arguments = [
+        "run",
+        "--model-path",
+        str(graph / "model.pt"),
+        "--train",
+        str(graph / "train.txt"),
+        "--test",
+        str(graph / "test.txt"),
+        "--output",
+    ]
     per_triple = CliRunner().invoke(main, [*arguments, str(graph / "x.parquet"), "--output-per-triple"])
     assert per_triple.exit_code == 2 and "--output-per-triple writes JSON" in per_triple.stderr
     device = CliRunner().invoke(main, [*arguments, "/dev/x.parquet"])

@@ -52,17 +52,29 @@ def labels(fixtures: Path, names: bool = False) -> Labels:
 
 def test_mode_test_writes_the_sample(fixtures_dir: Path, tmp_path: Path) -> None:
     write_test(
-        tmp_path / "test.json", None, RESULTS, labels(fixtures_dir),
-        num_test=2, num_train=116, top_k=1, learning_rate=0.001,
-    )  # fmt: skip
+        tmp_path / "test.json",
+        None,
+        RESULTS,
+        labels(fixtures_dir),
+        num_test=2,
+        num_train=116,
+        top_k=1,
+        learning_rate=0.001,
+    )
     assert (tmp_path / "test.json").read_bytes() == (fixtures_dir / "expected/test.json").read_bytes()
 
 
 def test_mode_test_writes_one_csv_of_all_test_triples(fixtures_dir: Path, tmp_path: Path) -> None:
     write_test(
-        tmp_path / "test.json", tmp_path / "c.csv", RESULTS, labels(fixtures_dir),
-        num_test=2, num_train=116, top_k=1, learning_rate=0.001,
-    )  # fmt: skip
+        tmp_path / "test.json",
+        tmp_path / "c.csv",
+        RESULTS,
+        labels(fixtures_dir),
+        num_test=2,
+        num_train=116,
+        top_k=1,
+        learning_rate=0.001,
+    )
     first, second = ((fixtures_dir / f"expected/per_triple/c_test_{i}.csv").read_bytes() for i in (0, 1))
     assert (tmp_path / "c.csv").read_bytes() == first + second.split(b"\r\n", 1)[1]
 
@@ -124,10 +136,19 @@ def test_a_relation_that_is_json_text_is_named_by_its_predicate(tmp_path: Path) 
 @pytest.mark.parametrize(
     "value",
     [
-        {}, [], {"a": []}, {"a": {}}, [[]], [{}], None, 1.5, "é\u2028\n\"", float("nan"),
+        {},
+        [],
+        {"a": []},
+        {"a": {}},
+        [[]],
+        [{}],
+        None,
+        1.5,
+        'é\u2028\n"',
+        float("nan"),
         {"a": 1, "b": [1, 2.5e-17], "c": {"d": None, "e\n": True}, "f": [{"g": "ü,\n", "h": [{"i": 1}]}]},
     ],
-)  # fmt: skip
+)
 def test_encode_equals_json(value: Any) -> None:
     assert "".join(encode(value)) == json.dumps(value, indent=2)
 
@@ -168,9 +189,15 @@ def test_a_failure_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> N
 
     with pytest.raises(RuntimeError, match="lost"):
         write_test(
-            path, tmp_path / "out.csv", results(), Labels({}, {}),
-            num_test=2, num_train=1, top_k=None, learning_rate=1.0,
-        )  # fmt: skip
+            path,
+            tmp_path / "out.csv",
+            results(),
+            Labels({}, {}),
+            num_test=2,
+            num_train=1,
+            top_k=None,
+            learning_rate=1.0,
+        )
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -18,38 +18,58 @@ NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 CONV1 = {"bn0": "bn0", "conv": "conv1", "bn1": "bn1", "fc": "fc", "bn2": "bn2"}
 DETTMERS = {"entity": "emb_e.weight", "relation": "emb_rel.weight", "bias": "b", **CONV1}
 PYKEEN = {
-    "entity": "entity_representations.0._embeddings.weight", "bias": "entity_representations.1._embeddings.weight",
+    "entity": "entity_representations.0._embeddings.weight",
+    "bias": "entity_representations.1._embeddings.weight",
     "relation": "relation_representations.0._embeddings.weight",
-    "bn0": "interaction.hr2d.0", "conv": "interaction.hr2d.2", "bn1": "interaction.hr2d.3",
-    "fc": "interaction.hr1d.0", "bn2": "interaction.hr1d.2",
-}  # fmt: skip
+    "bn0": "interaction.hr2d.0",
+    "conv": "interaction.hr2d.2",
+    "bn1": "interaction.hr2d.3",
+    "fc": "interaction.hr1d.0",
+    "bn2": "interaction.hr1d.2",
+}
 PYKEEN_10 = {
-    "entity": "entity_embeddings.weight", "relation": "relation_embeddings.weight", "bias": "bias_term.weight", **CONV1,
-}  # fmt: skip
+    "entity": "entity_embeddings.weight",
+    "relation": "relation_embeddings.weight",
+    "bias": "bias_term.weight",
+    **CONV1,
+}
 PYKEEN_14 = {key: value.replace(".weight", "._embeddings.weight") for key, value in PYKEEN_10.items()}
 PYKEEN_PLAIN = {key: value for key, value in PYKEEN.items() if key not in BN} | {"conv": "interaction.hr2d.1"}
 COLUMNS = ("bias_term", "entity_representations.1")  # biases stored as a table of one column
 WIDTH = {"entity": "entity_embeddings.weight", "relation": "relation_embeddings.weight", **CONV1}
 KELPIE = {
-    "entity": "entity_embeddings", "relation": "relation_embeddings", "bn0": "batch_norm_1", "bn1": "batch_norm_2",
-    "bn2": "batch_norm_3", "conv": "convolutional_layer", "fc": "hidden_layer",
-}  # fmt: skip
+    "entity": "entity_embeddings",
+    "relation": "relation_embeddings",
+    "bn0": "batch_norm_1",
+    "bn1": "batch_norm_2",
+    "bn2": "batch_norm_3",
+    "conv": "convolutional_layer",
+    "fc": "hidden_layer",
+}
 
 
 def random_weights(
-    height: int = 20, width: int = 10, stack: str = "height", planes: int = 1, kernel: tuple[int, int] = (3, 3),
+    height: int = 20,
+    width: int = 10,
+    stack: str = "height",
+    planes: int = 1,
+    kernel: tuple[int, int] = (3, 3),
     skip: Iterable[str] = (),
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """Random values of every tensor of a ConvE, under plain names, except those that begin with one of `skip`."""
     torch.manual_seed(5)
     dim = planes * height * width
     rows, columns = (2 * height, width) if stack == "height" else (height, 2 * width)
     features = C * (rows - kernel[0] + 1) * (columns - kernel[1] + 1)
     weights = {
-        "entity": torch.randn(N, dim), "relation": torch.randn(R, dim), "bias": torch.randn(N),
-        "conv.weight": torch.randn(C, planes, *kernel), "conv.bias": torch.randn(C),
-        "fc.weight": torch.randn(dim, features) / features**0.5, "fc.bias": torch.randn(dim),
-    }  # fmt: skip
+        "entity": torch.randn(N, dim),
+        "relation": torch.randn(R, dim),
+        "bias": torch.randn(N),
+        "conv.weight": torch.randn(C, planes, *kernel),
+        "conv.bias": torch.randn(C),
+        "fc.weight": torch.randn(dim, features) / features**0.5,
+        "fc.bias": torch.randn(dim),
+    }
     for name, size in (("bn0", planes), ("bn1", C), ("bn2", dim)):
         values = (torch.randn(size), torch.randn(size), torch.randn(size), torch.rand(size) + 0.5, torch.tensor(9))
         weights |= {f"{name}.{end}": value for end, value in zip(NORM, values, strict=True)}

@@ -42,13 +42,27 @@ def _tensor_claim(numel: int, size: tuple[int, ...], stride: tuple[int, ...], na
         return pickle.BINUNICODE + struct.pack("<I", len(value)) + value
 
     storage = (
-        pickle.MARK + text(b"storage") + pickle.GLOBAL + b"torch\nFloatStorage\n" + text(b"0") + text(b"cpu")
-        + integers((numel,))[1:-1] + pickle.TUPLE + pickle.BINPERSID
-    )  # fmt: skip
+        pickle.MARK
+        + text(b"storage")
+        + pickle.GLOBAL
+        + b"torch\nFloatStorage\n"
+        + text(b"0")
+        + text(b"cpu")
+        + integers((numel,))[1:-1]
+        + pickle.TUPLE
+        + pickle.BINPERSID
+    )
     arguments = (
-        pickle.MARK + storage + pickle.BININT1 + b"\0" + integers(size) + integers(stride) + pickle.NEWFALSE
-        + pickle.EMPTY_DICT + pickle.TUPLE
-    )  # fmt: skip
+        pickle.MARK
+        + storage
+        + pickle.BININT1
+        + b"\0"
+        + integers(size)
+        + integers(stride)
+        + pickle.NEWFALSE
+        + pickle.EMPTY_DICT
+        + pickle.TUPLE
+    )
     rebuild = pickle.GLOBAL + b"torch._utils\n_rebuild_tensor_v2\n" + arguments + pickle.REDUCE
     return pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + text(name) + rebuild + pickle.SETITEM + pickle.STOP
 
@@ -108,36 +122,48 @@ HOSTILE = {
     "system.pt": (lambda path: torch.save({"state_dict": {}, "x": Call(os.system, COMMAND)}, path), "'posix.system'"),
     "system5.pt": (
         lambda path: torch.save({"state_dict": {}, "x": Call(os.system, COMMAND)}, path, pickle_protocol=5),
-        "'posix.system', which runs code"),
+        "'posix.system', which runs code",
+    ),
     "eval.pt": (lambda path: torch.save({"x": Call(eval, "open('sprung', 'w')")}, path), "'builtins.eval'"),
     "model.pkl": (lambda path: torch.save(PretendedModel(COMMAND), path), "'posix.system'"),
     "legacy.pt": (
         lambda path: torch.save({"x": Call(os.system, COMMAND)}, path, _use_new_zipfile_serialization=False),
-        "'posix.system'"),
+        "'posix.system'",
+    ),
     "plain.pt": (lambda path: path.write_bytes(pickle.dumps(Call(os.system, COMMAND), 2)), "'posix.system'"),
     "through a record.pt": (
         lambda path: torch.save({"x": Call(getattr, torch.nn.Linear, "load_state_dict"), "state_dict": {}}, path),
-        "not a ConvE"),
+        "not a ConvE",
+    ),
     "truncated.pt": (_truncated, "truncated, damaged"),
     "flipped bit.pt": (_flipped, "truncated, damaged"),
     "bomb.pt": (
         lambda path: _archive(path, _tensor_claim(1 << 26, (1 << 26,), (1,)), bytes(1 << 28), zipfile.ZIP_DEFLATED),
-        "compressed member, 'm/data.pkl'"),
+        "compressed member, 'm/data.pkl'",
+    ),
     "overlapping.pt": (_overlapping, "claims more than its"),
     "large storage.pt": (
-        lambda path: _archive(path, _tensor_claim(10**10, (10**10,), (1,)), SMALL), "another size than the pickle"),
+        lambda path: _archive(path, _tensor_claim(10**10, (10**10,), (1,)), SMALL),
+        "another size than the pickle",
+    ),
     "large tensor.pt": (
-        lambda path: _archive(path, _tensor_claim(1, (10**10,), (1,)), SMALL), "10000000000 values in a storage of 1"),
+        lambda path: _archive(path, _tensor_claim(1, (10**10,), (1,)), SMALL),
+        "10000000000 values in a storage of 1",
+    ),
     "repeated value.pt": (
-        lambda path: _archive(path, _tensor_claim(1, (10**5, 10**5), (0, 0)), SMALL), "values in a storage of 1"),
+        lambda path: _archive(path, _tensor_claim(1, (10**5, 10**5), (0, 0)), SMALL),
+        "values in a storage of 1",
+    ),
     "negative stride.pt": (lambda path: _archive(path, _tensor_claim(1, (1,), (-1,)), SMALL), "whole numbers"),
     "large legacy.pt": (_legacy_claim, "storages are larger than the file"),
     "large text.pt": (
         lambda path: path.write_bytes(
             pickle.PROTO + b"\x04" + pickle.BINUNICODE8 + struct.pack("<Q", 10**10) + b"x" + pickle.STOP
-        ), "truncated, damaged"),
+        ),
+        "truncated, damaged",
+    ),
     "deep.pt": (_deep, "not a ConvE"),
-}  # fmt: skip
+}
 
 
 def write_hostile(folder: Path) -> dict[str, str]:

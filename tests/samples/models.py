@@ -25,10 +25,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "kernel larger than an embedding": {"embedding_height": 4, "embedding_width": 8, "kernel_height": 5},
     "inverse relations at odd rows": {"relation_step": 2},
     "everything odd": {
-        "embedding_height": 4, "kernel_height": 2, "kernel_width": 4, "stack": "width", "bn0": False,
-        "batch_norm_affine": False, "output_channels": 7, "conv_bias": False,
+        "embedding_height": 4,
+        "kernel_height": 2,
+        "kernel_width": 4,
+        "stack": "width",
+        "bn0": False,
+        "batch_norm_affine": False,
+        "output_channels": 7,
+        "conv_bias": False,
     },
-}  # fmt: skip
+}
 
 
 def random_model(variant: str = "plain", seed: int = 0) -> ConvE:

@@ -11,11 +11,15 @@ import torch
 from tests.samples.models import ENTITIES, RELATIONS, random_triples
 
 OPTIONS: dict[str, dict[str, Any]] = {  # sizes that are not PyKEEN's own
-    "TransE": {"embedding_dim": 8, "scoring_fct_norm": 2}, "DistMult": {"embedding_dim": 8},
-    "ComplEx": {"embedding_dim": 6}, "RotatE": {"embedding_dim": 6}, "TuckER": {"embedding_dim": 6, "relation_dim": 4},
-    "ProjE": {"embedding_dim": 8}, "CompGCN": {"embedding_dim": 8},
+    "TransE": {"embedding_dim": 8, "scoring_fct_norm": 2},
+    "DistMult": {"embedding_dim": 8},
+    "ComplEx": {"embedding_dim": 6},
+    "RotatE": {"embedding_dim": 6},
+    "TuckER": {"embedding_dim": 6, "relation_dim": 4},
+    "ProjE": {"embedding_dim": 8},
+    "CompGCN": {"embedding_dim": 8},
     "ConvE": {"embedding_dim": 24, "output_channels": 3, "embedding_height": 4, "embedding_width": 6},
-}  # fmt: skip
+}
 
 
 def factory(inverse: bool = False, labels: bool = False) -> Any:

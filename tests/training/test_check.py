@@ -29,9 +29,17 @@ def small(fixtures_dir: Path) -> tuple[ConvE, Tensor, dict[str, int], dict[str, 
     train = tracin.read_triples(fixtures_dir / "train.txt", entities, relations)
     with one_thread():
         result = tracin.train(
-            train, num_entities=len(entities), num_relations=len(relations), epochs=30, embedding_dim=32,
-            embedding_height=8, embedding_width=4, output_channels=8, batch_size=16, progress=False,
-        )  # fmt: skip
+            train,
+            num_entities=len(entities),
+            num_relations=len(relations),
+            epochs=30,
+            embedding_dim=32,
+            embedding_height=8,
+            embedding_width=4,
+            output_channels=8,
+            batch_size=16,
+            progress=False,
+        )
     return result.model, train, entities, relations
 
 
@@ -109,8 +117,11 @@ def test_a_small_model_passes_and_its_misreadings_do_not(
     report = examine(model, train, train[:40], [train], **arguments)
     assert report.ok and doubt(model, train) is None, report.verdict
     assert [reading.name for reading in report.readings[:4]] == [
-        "8 x 4 stacked in height", "random entity ids", "random relation ids", "2 x 16 stacked in height"
-    ]  # fmt: skip
+        "8 x 4 stacked in height",
+        "random entity ids",
+        "random relation ids",
+        "2 x 16 stacked in height",
+    ]
     assert report.readings[0].ranking == evaluate(model, train[:40], train, both_directions=True)
     wrong = examine(read_as(model, WRONG), train, train[:40], [train], **arguments)
     assert not wrong.ok and wrong.verdict.startswith("the image is likely 8 x 4 stacked in height, not 2 x 16")
@@ -151,8 +162,9 @@ def test_command_on_a_small_model(
     facts = json.loads(run(path, *files, "--json").stdout)
     assert facts["report"]["ok"] and facts["parameters"]["entity"] == 30 * 32
     assert [(file["kind"], file["triples"], file["unknown"]) for file in facts["files"]] == [
-        ("train", len(train), 0), ("test", len(lines), 1)
-    ]  # fmt: skip
+        ("train", len(train), 0),
+        ("test", len(lines), 1),
+    ]
     bad = run(path, *files, "--embedding-height", "2")
     assert bad.exit_code == 1 and "2 x 16 stacked in height: as asked for" in bad.stdout
     assert "not ok: the image is likely 8 x 4 stacked in height" in bad.stdout
@@ -213,8 +225,19 @@ def test_run_warns_of_a_wrong_image(checkpoints_dir: Path, fb15k237: Path, tmp_p
     folder = checkpoints_dir / "fb15k-237"
     lines = (fb15k237 / "train.txt").read_text().splitlines()[:2000]
     (tmp_path / "train.txt").write_text("\n".join(lines))
-    arguments = ["run", "--model-path", str(folder / "epoch_14.pt"), "--train", str(tmp_path / "train.txt"), "--quiet",
-                 "--mode", "self", "--output", str(tmp_path / "out.json"), *dictionaries(folder)]  # fmt: skip
+    arguments = [
+        "run",
+        "--model-path",
+        str(folder / "epoch_14.pt"),
+        "--train",
+        str(tmp_path / "train.txt"),
+        "--quiet",
+        "--mode",
+        "self",
+        "--output",
+        str(tmp_path / "out.json"),
+        *dictionaries(folder),
+    ]
     assert CliRunner().invoke(main, arguments).stderr == ""
     wrong = CliRunner().invoke(main, [*arguments, "--embedding-height", "5"])
     assert wrong.exit_code == 0

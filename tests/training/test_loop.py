@@ -127,9 +127,19 @@ def test_checkpoints_hold_what_run_needs(tmp_path: Path) -> None:
     triples, valid = make_triples(), make_triples(6, seed=9)
     folder = tmp_path / "new" / "folder"
     result = train(
-        triples, **SIZES, epochs=5, every=2, output=folder, valid=valid, entity_to_id=ENTITY_TO_ID,
-        relation_to_id=RELATION_TO_ID, stack="width", decay=0.5, learning_rate=0.01, **SMALL,
-    )  # fmt: skip
+        triples,
+        **SIZES,
+        epochs=5,
+        every=2,
+        output=folder,
+        valid=valid,
+        entity_to_id=ENTITY_TO_ID,
+        relation_to_id=RELATION_TO_ID,
+        stack="width",
+        decay=0.5,
+        learning_rate=0.01,
+        **SMALL,
+    )
     assert sorted(path.name for path in folder.iterdir()) == ["epoch_002.pt", "epoch_004.pt", "epoch_005.pt"]
     for epoch, rate in ((2, 0.005), (4, 0.00125), (5, 0.000625)):
         checkpoint = load_checkpoint(folder / f"epoch_{epoch:03d}.pt")

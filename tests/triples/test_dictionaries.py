@@ -122,49 +122,55 @@ def test_forms(form: str, block_bytes: int, tmp_path: Path, monkeypatch: pytest.
     assert read_dictionary(write(tmp_path / name, content)) == THREE
 
 
-@pytest.mark.parametrize("name, content, expected", [
-    ("d.txt", "00017\t0\n00023\t1\n", {"00017": 0, "00023": 1}),  # numbers as labels, one column without gaps
-    ("d.txt", "0\t17\n1\t23\n", {"17": 0, "23": 1}),
-    ("d.del", "00017\t0\n00023\t1\n", {"00017": 0, "00023": 1}),
-    ("d.txt", "0\t0\n1\t1\n", {"0": 0, "1": 1}),
-    ("d.del", "0\t1\n1\t2\n2\t0\n", {"1": 0, "2": 1, "0": 2}),  # both without gaps: the name decides
-    ("d.del.gz", "0\t1\n1\t0\n", {"1": 0, "0": 1}),
-    ("d.txt", "5\t7\n6\t9\n", {"5": 7, "6": 9}),  # both with gaps, which the model will not take
-    ("d.del", "5\t7\n6\t9\n", {"7": 5, "9": 6}),
-    ("d.txt", "5\ta\n6\tb\n", {"a": 5, "b": 6}),
-    ("d.txt", "{a}\t0\n{\t1\n", {"{a}": 0, "{": 1}),
-    ("d.txt", "id\tlabel\n0\tlabel\n1\tid\n", {"label": 0, "id": 1}),
-    ("d.tsv", 'id\tlabel\n0\t"say ""x"""\n1\tit\'s "y\n2\t"\n', {'say "x"': 0, 'it\'s "y': 1, '"': 2}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, content, expected",
+    [
+        ("d.txt", "00017\t0\n00023\t1\n", {"00017": 0, "00023": 1}),  # numbers as labels, one column without gaps
+        ("d.txt", "0\t17\n1\t23\n", {"17": 0, "23": 1}),
+        ("d.del", "00017\t0\n00023\t1\n", {"00017": 0, "00023": 1}),
+        ("d.txt", "0\t0\n1\t1\n", {"0": 0, "1": 1}),
+        ("d.del", "0\t1\n1\t2\n2\t0\n", {"1": 0, "2": 1, "0": 2}),  # both without gaps: the name decides
+        ("d.del.gz", "0\t1\n1\t0\n", {"1": 0, "0": 1}),
+        ("d.txt", "5\t7\n6\t9\n", {"5": 7, "6": 9}),  # both with gaps, which the model will not take
+        ("d.del", "5\t7\n6\t9\n", {"7": 5, "9": 6}),
+        ("d.txt", "5\ta\n6\tb\n", {"a": 5, "b": 6}),
+        ("d.txt", "{a}\t0\n{\t1\n", {"{a}": 0, "{": 1}),
+        ("d.txt", "id\tlabel\n0\tlabel\n1\tid\n", {"label": 0, "id": 1}),
+        ("d.tsv", 'id\tlabel\n0\t"say ""x"""\n1\tit\'s "y\n2\t"\n', {'say "x"': 0, "it's \"y": 1, '"': 2}),
+    ],
+)
 def test_which_column_holds_the_ids(name: str, content: str, expected: dict[str, int], tmp_path: Path) -> None:
     packed = gzip.compress(content.encode()) if name.endswith(".gz") else content
     assert read_dictionary(write(tmp_path / name, packed)) == expected
 
 
-@pytest.mark.parametrize("name, content, named", [
-    ("d.txt", "0\t1\n1\t0\n", ": both columns hold the ids 0 to 1 in different orders; write it as a JSON object"),
-    ("d.tsv", "id\tlabel\n0\ta\nx\tb\n", " line 3: id 'x' is not an integer from 0"),
-    ("d.tsv", "id\tlabel\n0\ta\n0\tb\n", " line 3: id 0 (of label 'b') was already on line 2 (of label 'a')"),
-    ("d.tsv", "id\tlabel\n0\ta\n1\ta\n", " line 3: label 'a' (of id 1) was already on line 2 (of id 0)"),
-    ("d.tsv", "id\tlabel\n", ": the file has no lines; expected lines id<TAB>label"),
-    ("d.del", "0\ta\nx\tb\n", " line 2: id 'x' is not an integer"),
-    ("d.json", '{"a": 0,\n"b"}', " line 2: not JSON"),
-    ("d.json", '{"a": 0, "a": 1}', ": 'a' comes twice, in ('a', 0) and ('a', 1)"),
-    ("d.json", '{"a": 0, "b": 0}', ": 0 comes twice, in ('a', 0) and ('b', 0)"),
-    ("d.json", '{"a": "0"}', ": the entry 'a': '0' is not a label with an integer"),
-    ("d.json", '{"a": true}', ": the entry 'a': True is not a label with an integer"),
-    ("d.json", '{"a": -1}', ": the entry 'a': -1 is not"),
-    ("d.json", '{"a": 1.0}', ": the entry 'a': 1.0 is not"),
-    ("d.json", '{"a": {"b": 0}}', ": the entry 'a': [('b', 0)] is not"),
-    ("d.json", "{}", ": the dictionary is empty"),
-    ("d.json", '{"a": ' + "[" * 100_000, ": nested too deep"),
-    ("d.json", '{"a": ' + "9" * 5000 + "}", ": nested too deep or with too large a number"),
-    ("vocab", pickle.dumps(THREE), ": a pickle of something else; expected a list whose first item is a dict"),
-    ("vocab", pickle.dumps([{0: "a"}, {"a": 0}]), ": the entry 0: 'a' is not a label with an integer"),
-    ("vocab", pickle.dumps([{"OOV": -1, "": 0}]), ": the entry 'OOV': -1 is not"),
-    ("vocab", pickle.dumps([THREE, {}])[:-9], ": the pickle is damaged or is no dictionary"),
-    ("vocab", b"\x80\x02cos\nsystem\n.", " is not safe: it names 'os.system'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, content, named",
+    [
+        ("d.txt", "0\t1\n1\t0\n", ": both columns hold the ids 0 to 1 in different orders; write it as a JSON object"),
+        ("d.tsv", "id\tlabel\n0\ta\nx\tb\n", " line 3: id 'x' is not an integer from 0"),
+        ("d.tsv", "id\tlabel\n0\ta\n0\tb\n", " line 3: id 0 (of label 'b') was already on line 2 (of label 'a')"),
+        ("d.tsv", "id\tlabel\n0\ta\n1\ta\n", " line 3: label 'a' (of id 1) was already on line 2 (of id 0)"),
+        ("d.tsv", "id\tlabel\n", ": the file has no lines; expected lines id<TAB>label"),
+        ("d.del", "0\ta\nx\tb\n", " line 2: id 'x' is not an integer"),
+        ("d.json", '{"a": 0,\n"b"}', " line 2: not JSON"),
+        ("d.json", '{"a": 0, "a": 1}', ": 'a' comes twice, in ('a', 0) and ('a', 1)"),
+        ("d.json", '{"a": 0, "b": 0}', ": 0 comes twice, in ('a', 0) and ('b', 0)"),
+        ("d.json", '{"a": "0"}', ": the entry 'a': '0' is not a label with an integer"),
+        ("d.json", '{"a": true}', ": the entry 'a': True is not a label with an integer"),
+        ("d.json", '{"a": -1}', ": the entry 'a': -1 is not"),
+        ("d.json", '{"a": 1.0}', ": the entry 'a': 1.0 is not"),
+        ("d.json", '{"a": {"b": 0}}', ": the entry 'a': [('b', 0)] is not"),
+        ("d.json", "{}", ": the dictionary is empty"),
+        ("d.json", '{"a": ' + "[" * 100_000, ": nested too deep"),
+        ("d.json", '{"a": ' + "9" * 5000 + "}", ": nested too deep or with too large a number"),
+        ("vocab", pickle.dumps(THREE), ": a pickle of something else; expected a list whose first item is a dict"),
+        ("vocab", pickle.dumps([{0: "a"}, {"a": 0}]), ": the entry 0: 'a' is not a label with an integer"),
+        ("vocab", pickle.dumps([{"OOV": -1, "": 0}]), ": the entry 'OOV': -1 is not"),
+        ("vocab", pickle.dumps([THREE, {}])[:-9], ": the pickle is damaged or is no dictionary"),
+        ("vocab", b"\x80\x02cos\nsystem\n.", " is not safe: it names 'os.system'"),
+    ],
+)
 def test_form_errors(name: str, content: str | bytes, named: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, content)
     with pytest.raises(InputError, match=re.escape(f"{path}{named}")):

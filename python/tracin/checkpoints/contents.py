@@ -23,9 +23,15 @@ MAX_PARTS = 10_000  # of a pickled model; a file may name the same module within
 MAX_KEY = 1_000  # characters of a state dict's key
 # What a pickled module says of its own computation, and the only values that ConvE computes with.
 MODULE_SETTINGS = {
-    "eps": (1e-5,), "track_running_stats": (True,), "stride": (1, (1, 1)), "padding": (0, (0, 0)),
-    "dilation": (1, (1, 1)), "groups": (1,), "normalizer": (None,), "max_norm": (None,),
-}  # fmt: skip
+    "eps": (1e-5,),
+    "track_running_stats": (True,),
+    "stride": (1, (1, 1)),
+    "padding": (0, (0, 0)),
+    "dilation": (1, (1, 1)),
+    "groups": (1,),
+    "normalizer": (None,),
+    "max_norm": (None,),
+}
 
 
 @dataclass

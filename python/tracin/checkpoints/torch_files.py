@@ -22,11 +22,18 @@ from tracin.errors import InputError, quote
 from tracin.safe_pickle import Foreign, SafeUnpickler, UnsafePickle
 
 DTYPES = {
-    "torch.DoubleStorage": torch.float64, "torch.FloatStorage": torch.float32, "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16, "torch.LongStorage": torch.int64, "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16, "torch.CharStorage": torch.int8, "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool, "torch.storage.UntypedStorage": torch.uint8,
-}  # fmt: skip
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+    "torch.storage.UntypedStorage": torch.uint8,
+}
 MAX_DIMENSIONS = 16
 READ_BYTES = 1 << 24
 # The older kind: pickles of these two numbers, of the machine, of the object, of the storages' keys; then raw storages.

@@ -32,15 +32,27 @@ from tracin.proximity.filter import METHODS, ProximityOptions
 
 COUNT = click.IntRange(min=0)
 
-# fmt: off
 filter_options = together(
-    click.option("--filter-method", type=click.Choice([*METHODS, "none"]), default="pyg", show_default=True,
-                 help="How nearby training triples are chosen; none: all of them."),
+    click.option(
+        "--filter-method",
+        type=click.Choice([*METHODS, "none"]),
+        default="pyg",
+        show_default=True,
+        help="How nearby training triples are chosen; none: all of them.",
+    ),
     click.option("--n-hops", type=COUNT, default=2, show_default=True, help="Radius around head and tail."),
-    click.option("--min-degree", type=COUNT, default=2, show_default=True,
-                 help="Of one end of an edge, unless it touches the test triple."),
-    flag("--preserve-test-edges/--no-preserve-test-edges", default=True,
-         help="Whether edges of the test triple's head and tail are kept whatever their degree."),
+    click.option(
+        "--min-degree",
+        type=COUNT,
+        default=2,
+        show_default=True,
+        help="Of one end of an edge, unless it touches the test triple.",
+    ),
+    flag(
+        "--preserve-test-edges/--no-preserve-test-edges",
+        default=True,
+        help="Whether edges of the test triple's head and tail are kept whatever their degree.",
+    ),
     flag("--strict-hop-constraint", help="Both ends within --n-hops of the test triple, as they are in any case."),
     flag("--path-filtering", help="Only edges on the way from head to tail."),
     click.option("--max-total-path-length", type=COUNT, help="Of those ways.  [default: 2 * n-hops; pyg: any]"),
@@ -63,7 +75,6 @@ filter_options = together(
 @ranking_options
 @computing_options(device="auto")
 @click.pass_context
-# fmt: on
 def batch(ctx: click.Context, **values: Any) -> None:
     """Influences of nearby training triples on each test triple: a JSON and a CSV file each, and a summary.
 
@@ -108,9 +119,18 @@ def batch_on(options: Options, ranks: Ranks) -> bool:
             return False
         lines = TrainingLines(shards.triples(), *ids)
         work = Batch(
-            jobs, outputs, lines, inputs.labels, shards, near(options), options.top_k, options.order,
-            options.skip_filtering, options.skip_tracin, options.skip_existing,
-        )  # fmt: skip
+            jobs,
+            outputs,
+            lines,
+            inputs.labels,
+            shards,
+            near(options),
+            options.top_k,
+            options.order,
+            options.skip_filtering,
+            options.skip_tracin,
+            options.skip_existing,
+        )
         summary = work.run(clock, say)
         shards.release()
     report(f"wrote {outputs.summary}: {told(summary)}")
@@ -128,18 +148,28 @@ def near(options: Options) -> ProximityOptions | None:
     if options.filter_method == "none":
         return None
     return ProximityOptions(
-        options.filter_method, options.n_hops, options.min_degree, options.preserve_test_edges,
-        options.strict_hop_constraint, options.path_filtering, options.max_total_path_length,
+        options.filter_method,
+        options.n_hops,
+        options.min_degree,
+        options.preserve_test_edges,
+        options.strict_hop_constraint,
+        options.path_filtering,
+        options.max_total_path_length,
         options.strict_path_filtering,
-    )  # fmt: skip
+    )
 
 
 def notes(options: Options) -> Iterator[str]:
     """One line for each flag that does not do here what its name says."""
     filters = (
-        "n_hops", "min_degree", "preserve_test_edges", "strict_hop_constraint", "path_filtering",
-        "max_total_path_length", "strict_path_filtering",
-    )  # fmt: skip
+        "n_hops",
+        "min_degree",
+        "preserve_test_edges",
+        "strict_hop_constraint",
+        "path_filtering",
+        "max_total_path_length",
+        "strict_path_filtering",
+    )
     unused = {"strict_path_filtering": f"with --filter-method {options.filter_method}"}
     if options.filter_method == "igraph":
         unused = {}

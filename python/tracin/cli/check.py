@@ -64,7 +64,6 @@ class Facts:
     report: Report
 
 
-# fmt: off
 @click.command("check", cls=Command, context_settings={"max_content_width": 120})
 @click.argument("model", type=FILE)
 @click.option("--train", "train_path", type=FILE, required=True, help="Training triples: head, relation, tail labels.")
@@ -72,11 +71,11 @@ class Facts:
 @click.option("--test", "test_path", type=FILE, help="Triples to rank.  [default: the training triples]")
 @dictionary_options
 @image_options
-@click.option("--sample", type=POSITIVE,
-              help="Triples that are ranked.  [default: 500; fewer among more than 268,000 entities]")
+@click.option(
+    "--sample", type=POSITIVE, help="Triples that are ranked.  [default: 500; fewer among more than 268,000 entities]"
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
 @click.option("--json", "as_json", is_flag=True, help="Print the same facts as JSON.")
-# fmt: on
 def check(model: Path, as_json: bool, **options: Any) -> int:
     """Is MODEL the model of these triples, and is it read as it was trained? The exit code is 0 if so, else 1.
 

@@ -41,9 +41,16 @@ def demo(output: Path, epochs: int) -> None:
     start = time.perf_counter()
     with one_thread():
         checkpoint = train(
-            training, num_entities=len(entities), num_relations=len(relations), epochs=epochs, valid=valid, known=test,
-            output=output, entity_to_id=entities, relation_to_id=relations,
-        )  # fmt: skip
+            training,
+            num_entities=len(entities),
+            num_relations=len(relations),
+            epochs=epochs,
+            valid=valid,
+            known=test,
+            output=output,
+            entity_to_id=entities,
+            relation_to_id=relations,
+        )
     seconds = time.perf_counter() - start
     known = torch.cat([training, valid, test])
     ranks = tail_ranks(checkpoint.model, test, known)

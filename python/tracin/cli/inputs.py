@@ -106,9 +106,11 @@ def naming_dictionaries(options: Options) -> Iterator[None]:
 # Arguments of tracin.TracIn, at the start of a message or anywhere.
 FLAG_AT_START = {"layers": "--num-last-layers", "device": "--device", "backend": "--backend"}
 FLAG = {
-    "learning_rates": "--learning-rate", "batch_size": "--batch-size", "memory_limit": "--memory-limit",
+    "learning_rates": "--learning-rate",
+    "batch_size": "--batch-size",
+    "memory_limit": "--memory-limit",
     "last_layer_names": "--last-layer-names",
-}  # fmt: skip
+}
 
 
 @contextmanager

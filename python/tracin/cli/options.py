@@ -74,11 +74,11 @@ def together(*options: Decorator) -> Decorator:
 POSITIVE = click.IntRange(min=1)
 FILE = click.Path(path_type=Path)
 
-# fmt: off
 model_options = together(
     click.option("--model-path", type=FILE, required=True, help="Checkpoint of the trained ConvE."),
-    click.option("--train", "train_path", type=FILE, required=True,
-                 help="Training triples: head, relation, tail labels."),
+    click.option(
+        "--train", "train_path", type=FILE, required=True, help="Training triples: head, relation, tail labels."
+    ),
 )
 DICTIONARY = "Dictionary of labels, in any form of the README; needed unless the checkpoint has one."
 dictionary_options = together(
@@ -94,11 +94,13 @@ skip_option = flag(
     "--skip-unknown", help="Leave out triples with unknown labels; an index then counts the triples that are kept."
 )
 image_options = together(
-    click.option("--embedding-height", type=POSITIVE,
-                 help="Rows of one embedding's image, where the file leaves it open."),
+    click.option(
+        "--embedding-height", type=POSITIVE, help="Rows of one embedding's image, where the file leaves it open."
+    ),
     click.option("--embedding-width", type=POSITIVE, help="Columns of one embedding's image."),
-    click.option("--stack", type=click.Choice(["height", "width"]),
-                 help="How the images of head and relation are joined."),
+    click.option(
+        "--stack", type=click.Choice(["height", "width"]), help="How the images of head and relation are joined."
+    ),
 )
 size_options = together(
     click.option("--embedding-dim", type=POSITIVE, help="Checked against the checkpoint."),
@@ -107,45 +109,98 @@ size_options = together(
 input_options = together(dictionary_options, name_options, skip_option, image_options, size_options)
 ranking_options = together(
     click.option("--top-k", type=POSITIVE, help="Training triples per test triple.  [default: all]"),
-    click.option("--order", type=click.Choice(ORDERS), default="absolute", show_default=True,
-                 help="Largest |influence| first, largest first, or smallest first."),
-    click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=DEFAULT_LEARNING_RATE,
-                 show_default=True, help="Factor on all influences; the checkpoint's own is not used."),
+    click.option(
+        "--order",
+        type=click.Choice(ORDERS),
+        default="absolute",
+        show_default=True,
+        help="Largest |influence| first, largest first, or smallest first.",
+    ),
+    click.option(
+        "--learning-rate",
+        type=click.FloatRange(min=0, min_open=True),
+        default=DEFAULT_LEARNING_RATE,
+        show_default=True,
+        help="Factor on all influences; the checkpoint's own is not used.",
+    ),
     flag("--use-last-layers-only", help="Only the gradients of the last layers, see --num-last-layers."),
-    click.option("--num-last-layers", type=POSITIVE, default=2, show_default=True,
-                 help="How many, from the end of bn0, conv, bn1, bn2, fc: 1 is fc, 2 is bn2 and fc."),
-    click.option("--last-layer-names", multiple=True, metavar="NAME...",
-                 help="Only the gradients of these layers, by layer (fc) or parameter (fc.weight: its whole layer)."),
+    click.option(
+        "--num-last-layers",
+        type=POSITIVE,
+        default=2,
+        show_default=True,
+        help="How many, from the end of bn0, conv, bn1, bn2, fc: 1 is fc, 2 is bn2 and fc.",
+    ),
+    click.option(
+        "--last-layer-names",
+        multiple=True,
+        metavar="NAME...",
+        help="Only the gradients of these layers, by layer (fc) or parameter (fc.weight: its whole layer).",
+    ),
 )
 
 
 def computing_options(device: str) -> Decorator:
     """`device` is the default of --device."""
     return together(
-        click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default=device, show_default=True,
-                     help="auto takes CUDA where there is some."),
-        click.option("--backend", type=click.Choice(["auto", *backends.NAMES]), default="auto", show_default=True,
-                     help="auto takes native, else factored."),
-        click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32", show_default=True,
-                     help="Of all computations; mixed: float32 with backward and pair products in bfloat16."),
-        click.option("--batch-size", type=POSITIVE,
-                     help="Training triples at a time; halved when memory runs out.  [default: what fits in memory]"),
-        click.option("--memory-limit", type=Size(), metavar="SIZE",
-                     help="For the whole process, such as 4G.  [default: half of what is available]"),
-        click.option("--threads", type=POSITIVE,
-                     help="CPU threads.  [default: one per core; on several ranks, each its share of them]"),
-        flag("--use-vectorized-gradients/--disable-vectorized-gradients", default=True,
-             help="The latter takes the sequential backend: one backward pass per triple."),
-        flag("--cache-test-gradients/--disable-test-gradient-caching", default=True,
-             help="The latter computes the test side anew for every block of training triples."),
+        click.option(
+            "--device",
+            type=click.Choice(["cpu", "cuda", "auto"]),
+            default=device,
+            show_default=True,
+            help="auto takes CUDA where there is some.",
+        ),
+        click.option(
+            "--backend",
+            type=click.Choice(["auto", *backends.NAMES]),
+            default="auto",
+            show_default=True,
+            help="auto takes native, else factored.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(list(PRECISIONS)),
+            default="float32",
+            show_default=True,
+            help="Of all computations; mixed: float32 with backward and pair products in bfloat16.",
+        ),
+        click.option(
+            "--batch-size",
+            type=POSITIVE,
+            help="Training triples at a time; halved when memory runs out.  [default: what fits in memory]",
+        ),
+        click.option(
+            "--memory-limit",
+            type=Size(),
+            metavar="SIZE",
+            help="For the whole process, such as 4G.  [default: half of what is available]",
+        ),
+        click.option(
+            "--threads",
+            type=POSITIVE,
+            help="CPU threads.  [default: one per core; on several ranks, each its share of them]",
+        ),
+        flag(
+            "--use-vectorized-gradients/--disable-vectorized-gradients",
+            default=True,
+            help="The latter takes the sequential backend: one backward pass per triple.",
+        ),
+        flag(
+            "--cache-test-gradients/--disable-test-gradient-caching",
+            default=True,
+            help="The latter computes the test side anew for every block of training triples.",
+        ),
         flag("--use-torch-compile", help="Take the compiled backend."),
-        flag("--use-mixed-precision",
-             help="The same as --precision mixed: bfloat16 products where the processor has them."),
+        flag(
+            "--use-mixed-precision",
+            help="The same as --precision mixed: bfloat16 products where the processor has them.",
+        ),
         flag("--use-optimized-tracin", help="Accepted; the default."),
-        flag("--use-gradient-checkpointing",
-             help="The sequential backend computes activations again in its backward pass; the others keep none."),
+        flag(
+            "--use-gradient-checkpointing",
+            help="The sequential backend computes activations again in its backward pass; the others keep none.",
+        ),
         flag("--disable-memory-cleanup", help="Keep buffers and cached GPU memory from one call to the next."),
         flag("--enable-multi-gpu", help="A process on each GPU of this machine, as torchrun starts them."),
         flag("--quiet", help="Print warnings and errors only."),
     )
-# fmt: on

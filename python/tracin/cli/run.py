@@ -43,35 +43,55 @@ NO_EFFECT_IN_MODE = {
     "test": ("test_indices",),
     "single": ("max_test_triples", "output_per_triple"),
     "self": (
-        "test_path", "test_indices", "max_test_triples", "top_k", "order", "csv_output", "output_per_triple",
+        "test_path",
+        "test_indices",
+        "max_test_triples",
+        "top_k",
+        "order",
+        "csv_output",
+        "output_per_triple",
     ),
-}  # fmt: skip
+}
 
 
-# fmt: off
 @click.command("run", cls=ManyValuesCommand, context_settings={"max_content_width": 120})
 @model_options
 @click.option("--test", "test_path", type=FILE, help="Test triples; needed in modes test and single.")
 @input_options
 @click.option("--output", "-o", type=FILE, required=True, help="JSON file to write; Parquet if it ends in .parquet.")
 @click.option(
-    "--csv-output", type=FILE,
+    "--csv-output",
+    type=FILE,
     help="CSV file to write (Parquet if it ends in .parquet): one for all triples in mode test, <stem>_test_<i> per "
     "triple with --output-per-triple and with several --test-indices.",
 )
-@click.option("--show", type=POSITIVE, metavar="N",
-              help="Print tables of the first N influences on the first 5 test triples; in mode self, one of N.")
+@click.option(
+    "--show",
+    type=POSITIVE,
+    metavar="N",
+    help="Print tables of the first N influences on the first 5 test triples; in mode self, one of N.",
+)
 @flag("--output-per-triple", help="Mode test: tracin_test_<i>.json for each triple, in the folder of --output.")
-@click.option("--mode", type=click.Choice(["test", "self", "single"]), default="test", show_default=True,
-              help="All test triples; self-influence of training triples; the test triples of --test-indices.")
-@click.option("--test-indices", type=int, multiple=True, default=(0,), metavar="INDEX...",
-              help="Mode single: lines of the test file, counted from 0.  [default: 0]")
+@click.option(
+    "--mode",
+    type=click.Choice(["test", "self", "single"]),
+    default="test",
+    show_default=True,
+    help="All test triples; self-influence of training triples; the test triples of --test-indices.",
+)
+@click.option(
+    "--test-indices",
+    type=int,
+    multiple=True,
+    default=(0,),
+    metavar="INDEX...",
+    help="Mode single: lines of the test file, counted from 0.  [default: 0]",
+)
 @click.option("--max-test-triples", type=POSITIVE, help="Mode test: only the first so many lines of the test file.")
 @ranking_options
 @computing_options(device="cpu")
 @flag("--resume", help="Go on where an interrupted run of the same inputs stopped; with --top-k and in mode self.")
 @click.pass_context
-# fmt: on
 def run(ctx: click.Context, **values: Any) -> None:
     """Influences of training triples on test triples, from a checkpoint and triples to JSON, CSV and Parquet.
 

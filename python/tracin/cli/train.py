@@ -49,14 +49,17 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         flag = "--" + field.name.replace("_", "-")
         kind: Any = click.Choice(["height", "width"]) if field.name == "stack" else type(field.default)
         add = click.option(
-            f"{flag}/--no-{flag[2:]}" if kind is bool else flag, field.name,
-            type=kind, default=field.default, show_default=True, help=OPTION_HELP[field.name],
-        )  # fmt: skip
+            f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+            field.name,
+            type=kind,
+            default=field.default,
+            show_default=True,
+            help=OPTION_HELP[field.name],
+        )
         command = add(command)
     return command
 
 
-# fmt: off
 @click.command("train", cls=Command, context_settings={"max_content_width": 120})
 @click.option("--train", "train_path", type=FILE, required=True, help="Training triples: head, relation, tail labels.")
 @click.option("--valid", "valid_path", type=FILE, help="Triples to rank at each checkpoint.")
@@ -65,17 +68,26 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--relation-to-id", type=FILE, help="Lines label<TAB>id.  [default: the files' labels, sorted]")
 @click.option("--skip-unknown", is_flag=True, help="Leave out triples with labels that the dictionaries lack.")
 @click.option("--output", "-o", type=FILE, required=True, help="Folder for the checkpoints epoch_NNN.pt.")
-@click.option("--epochs", type=POSITIVE, default=DEFAULT_EPOCHS, show_default=True,
-              help="Number of the last epoch; those before --resume count.")
+@click.option(
+    "--epochs",
+    type=POSITIVE,
+    default=DEFAULT_EPOCHS,
+    show_default=True,
+    help="Number of the last epoch; those before --resume count.",
+)
 @click.option("--every", type=POSITIVE, help="Epochs between checkpoints.  [default: only the last epoch]")
 @click.option("--resume", type=FILE, help="Checkpoint to go on from, with its dictionaries and options.")
-@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True,
-              help="auto takes CUDA where there is some.")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda", "auto"]),
+    default="cpu",
+    show_default=True,
+    help="auto takes CUDA where there is some.",
+)
 @click.option("--threads", type=POSITIVE, help="CPU threads.  [default: one per core]")
 @click.option("--quiet", is_flag=True, help="Print the result, warnings and errors only.")
 @training_options
 @click.pass_context
-# fmt: on
 def train(
     ctx: click.Context,
     train_path: Path,

@@ -21,9 +21,14 @@ def launch(arguments: Sequence[str], ranks: int) -> tuple[int, str]:
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks say what is to be said
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=ranks, max_restarts=0, rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", run_id="tracin",
-    )  # fmt: skip
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        max_restarts=0,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id="tracin",
+    )
     try:
         elastic_launch(config, sys.executable)("-m", "tracin", *arguments)
     except ChildFailedError as error:

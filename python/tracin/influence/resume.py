@@ -156,10 +156,15 @@ class Partial:
             return
         work = self.work
         content = {
-            "format": FORMAT, "version": VERSION, "inputs": self.known_inputs, "asked": self.asked,
-            "tile": work.tile, "block": work.block, "done": work.done,
+            "format": FORMAT,
+            "version": VERSION,
+            "inputs": self.known_inputs,
+            "asked": self.asked,
+            "tile": work.tile,
+            "block": work.block,
+            "done": work.done,
             **{name: tensor.cpu() for name, tensor in self.results.items()},
-        }  # fmt: skip
+        }
         part = part_of(self.path)
         try:
             with open(part, "wb") as file:

@@ -136,9 +136,15 @@ class TracIn:
         dtype, mixed = PRECISIONS[self.precision], self.precision == "mixed"
         try:
             backend = backends.create(
-                self.backend, model, self.layers, dtype, self.device, loss_named(loss), mixed,
+                self.backend,
+                model,
+                self.layers,
+                dtype,
+                self.device,
+                loss_named(loss),
+                mixed,
                 self.recompute_activations,
-            )  # fmt: skip
+            )
         except RuntimeError as error:
             raise InputError(f"backend {self.backend!r} cannot run here: {error}") from error
         if mixed and not getattr(backend, "mixed", False):

@@ -28,10 +28,21 @@ from tracin.triples.labels import Labels
 Triple = tuple[int, int, int]  # head, relation, tail
 
 CSV_HEADER = (
-    "TestHead", "TestHead_label", "TestRel", "TestRel_label", "TestTail", "TestTail_label",
-    "TrainHead", "TrainHead_label", "TrainRel", "TrainRel_label", "TrainTail", "TrainTail_label",
-    "TracInScore", "SelfInfluence",
-)  # fmt: skip
+    "TestHead",
+    "TestHead_label",
+    "TestRel",
+    "TestRel_label",
+    "TestTail",
+    "TestTail_label",
+    "TrainHead",
+    "TrainHead_label",
+    "TrainRel",
+    "TrainRel_label",
+    "TrainTail",
+    "TrainTail_label",
+    "TracInScore",
+    "SelfInfluence",
+)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,17 @@ from tracin.training.ranking import Ranking, evaluate, inverse_rows
 from tracin.triples.known_tails import KnownTails, check_ids
 
 MODEL_OPTIONS = (
-    "embedding_dim", "embedding_height", "embedding_width", "output_channels", "kernel_height", "kernel_width", "stack",
-    "input_dropout", "feature_dropout", "hidden_dropout",
-)  # fmt: skip
+    "embedding_dim",
+    "embedding_height",
+    "embedding_width",
+    "output_channels",
+    "kernel_height",
+    "kernel_width",
+    "stack",
+    "input_dropout",
+    "feature_dropout",
+    "hidden_dropout",
+)
 DEFAULT_EPOCHS = 60
 SEEDS_PER_RUN = 1_000_003  # epochs of one run and runs of neighbouring seeds draw different numbers
 
@@ -169,10 +177,16 @@ def train(
             raise InputError(f"{resume_from} has finished epoch {len(run.losses)}; ask for more epochs than {epochs}")
         _run_epochs(run, epochs, every, valid, torch.cat(given), None if output is None else _folder(output), progress)
     return TrainedCheckpoint(
-        model=run.model.eval(), learning_rate=run.options.rate(epochs), epoch=epochs,
-        entity_to_id=run.labels.entity_to_id, relation_to_id=run.labels.relation_to_id, format="tracin", path=run.path,
-        losses=tuple(run.losses), ranking=run.ranking,
-    )  # fmt: skip
+        model=run.model.eval(),
+        learning_rate=run.options.rate(epochs),
+        epoch=epochs,
+        entity_to_id=run.labels.entity_to_id,
+        relation_to_id=run.labels.relation_to_id,
+        format="tracin",
+        path=run.path,
+        losses=tuple(run.losses),
+        ranking=run.ranking,
+    )
 
 
 @dataclass(frozen=True)
@@ -330,9 +344,14 @@ def _save(run: _Run, epoch: int) -> None:
         "distinct_triples": len(run.known.codes),
     }
     save_checkpoint(
-        run.path, run.model, epoch=epoch, learning_rate=run.options.rate(epoch),
-        entity_to_id=run.labels.entity_to_id, relation_to_id=run.labels.relation_to_id, training=state,
-    )  # fmt: skip
+        run.path,
+        run.model,
+        epoch=epoch,
+        learning_rate=run.options.rate(epoch),
+        entity_to_id=run.labels.entity_to_id,
+        relation_to_id=run.labels.relation_to_id,
+        training=state,
+    )
 
 
 def _folder(output: str | Path) -> Path:
