@@ -20,7 +20,10 @@ STATUS = tracin_ext.status()
 native = pytest.mark.skipif(not STATUS["available"], reason=f"no native extension: {STATUS['reason']}")
 
 PRINT_STATUS = "import json, tracin_ext; print(json.dumps(tracin_ext.status() | {'file': tracin_ext.__file__}))"
-SOURCES = ["CMakeLists.txt", "MANIFEST.in", "README.md", "csrc", "pyproject.toml", "python", "setup.py", "tracin_ext"]
+SOURCES = [
+    "CMakeLists.txt", "LICENSE", "MANIFEST.in", "README.md", "csrc", "pyproject.toml", "python", "setup.py",
+    "tracin_ext",
+]  # fmt: skip
 
 
 def python(code: str, *path: Path, **environment: str) -> subprocess.CompletedProcess[str]:

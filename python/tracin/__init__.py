@@ -16,3 +16,5 @@ __all__ = [
     "Checkpoint", "ConvE", "InputError", "TopK", "TracIn", "from_pykeen", "info", "load_checkpoint", "load_model",
     "read_dictionary", "read_triples", "save_checkpoint", "self_influence_frame", "train",
 ]  # fmt: skip
+
+__version__: str = info()["version"]
