@@ -303,7 +303,7 @@ class Batch:
                         filtered = True
                         if not self.skip_tracin:
                             with clock("writing"):
-                                self.write(job, rows, *scores[job.index])
+                                self.write(job, rows, scores[job.index])
                         summary.add(job, True, None if self.skip_tracin else True, filter_method=method)
                     except (InputError, OSError) as error:
                         report(f"triple {job.index} ({', '.join(job.labels)}) failed: {error}")
@@ -323,15 +323,15 @@ class Batch:
             summary.add(job, True, True, skipped=True, reason="output_exists")
         return done
 
-    def scores(self, group: list[Job]) -> dict[int, tuple[Tensor, float]]:
-        """Influences [n] of all training triples, and the self-influence, of each job of the group by its index."""
-        known = [job for job in group if job.triple is not None]
+    def scores(self, group: list[Job]) -> dict[int, tuple[Triple, Tensor, float]]:
+        """Of each job of the group by its index: its triple, influences [n] of all training triples, self-influence."""
+        known = {job.index: job.triple for job in group if job.triple is not None}
         if not known:
             return {}
-        test = torch.tensor([job.triple for job in known])
+        test = torch.tensor(list(known.values()))
         own = self.shards.tracin.self_influence(test).tolist()
         influences = self.shards.influence(test)
-        return {job.index: (scores, norm) for job, scores, norm in zip(known, influences, own, strict=True)}
+        return dict(zip(known, zip(known.values(), influences, own, strict=True), strict=True))
 
     def kept(self, job: Job, nearby: ProximityFilter | None) -> Tensor:  # [k] rows of the training triples that count
         if job.triple is None:
@@ -341,9 +341,8 @@ class Batch:
             file.write("\t".join(job.labels) + "\n")
         if self.proximity is None:
             return torch.arange(len(self.lines.train))
-        if self.skip_filtering:
+        if nearby is None:  # an earlier run has filtered
             return self.lines.read(self.outputs.filtered(job))
-        assert nearby is not None
         rows = nearby.rows(test, self.proximity)
         if not len(rows):
             raise InputError(
@@ -357,10 +356,9 @@ class Batch:
         self,
         job: Job,
         rows: Tensor,  # [k] of the training triples that count
-        scores: Tensor,  # [n] influences of all of them
-        own: float,
+        scored: tuple[Triple, Tensor, float],  # the test triple, influences [n] of all of them, its self-influence
     ) -> None:
-        assert job.triple is not None
+        triple, scores, own = scored
         best = rows[ranked_rows(scores[rows], self.order)[: self.top_k]]
-        result = Influences(0, job.triple, own, self.lines.train[best], scores[best])
+        result = Influences(0, triple, own, self.lines.train[best], scores[best])
         write_single(self.outputs.json(job), lambda _: self.outputs.csv(job), [result], self.labels)

@@ -1,8 +1,26 @@
 """The one exception type for everything a user can mend (files, arguments, devices), and how it shows values."""
 
+from __future__ import annotations
+
 
 class InputError(ValueError):
-    """Bad input from outside: the message names the file or argument, what came, what was expected, and the remedy."""
+    """Bad input from outside: the message names the file or argument, what came, what was expected, and the remedy.
+
+    Args:
+        text: the message.
+        argument: of the library, if one is at fault.
+        called: what the text calls the argument; None: by its name.
+    """
+
+    def __init__(self, text: object = "", argument: str | None = None, called: str | None = None) -> None:
+        super().__init__(text)
+        self.argument = argument
+        self.called = called or argument
+
+    def calling_it(self, name: str) -> str:
+        """The message of an argument at fault that the user knows by another name, such as a flag."""
+        before, _, after = str(self).partition(self.called or "")
+        return f"{before}{name}{after}"
 
 
 def quote(value: object) -> str:

@@ -88,7 +88,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise InputError(f"device is {device!r}; expected auto, cpu or cuda") from error
+        raise InputError(f"device is {device!r}; expected auto, cpu or cuda", "device") from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is 'cuda', but this PyTorch sees no CUDA device; take --device cpu or auto")
+        raise InputError("device is 'cuda', but this PyTorch sees no CUDA device; take --device cpu or auto", "device")
     return resolved

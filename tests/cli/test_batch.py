@@ -18,7 +18,8 @@ import torch
 from click.testing import CliRunner, Result
 
 import tracin
-from tests.cli.test_expected import TOLERANCE, compare, expected
+from tests.samples.jobs import files
+from tests.samples.original import TOLERANCE, compare, expected
 from tracin import batch as work
 from tracin.cli import main
 from tracin.proximity.filter import ProximityFilter, ProximityOptions
@@ -53,12 +54,6 @@ def batch(folder: Path, *more: object, output: str = "out") -> Result:
 
 def summary(folder: Path, output: str = "out") -> dict[str, Any]:
     return json.loads((folder / output / "batch_tracin_summary.json").read_text())
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file but the summary, whose times differ."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "batch_tracin_summary.json"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def ids(folder: Path, name: str) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -21,13 +22,12 @@ from click.testing import CliRunner
 from torch import Tensor
 
 import tracin
-from tests.cli.test_batch import files
-from tests.cli.test_resume import write_job
+from tests.samples.jobs import files, write_job
 from tests.samples.models import random_model, random_triples
 from tracin.cli import main
-from tracin.cli import run as cli_run
-from tracin.cli.inputs import Options
-from tracin.cli.ranks import own_device
+from tracin.cli.options import FileOptions, RankingOptions
+from tracin.cli.run import RunOptions, notes_on_partial, partial_files
+from tracin.cli.session import own_device
 from tracin.distributed import launch
 from tracin.distributed.ranks import RankLost, Ranks, ranks_of_environment
 from tracin.distributed.shards import Shards, best_of, sharded_top_k
@@ -259,7 +259,7 @@ def test_all_gpus_are_taken(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append((given, ranks))
         return 137, "rank 1 was ended by the signal SIGKILL"
 
-    monkeypatch.setattr("tracin.cli.ranks.launch", launched)
+    monkeypatch.setattr("tracin.cli.session.launch", launched)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     command = [option for option in arguments(job, "top-k", "ranks") if option not in ("--device", "cpu")]
     result = CliRunner().invoke(main, [*command, "--enable-multi-gpu"])
@@ -336,18 +336,18 @@ def test_each_rank_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_other_numbers_of_ranks_left(tmp_path: Path) -> None:
-    options = Options(output=tmp_path / "out.json", top_k=3, mode="test", resume=True)
+    files = FileOptions(model_path=Path("model.pt"), train_path=Path("train.txt"))
+    options = RunOptions(files=files, output=tmp_path / "out.json", ranking=RankingOptions(top_k=3), resume=True)
     (tmp_path / "out.json.partial.rank2of3").touch()
     (tmp_path / "other.json.partial.rank2of4").touch()
-    assert cli_run.partial_files(options.output) == {tmp_path / "out.json.partial.rank2of3": 3}
-    assert list(cli_run.notes_on_partial(options, Ranks(0, 3))) == []
+    assert partial_files(options.output) == {tmp_path / "out.json.partial.rank2of3": 3}
+    assert list(notes_on_partial(options, Ranks(0, 3))) == []
     for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 4)):
         with pytest.raises(
             tracin.InputError, match=r"rank\*of3 was left by a run of 3 ranks, this one has \d; --resume"
         ):
-            list(cli_run.notes_on_partial(options, ranks))
-    options.resume = False
-    (note,) = cli_run.notes_on_partial(options, Ranks(0, 2))
+            list(notes_on_partial(options, ranks))
+    (note,) = notes_on_partial(dataclasses.replace(options, resume=False), Ranks(0, 2))
     assert note.startswith(f"{tmp_path}/out.json.partial.rank*of3, what an interrupted run finished, is overwritten")
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import click
 
-from docs.reference import PAGE, page
-from tracin.cli import main
+from docs.reference import PAGE, commands, page
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,7 +19,7 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_every_flag_of_every_command_is_explained() -> None:
     text = PAGE.read_text()
-    for name, command in main.commands.items():
+    for name, command in commands():
         assert f"## tracin {name}\n" in text
         for parameter in command.params:
             if isinstance(parameter, click.Option):

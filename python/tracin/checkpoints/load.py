@@ -313,24 +313,31 @@ def _dictionary(path: str, what: str, given: Mapping[str, int] | None, stored: A
         given = stored if isinstance(stored, dict) else {label: row for row, label in enumerate(stored)}
         if len(given) != len(stored):
             raise _damaged_labels(path, what)
+    named = _argument(what)
     if not given:
-        raise InputError(f"the {what} dictionary is empty; expected the one the model was trained with")
+        raise InputError(f"the {what} dictionary is empty; expected the one the model was trained with", *named)
     if list(given.values()) == list(range(len(given))) and set(map(type, given.values())) == {int}:
         return dict(given)
     by_id: dict[int, str] = {}
     for label, row in given.items():
         if isinstance(row, bool) or not isinstance(row, int) or row < 0:
-            raise InputError(f"the {what} dictionary gives {label!r} the id {row!r}; expected ids 0, 1, 2, ...")
+            raise InputError(f"the {what} dictionary gives {label!r} the id {row!r}; expected ids 0, 1, 2, ...", *named)
         if row in by_id:
-            raise InputError(f"the {what} dictionary gives {by_id[row]!r} and {label!r} the same id {row}")
+            raise InputError(f"the {what} dictionary gives {by_id[row]!r} and {label!r} the same id {row}", *named)
         by_id[row] = label
     if max(by_id) != len(by_id) - 1:
         gap = next(row for row in range(len(by_id)) if row not in by_id)
         raise InputError(
             f"the {what} dictionary has {len(by_id)} entries with ids up to {max(by_id)}, but none has the id {gap}; "
-            "expected ids without gaps: is it complete?"
+            "expected ids without gaps: is it complete?",
+            *named,
         )
     return {by_id[row]: row for row in range(len(by_id))}
+
+
+def _argument(what: str) -> tuple[str, str]:
+    """The argument that is the dictionary of entities or relations, and what errors call it."""
+    return f"{what}_to_id", f"the {what} dictionary"
 
 
 def _damaged_labels(path: str, what: str) -> InputError:
@@ -340,7 +347,8 @@ def _damaged_labels(path: str, what: str) -> InputError:
 def _foreign_dictionary(path: str, what: str, expected: str, size: int) -> InputError:
     return InputError(
         f"{path}: the model has {expected}, but the {what} dictionary has {size} entries; is it the dictionary the "
-        "model was trained with?"
+        "model was trained with?",
+        *_argument(what),
     )
 
 

@@ -60,7 +60,7 @@ def check_batch_size(batch_size: int | str) -> int | str:
     """Raises InputError unless it is "auto" or a positive number."""
     whole = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0
     if batch_size != "auto" and not whole:
-        raise InputError(f"batch_size is {batch_size!r}; expected 'auto' or a positive number of triples")
+        raise InputError(f"batch_size is {batch_size!r}; expected 'auto' or a positive number of triples", "batch_size")
     return batch_size
 
 
@@ -73,5 +73,5 @@ def resolve_learning_rates(rates: float | Sequence[float] | None, given: Sequenc
     if len(several) != len(given):
         raise InputError(f"{len(several)} learning rates for {len(given)} checkpoints; give one for all or one each")
     if not all(rate > 0 and rate < float("inf") for rate in several):
-        raise InputError(f"learning_rates is {rates}; expected positive numbers")
+        raise InputError(f"learning_rates is {rates}; expected positive numbers", "learning_rates")
     return several

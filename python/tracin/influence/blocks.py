@@ -49,7 +49,8 @@ class Work:
 
     def _halved(self, size: int, what: str, remedy: str) -> int:
         if size == 1:
-            raise InputError(f"out of memory with one {what} triple at a time; close other programs{remedy}")
+            text = f"out of memory with one {what} triple at a time; close other programs{remedy}"
+            raise InputError(text, "memory_limit" if remedy else None)
         if not self.short:
             told = f"out of memory with {size} {what} triples at a time; going on with {size // 2}"
             warnings.warn(told, stacklevel=4)

@@ -15,6 +15,7 @@ from tracin.distributed.ranks import ranks_of_environment
 from tracin.errors import InputError
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+SIZES = "a number of bytes, or a size such as '4G' or '512M'"
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 TEST_BYTES = 2 << 30  # test factors held at a time, unless a limit allows more
 BLOCK_BYTES = 512 << 20  # a block of training triples
@@ -54,7 +55,7 @@ def parse_size(size: int | str) -> int:
     match = SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
     value = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
     if value < 1:
-        raise InputError(f"memory_limit is {size!r}; expected a number of bytes, or a size such as '4G' or '512M'")
+        raise InputError(f"memory_limit is {size!r}; expected {SIZES}", "memory_limit")
     return value
 
 
@@ -157,7 +158,8 @@ def share_out(
                 f"memory_limit is {format_size(limit)}; this run needs at least "
                 f"{format_size(used + need.results + smallest + SLACK)}: {format_size(used)} are in use already, "
                 f"{format_size(need.results)} go to the results, {format_size(smallest)} to one test triple and one "
-                f"block of training triples; raise the limit"
+                f"block of training triples; raise the limit",
+                "memory_limit",
             )
     least = block or max(1, min(triples, LEAST_BLOCK, (free - need.test) // max(1, need.triple + need.pair)))
     spare = free - need.test - least * (need.triple + need.pair)

@@ -123,11 +123,11 @@ class TracIn:
 
     def _resolve_backend(self, asked: str) -> str:
         if asked not in ("auto", *backends.NAMES):
-            raise InputError(f"backend is {asked!r}; expected auto or one of {', '.join(backends.NAMES)}")
+            raise InputError(f"backend is {asked!r}; expected auto or one of {', '.join(backends.NAMES)}", "backend")
         job = backends.Job(self.models[0], self.layers, PRECISIONS[self.precision], loss_named(self.loss))
         name, against = backends.choose(asked, self.device, job)
         if name is None:
-            raise InputError(f"backend {asked!r} cannot run here: {'; '.join(against)}")
+            raise InputError(f"backend {asked!r} cannot run here: {'; '.join(against)}", "backend")
         for reason, faster in against.items():
             warnings.warn(f"using the {name} backend, not {' or '.join(faster)}: {reason}", stacklevel=3)
         return name
@@ -146,7 +146,7 @@ class TracIn:
                 self.recompute_activations,
             )
         except RuntimeError as error:
-            raise InputError(f"backend {self.backend!r} cannot run here: {error}") from error
+            raise InputError(f"backend {self.backend!r} cannot run here: {error}", "backend") from error
         if mixed and not getattr(backend, "mixed", False):
             where = f"the {self.backend} backend" if self.backend in AUTOGRAD_BACKENDS else f"this {self.device.type}"
             warnings.warn(

@@ -82,6 +82,7 @@ class PartCount:
     lines: int
     skipped: int  # of them, for an unknown label or id
     first_unknown: str  # names the first such line and label; empty if there is none
+    lacking: tuple[str, str] | None  # the argument that is the dictionary without it, and what errors call it
     what: str  # the lines hold: "label" or "id"
     why: str  # the unknown ones may be so; empty where nothing tells
 
@@ -150,7 +151,9 @@ def check_parts(path: PathLike, counts: Sequence[PartCount]) -> None:
     if skipped == lines:
         reason = first.why.removesuffix("; ") or "are these the dictionaries the model was trained with?"
         raise InputError(
-            f"{path}: each of the {lines} lines has an unknown {first.what}, the first: {first.first_unknown}; {reason}"
+            f"{path}: each of the {lines} lines has an unknown {first.what}, the first: {first.first_unknown}; "
+            f"{reason}",
+            *first.lacking or (),
         )
     warnings.warn(UnknownLabels(path, first.what, skipped, lines, first.first_unknown), stacklevel=3)
 
@@ -160,23 +163,26 @@ def _read_lines(path: PathLike, tables: Tables, form: Form, skip_unknown: bool, 
     lines = 0
     skipped = 0
     first_unknown = ""
+    lacking: tuple[str, str] | None = None
     why = form.why
     look_up = partial(_ids_of_block, path, tables)
     text = blocks_of(path, span)
     for first_line, labels, ids in _in_threads(look_up, _without_header(text) if form.header else text):
         known = (ids != UNKNOWN).all(1)
         if not known.all() and not first_unknown:
-            first_unknown = _describe_unknown(path, first_line, labels, ids, tables)
+            first_unknown, lacking = _describe_unknown(path, first_line, labels, ids, tables)
             if not form.numeric and not known.any() and _all_integers(labels):
                 why = "the lines hold integers: if these are ids, --numeric-triples (numeric=True) reads them; "
             if not skip_unknown:
-                raise InputError(f"{first_unknown}; {why or _FOREIGN}--skip-unknown leaves such lines out")
+                raise InputError(
+                    f"{first_unknown}; {why or _FOREIGN}--skip-unknown leaves such lines out", *lacking or ()
+                )
         lines += len(ids)
         blocks.append(ids if known.all() else ids[known])
         skipped += len(ids) - len(blocks[-1])
     triples = np.empty((lines - skipped, 3), dtype=np.int64)
     np.concatenate(blocks, out=triples)
-    count = PartCount(lines, skipped, first_unknown, "id" if form.numeric else "label", why)
+    count = PartCount(lines, skipped, first_unknown, lacking, "id" if form.numeric else "label", why)
     return TriplesPart(torch.from_numpy(triples), count)
 
 
@@ -279,15 +285,17 @@ def _describe_unknown(
     labels: pl.DataFrame,  # [n] head, relation, tail: String
     ids: np.ndarray,  # [n, 3]
     tables: Tables,
-) -> str:
-    """Names the first label of a block that has no id, or the first id that is none."""
+) -> tuple[str, tuple[str, str]]:
+    """Names the first label of a block that has no id, or the first id that is none, and the dictionary without it."""
     row, column = (int(index[0]) for index in (ids == UNKNOWN).nonzero())
     name = _TRIPLE_COLUMNS[column]
     kind, table, entries = ("relation", tables[1], "relations") if column == 1 else ("entity", tables[0], "entities")
     came = f"{path} line {first_line + row}: {name} {quote(labels[name][row])}"
+    size = f"{table.size} {entries}"
+    lacking = f"{kind}_to_id", f"the {kind} dictionary"
     if isinstance(table, IdRange):
-        return f"{came} is not an id from 0 to {table.size - 1} (the {kind} dictionary has {table.size} {entries})"
-    return f"{came} is not in the {kind} dictionary ({table.size} {entries})"
+        return f"{came} is not an id from 0 to {table.size - 1} (the {kind} dictionary has {size})", lacking
+    return f"{came} is not in the {kind} dictionary ({size})", lacking
 
 
 def _all_integers(labels: pl.DataFrame) -> bool:
