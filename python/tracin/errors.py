@@ -2,7 +2,15 @@
 
 
 class InputError(ValueError):
-    """Bad input from outside: the message names the file or argument, what came, what was expected, and the remedy."""
+    """Bad input from outside: the message names the file or argument, what came, what was expected, and the remedy.
+
+    Example:
+        >>> try:
+        ...     top = TracIn(checkpoint).top_k(train, test, k=0)
+        ... except InputError as error:
+        ...     print(error)
+        k is 0; expected a positive number of training triples
+    """
 
 
 def quote(value: object) -> str:
