@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import doctest
 import inspect
 import re
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tracin
 from docs.api import PAGE, divided, entries, named, names, page, public_members
+
+ENTITIES, RELATIONS = 30, 5  # of the graph that the examples run on
 
 
 def documented() -> Iterator[tuple[str, Any]]:
@@ -57,3 +65,46 @@ def test_arguments_are_explained_all_and_in_order(name: str) -> None:
         argument for entry in entries(section(name, "Args") or []) for argument in entry.split("`")[1].split(", ")
     ]
     assert explained == [argument for argument in inspect.signature(CASES[name]).parameters if argument != "self"]
+
+
+# from_pykeen's trains a model; examples/explain_pykeen_model.py does the same and is run.
+RUN = [name for name in CASES if section(name, "Example") is not None and name != "from_pykeen"]
+
+
+@pytest.fixture
+def names_of_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What docstrings take as given: names, and files in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    entities = {f"entity {i}": i for i in range(ENTITIES)}
+    relations = {f"predicate:{i}": i for i in range(RELATIONS)}
+    for name, labels in (("node_dict.txt", entities), ("rel_dict.txt", relations)):
+        Path(name).write_text("".join(f"{label}\t{i}\n" for label, i in labels.items()))
+    generator = torch.Generator().manual_seed(0)
+    bounds = (ENTITIES, RELATIONS, ENTITIES)
+    train = torch.stack([torch.randint(bound, (40,), generator=generator) for bound in bounds], 1)
+    train[0] = torch.tensor([20, 3, 17])
+    Path("train.txt").write_text("".join(f"entity {h}\tpredicate:{r}\tentity {t}\n" for h, r, t in train.tolist()))
+    model = tracin.ConvE(ENTITIES, RELATIONS, 12, embedding_height=4, embedding_width=3, output_channels=2).eval()
+    tracin.save_checkpoint("model.pt", model, entity_to_id=entities, relation_to_id=relations)
+    public = {name: getattr(tracin, name) for name in tracin.__all__}
+    return public | {
+        "tracin": tracin, "torch": torch, "model": model, "checkpoint": tracin.load_checkpoint("model.pt"),
+        "train": train, "test": train[:6].clone(), "triples": train, "entities": entities, "relations": relations,
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:using the factored backend")
+@pytest.mark.parametrize("name", RUN)
+def test_examples_run_and_give_what_they_show(name: str, names_of_examples: dict[str, Any]) -> None:
+    if name == "train":  # elsewhere the training triples
+        names_of_examples["train"] = tracin.train
+    for example in doctest.DocTestParser().get_examples(inspect.getdoc(CASES[name]) or ""):
+        code = ast.parse(example.source)
+        last = code.body.pop() if isinstance(code.body[-1], ast.Expr) else None
+        with redirect_stdout(StringIO()) as printed:
+            exec(compile(code, name, "exec"), names_of_examples)
+            if last is not None:
+                assert isinstance(last, ast.Expr)
+                print(repr(eval(compile(ast.Expression(last.value), name, "eval"), names_of_examples)))
+        if example.want and name != "info":  # which backend there is hangs on the machine
+            assert printed.getvalue() == example.want

@@ -10,6 +10,13 @@ class InputError(ValueError):
         text: the message.
         argument: of the library, if one is at fault.
         called: what the text calls the argument; None: by its name.
+
+    Example:
+        >>> try:
+        ...     top = TracIn(checkpoint).top_k(train, test, k=0)
+        ... except InputError as error:
+        ...     print(error)
+        k is 0; expected a positive number of training triples
     """
 
     def __init__(self, text: object = "", argument: str | None = None, called: str | None = None) -> None:

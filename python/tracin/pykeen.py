@@ -77,6 +77,9 @@ def from_pykeen(model: Any, triples_factory: Any = None) -> Checkpoint:
         model: a PyKEEN model. Relation ids of triples are those of its factory, also with inverse triples.
         triples_factory: the factory it was trained with, for the dictionaries of labels; None: no dictionaries.
 
+    Returns:
+        The model in eval mode, a ConvE on the CPU; learning_rate and epoch are None.
+
     Raises:
         InputError: if it is no PyKEEN model, the factory is another model's, or a weight is not finite.
 

@@ -32,6 +32,10 @@ class Checkpoint:
         format: what the file is, for people.
         path: the file.
         image_reason: why the embeddings are read as images of this shape, for people.
+
+    Example:
+        >>> load_checkpoint("model.pt").model.num_entities
+        30
     """
 
     model: Any  # ConvE from files; tracin.from_pykeen may give another kind
@@ -67,6 +71,9 @@ def load_checkpoint(
         stack: "height" or "width", how the head's and the relation's planes are put together.
         entity_to_id, relation_to_id: label -> id, used instead of the file's own. State dicts of PyKEEN models with
             inverse triples need `relation_to_id`: only its size tells that the row of relation r is 2 r.
+
+    Returns:
+        The model in eval mode on the CPU, and what the file says besides.
 
     Raises:
         InputError: if the file is missing, damaged, of a kind not read, no ConvE, or not what the arguments say.

@@ -15,7 +15,17 @@ from tracin.triples.labels import Dictionaries, Labels, labels_of
 
 @dataclass(frozen=True)
 class TopK:
-    """The k most influential training triples of each test triple, best first, ties by row."""
+    """The k most influential training triples of each test triple, best first, ties by row.
+
+    Args:
+        indices: [n_test, k] int64, rows of the training triples.
+        scores: [n_test, k], their influences: positive for proponents, negative for opponents.
+
+    Example:
+        >>> top = TracIn(checkpoint).top_k(train, test, k=3)
+        >>> train[top.indices].shape == (*top.scores.shape, 3)
+        True
+    """
 
     indices: Tensor  # [n_test, k] rows of the training triples
     scores: Tensor  # [n_test, k] influences, signed
@@ -35,6 +45,9 @@ class TopK:
             train: the training triples that were scored.
             test: the test triples; without them only test_index tells the test triple.
             labels: what has the dictionaries label -> id, a Checkpoint or a PyKEEN triples factory; None for ids only.
+
+        Returns:
+            n_test * k rows; ids and indices are Int64, labels String, scores in the precision they were computed in.
 
         Raises:
             InputError: if the triples are not those that were scored, or ids have no label.

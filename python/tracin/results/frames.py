@@ -74,6 +74,9 @@ def self_influence_frame(
         train: the triples it was given.
         labels: what has the dictionaries label -> id, a Checkpoint or a PyKEEN triples factory; None for ids only.
 
+    Returns:
+        n rows; train_index is the row of the triple in `train`.
+
     Raises:
         InputError: if the triples are not those that were scored, or ids have no label.
 

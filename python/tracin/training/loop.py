@@ -140,7 +140,7 @@ def train(
         entity_to_id, relation_to_id: labels to store in the checkpoints.
         device: "auto", "cpu" or "cuda".
         progress: whether to show progress on stderr; None shows it on a terminal.
-        options: fields of `TrainingOptions`; a resumed run has those of its checkpoint.
+        options: fields of `tracin.training.TrainingOptions`; a resumed run has those of its checkpoint.
 
     Returns:
         The last checkpoint (its path is empty without `output`), the loss of every epoch and the last ranking.

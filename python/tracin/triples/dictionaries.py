@@ -32,6 +32,12 @@ def read_dictionary(path: PathLike) -> dict[str, int]:
         {"label": id, ...}  a JSON object
         pickle              of a list whose first item is the dict label -> id, as spodernet writes vocabularies
 
+    Args:
+        path: the file.
+
+    Returns:
+        label -> id, in the file's order.
+
     Raises:
         InputError: if the file cannot be read, has no line or another form, for a line with fewer than two columns, an
             id that is not an integer from 0 on, and a label or an id that comes twice.
