@@ -26,8 +26,7 @@ class InputError(ValueError):
 
     def calling_it(self, name: str) -> str:
         """The message of an argument at fault that the user knows by another name, such as a flag."""
-        before, _, after = str(self).partition(self.called or "")
-        return f"{before}{name}{after}"
+        return str(self).replace(self.called, name, 1) if self.called else str(self)
 
 
 def quote(value: object) -> str:

@@ -11,7 +11,10 @@ import torch
 import tracin
 import tracin_ext
 from tests.samples.small_graph import ENTITIES, LINES, RELATIONS, Graph, triples_and_scores
-from tracin.cli.options import ComputingOptions
+from tracin.cli.batch import BatchOptions
+from tracin.cli.command import FLAGS
+from tracin.cli.options import ComputingOptions, fields_of
+from tracin.cli.run import RunOptions
 from tracin.cli.session import chosen_backend
 from tracin.influence.layers import layers_named
 from tracin_ext.backends.factored import has_bfloat16
@@ -291,6 +294,20 @@ def test_sizes_that_are_none(graph: Graph, size: str) -> None:
 )
 def test_errors_speak_of_flags(graph: Graph, options: tuple[str, ...], message: str) -> None:
     assert f"tracin: error: {message}" in graph.run(*options).stderr
+
+
+def test_arguments_of_the_library_have_flags(graph: Graph) -> None:
+    flags = {field.metadata["flag"] for field in fields_of(RunOptions)} & {
+        field.metadata["flag"] for field in fields_of(BatchOptions)
+    }
+    assert set(FLAGS.values()) <= flags
+    for arguments in ({"layers": 9}, {"batch_size": 0}, {"memory_limit": "1X"}, {"device": "disk"}):
+        (argument,) = arguments
+        with pytest.raises(tracin.InputError) as caught:
+            graph.tracin(**arguments)
+        assert caught.value.argument == argument
+        assert caught.value.calling_it(FLAGS[argument]).startswith(f"{FLAGS[argument]} is ")
+    assert tracin.InputError("no argument is at fault").calling_it("--flag") == "no argument is at fault"
 
 
 def test_errors_about_a_dictionary_name_its_file(graph: Graph) -> None:
