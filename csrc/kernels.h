@@ -56,10 +56,10 @@ struct Parallel {
 template <typename T>
 struct Segment {
   int64_t P, X, step;
-  const int32_t* pixels;  // [X] pixel of the image, head's D first
-  const int32_t* taps;    // [P, J] which of the X pixels lies under tap j at position p
-  const T* forward;       // fc [D, C P], a packed operand per chunk
-  const T* backward;      // its transpose [C P, D], likewise
+  const int32_t* pixels;                      // [X] pixel of the image, head's D first
+  const int32_t* taps;                        // [P, J] which of the X pixels lies under tap j at position p
+  const T* forward;                           // fc [D, C P], a packed operand per chunk
+  const T* backward;                          // its transpose [C P, D], likewise
   const uint16_t* narrow_backward = nullptr;  // the same in bfloat16, if the backward pass is to use it
 };
 
@@ -67,19 +67,19 @@ struct Segment {
 template <typename T>
 struct Model {
   int64_t D, C, J, relations, relation_step;
-  const T* entity;         // [N, D]
-  const T* relation;       // [rows, D]
-  const T* bias;           // [N] or null
-  const T* pixel_mean;     // [2 D] BN0's mean at a pixel
-  const T* pixel_rstd;     // [2 D]
-  const T* kernel;         // [C, J]
-  const T* shift;          // [C]
-  const T* pull;           // [C, J] derivative of the pre-activation by the raw pixel
-  const T* scale;          // [D]
-  const T* offset;         // [D]
-  const T* norm_scale;     // [D] un = norm_scale u + norm_offset
-  const T* norm_offset;    // [D]
-  const T* delta_scale;    // [D] delta = delta_scale e
+  const T* entity;                // [N, D]
+  const T* relation;              // [rows, D]
+  const T* bias;                  // [N] or null
+  const T* pixel_mean;            // [2 D] BN0's mean at a pixel
+  const T* pixel_rstd;            // [2 D]
+  const T* kernel;                // [C, J]
+  const T* shift;                 // [C]
+  const T* pull;                  // [C, J] derivative of the pre-activation by the raw pixel
+  const T* scale;                 // [D]
+  const T* offset;                // [D]
+  const T* norm_scale;            // [D] un = norm_scale u + norm_offset
+  const T* norm_offset;           // [D]
+  const T* delta_scale;           // [D] delta = delta_scale e
   Segment<T> head, middle, tail;  // tail: the relation's half; P = 0 where an image has no halves
   const T* relation_u;            // [relations, D] u of the relation's half
   const T* jacobians;  // [relations, ceil(S / 32), D, 32] dS/d delta of the relation's half, or null: not worth it

@@ -41,8 +41,7 @@ Place place_of(const Tensor& written, int64_t height, std::initializer_list<cons
   const Place place = {written.is_cpu(), written.is_cpu() ? 0 : written.get_device_index(), height};
   const auto check_one = [&](const Tensor& x) {
     const bool there = x.is_cpu() == place.host && (place.host || x.get_device_index() == place.device);
-    check(there || x.numel() == 0,
-          "tensors lie on different devices; all but `triples` must be where the result is");
+    check(there || x.numel() == 0, "tensors lie on different devices; all but `triples` must be where the result is");
   };
   for (const Tensor* x : tensors) check_one(*x);
   for (const Tensors* list : lists)
@@ -89,8 +88,13 @@ Segment<T> segment_of(const Tensor* x, int64_t D, int64_t C, int64_t J, int64_t 
   const int64_t X = x[0].numel(), P = x[1].size(0);
   const int64_t chunks = (C + step - 1) / step, last = C - (chunks - 1) * step;
   const int64_t rows = (chunks - 1) * padded(step * P, height) + padded(last * P, height);
-  Segment<T> s = {P, X, step, data<int32_t>("pixels", x[0], {X}), data<int32_t>("taps", x[1], {P, J}),
-                  packed<T>("forward", x[2], D, C * P, height), data<T>("backward", x[3], {rows * D})};
+  Segment<T> s = {P,
+                  X,
+                  step,
+                  data<int32_t>("pixels", x[0], {X}),
+                  data<int32_t>("taps", x[1], {P, J}),
+                  packed<T>("forward", x[2], D, C * P, height),
+                  data<T>("backward", x[3], {rows * D})};
   if (!place.host) return s;  // reading the indices would wait for the device
   for (int64_t i = 0; i < X; ++i) check(s.pixels[i] >= 0 && s.pixels[i] < 2 * D, "pixels: outside the image");
   for (int64_t i = 0; i < P * J; ++i) check(s.taps[i] >= 0 && s.taps[i] < X, "taps: outside the segment");
@@ -155,9 +159,8 @@ Model<T> model_of(const Tensors& x, const Sizes& sizes, const Place& place) {
   m.fc = data<T>("fc", x[23], {D, C * P});
   Segment<T>* segments[] = {&m.head, &m.middle, &m.tail};
   for (int i = 0; i < 3; ++i)
-    segments[i]->narrow_backward =
-        narrow<T>("narrow_backward", x[28 + i], x[11 + 4 * i].numel() / std::max<int64_t>(1, D) * even(D),
-                  x[11 + 4 * i], place);
+    segments[i]->narrow_backward = narrow<T>(
+        "narrow_backward", x[28 + i], x[11 + 4 * i].numel() / std::max<int64_t>(1, D) * even(D), x[11 + 4 * i], place);
   if (x[24].numel() == 0) return m;
   m.exact_pixel = data<double>("exact_pixel", x[24], {2, 2 * D});
   m.exact_kernel = data<double>("exact_kernel", x[25], {C, J});
@@ -200,8 +203,7 @@ Tests<T> tests_of(const Model<T>& m, const Tensors& x, int64_t heads, bool stati
   t.head_is_tail = data<T>("head_is_tail", x[13], {Q, width}, true);
   t.same_relation = data<T>("same_relation", x[14], {Q, width}, true);
   const int64_t high = padded(Q, height), columns = 2 * D + (statistics ? m.statistics() : 0);
-  t.narrow_head =
-      narrow<T>("narrow_head", x[15], padded(heads, height) * narrow_columns(m.head, m.C), x[4], place);
+  t.narrow_head = narrow<T>("narrow_head", x[15], padded(heads, height) * narrow_columns(m.head, m.C), x[4], place);
   t.narrow_middle =
       narrow<T>("narrow_middle", x[16], padded(pairs, height) * narrow_columns(m.middle, m.C), x[5], place);
   t.narrow_delta = narrow<T>("narrow_delta", x[17], high * even(D), x[7], place);
@@ -254,8 +256,8 @@ void influence_block(const Tensors& model, const std::vector<int64_t>& numbers, 
 
 template <auto kernel_float, auto kernel_double>
 void self_influence_block(const Tensors& model, const std::vector<int64_t>& numbers,
-                          const Tensor& form,  // [S, S] packed, or empty if no layer below fc is tracked
-                          int64_t tracked,     // bits: fc, fc.bias, bn2.weight, bn2.bias, entity, relation, bias
+                          const Tensor& form,     // [S, S] packed, or empty if no layer below fc is tracked
+                          int64_t tracked,        // bits: fc, fc.bias, bn2.weight, bn2.bias, entity, relation, bias
                           const Tensor& triples,  // [B, 3]
                           double rate,
                           const Tensor& scores) {  // [B], written
@@ -270,8 +272,8 @@ void self_influence_block(const Tensors& model, const std::vector<int64_t>& numb
     const Model<T> m = model_of<T>(model, sizes, place);
     check(m.head.P == 0 && m.middle.X == 2 * m.D, "self_influence_block: the image must be taken whole");
     const int64_t S = m.statistics();
-    const Tracked<T> t = {packed<T>("form", form, S, S, sizes.height, true),
-                          on(0), on(1), on(2), on(3), on(4), on(5), on(6)};
+    const Tracked<T> t = {
+        packed<T>("form", form, S, S, sizes.height, true), on(0), on(1), on(2), on(3), on(4), on(5), on(6)};
     data<T>("scores", scores, {B});
     if (B) kernel(m, t, ids, B, static_cast<T>(rate), scores.mutable_data_ptr<T>(), place);
   });
@@ -356,8 +358,8 @@ void influence_block_cuda(const Model<T>& m, const Tests<T>& t, const int64_t* i
   cuda::influence_block<T>(m, t, ids, B, rate, scores, device);
 }
 template <typename T>
-void self_influence_block_cuda(const Model<T>& m, const Tracked<T>& t, const int64_t* ids, int64_t B, T rate,
-                               T* scores, const Place& place) {
+void self_influence_block_cuda(const Model<T>& m, const Tracked<T>& t, const int64_t* ids, int64_t B, T rate, T* scores,
+                               const Place& place) {
   check_packing(m, place);
   TorchDevice device(place.device);
   cuda::self_influence_block<T>(m, t, ids, B, rate, scores, device);
@@ -387,31 +389,26 @@ STABLE_TORCH_LIBRARY(tracin_ext, m) {
   m.def(
       "self_influence_block(Tensor[] model, int[] sizes, Tensor form, int tracked, Tensor triples, float rate, "
       "Tensor(a!) scores) -> ()");
-  m.def(
-      "relation_tables(Tensor[] model, int[] sizes, Tensor(a!) u, Tensor(b!) v, Tensor(c!) jacobians) -> ()");
+  m.def("relation_tables(Tensor[] model, int[] sizes, Tensor(a!) u, Tensor(b!) v, Tensor(c!) jacobians) -> ()");
   m.def("merge_top_k(Tensor scores, Tensor columns, int order, Tensor(a!) best, Tensor(b!) best_index) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CPU, m) {
   using namespace tracin;
-  m.impl("influence_block",
-         TORCH_BOX((&influence_block<influence_block_cpu<float>, influence_block_cpu<double>>)));
-  m.impl("self_influence_block", TORCH_BOX((&self_influence_block<self_influence_block_cpu<float>,
-                                                                  self_influence_block_cpu<double>>)));
-  m.impl("relation_tables",
-         TORCH_BOX((&relation_tables<relation_tables_cpu<float>, relation_tables_cpu<double>>)));
+  m.impl("influence_block", TORCH_BOX((&influence_block<influence_block_cpu<float>, influence_block_cpu<double>>)));
+  m.impl("self_influence_block",
+         TORCH_BOX((&self_influence_block<self_influence_block_cpu<float>, self_influence_block_cpu<double>>)));
+  m.impl("relation_tables", TORCH_BOX((&relation_tables<relation_tables_cpu<float>, relation_tables_cpu<double>>)));
   m.impl("merge_top_k", TORCH_BOX((&merge_top_k<merge_top_k_cpu<float>, merge_top_k_cpu<double>>)));
 }
 
 #ifdef TRACIN_CUDA
 STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CUDA, m) {
   using namespace tracin;
-  m.impl("influence_block",
-         TORCH_BOX((&influence_block<influence_block_cuda<float>, influence_block_cuda<double>>)));
-  m.impl("self_influence_block", TORCH_BOX((&self_influence_block<self_influence_block_cuda<float>,
-                                                                  self_influence_block_cuda<double>>)));
-  m.impl("relation_tables",
-         TORCH_BOX((&relation_tables<relation_tables_cuda<float>, relation_tables_cuda<double>>)));
+  m.impl("influence_block", TORCH_BOX((&influence_block<influence_block_cuda<float>, influence_block_cuda<double>>)));
+  m.impl("self_influence_block",
+         TORCH_BOX((&self_influence_block<self_influence_block_cuda<float>, self_influence_block_cuda<double>>)));
+  m.impl("relation_tables", TORCH_BOX((&relation_tables<relation_tables_cuda<float>, relation_tables_cuda<double>>)));
   m.impl("merge_top_k", TORCH_BOX((&merge_top_k<merge_top_k_cuda<float>, merge_top_k_cuda<double>>)));
 }
 #endif

@@ -8,8 +8,8 @@
 namespace tracin::cpu {
 namespace {
 
-constexpr double kink = 1e-5;        // pre-activations this close to ReLU's kink are settled in double
-constexpr int64_t head_panels = 4;   // panels of heads that go through the forward pass together
+constexpr double kink = 1e-5;          // pre-activations this close to ReLU's kink are settled in double
+constexpr int64_t head_panels = 4;     // panels of heads that go through the forward pass together
 constexpr int64_t jacobian_from = 12;  // samples of a head that repay its Jacobian; bench/limits.py counts with it
 
 // Buffers of one thread, kept from block to block.
@@ -35,8 +35,7 @@ Scratch<T>& scratch() {
 template <typename T>
 void forward(const Model<T>& m, const Segment<T>& s, const int64_t* heads, const int64_t* relations, int64_t n,
              const T* features, const uint16_t* narrow_features, int64_t tests, const Products<T>& products,
-             Scratch<T>& space, Word<T>* mask, T* u,
-             T* gram, int64_t gram_stride, T* squares) {
+             Scratch<T>& space, Word<T>* mask, T* u, T* gram, int64_t gram_stride, T* squares) {
   const Loops<T>& loop = loops<T>();
   const int64_t groups = panels(n), active = active_lanes(n), image_size = s.X * lanes;
   const int64_t u_stride = padded(m.D, products.height) * lanes, v_stride = s.step * s.P * lanes;
@@ -61,8 +60,8 @@ void forward(const Model<T>& m, const Segment<T>& s, const int64_t* heads, const
       narrow_multiply(products, narrow_chunk(s, narrow_features, tests, c0, c1), 0, tests, narrow, narrow_stride,
                       groups, active, c0 > 0, gram, gram_stride);
     } else if (features)
-      products.multiply(chunk_operand(s, features, tests, c0, c1, products.height), 0, tests, 0, k, v, v_stride,
-                        groups, active, c0 > 0, gram, gram_stride);
+      products.multiply(chunk_operand(s, features, tests, c0, c1, products.height), 0, tests, 0, k, v, v_stride, groups,
+                        active, c0 > 0, gram, gram_stride);
   }
 }
 
@@ -70,8 +69,8 @@ void forward(const Model<T>& m, const Segment<T>& s, const int64_t* heads, const
 // `place` [n]: where a sample's column of the mask starts, from `mask`.
 template <typename T>
 void backward(const Model<T>& m, const Segment<T>& s, const int64_t* heads, const int64_t* relations, int64_t n,
-              const T* delta, const Word<T>* mask, const int32_t* place, const Products<T>& products,
-              Scratch<T>& space, T* statistics, int64_t statistics_stride, T* pixels) {
+              const T* delta, const Word<T>* mask, const int32_t* place, const Products<T>& products, Scratch<T>& space,
+              T* statistics, int64_t statistics_stride, T* pixels) {
   const Loops<T>& loop = loops<T>();
   const int64_t groups = panels(n), image_size = s.X * lanes;
   T* image = space.image.sized(groups * image_size);
@@ -177,8 +176,7 @@ void forward_heads(const Model<T>& m, const Gram<T>* gram, const Products<T>& pr
   const int64_t gram_stride = gram ? padded(gram->heads, products.height) * lanes : 0;
   const int64_t* heads = b.head_ids.data() + first;
   forward(m, m.head, heads, heads, n, gram ? gram->head_features : nullptr, gram ? gram->narrow_head : nullptr,
-          gram ? gram->heads : 0, products, space,
-          b.head_mask.data() + first / lanes * mask_size(m, m.head), u,
+          gram ? gram->heads : 0, products, space, b.head_mask.data() + first / lanes * mask_size(m, m.head), u,
           gram ? b.head_gram.data() + first / lanes * gram_stride : nullptr, gram_stride, static_cast<T*>(nullptr));
   T* rows[lanes];
   for (int64_t g = 0; g < panels(n); ++g) {
@@ -262,8 +260,8 @@ inline void place_masks(const int32_t* index, int64_t n, int64_t size, int32_t* 
 // The half's statistics of the samples in `samples` of a tile, without a Jacobian.
 template <typename T>
 void backward_half(const Model<T>& m, const Segment<T>& s, const Word<T>* mask, const std::vector<int32_t>& samples,
-                   const std::vector<int32_t>& columns, bool accumulate, const Products<T>& products,
-                   Scratch<T>& space, Block<T>& b) {
+                   const std::vector<int32_t>& columns, bool accumulate, const Products<T>& products, Scratch<T>& space,
+                   Block<T>& b) {
   const Loops<T>& loop = loops<T>();
   const int64_t n = static_cast<int64_t>(samples.size()), S = m.statistics();
   if (!n) return;

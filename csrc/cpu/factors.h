@@ -45,18 +45,18 @@ inline int64_t padded(int64_t rows, int64_t height) { return height ? round_up(r
 template <typename T>
 struct Block {
   int64_t B, H, width, columns;  // width of `rows`: D + middle.X; columns of `linear`: 2 D + S
-  std::vector<int64_t> heads, head_ids, relations, tails;  // [B], [H], [B], [B]
+  std::vector<int64_t> heads, head_ids, relations, tails;     // [B], [H], [B], [B]
   std::vector<int32_t> head, pair, pair_head, pair_relation;  // [B] row of head_ids, [B] slot, [B] by slot
   std::vector<int64_t> pairs;                                 // [tiles] pairs of a tile
   std::vector<char> by_jacobian;                              // [H] whether S of the head's half comes from one
-  Buffer<T> head_u;                   // [H, D]
-  Buffer<Word<T>> head_mask;          // [panels(H)][C][words][32]
-  Buffer<T> head_gram, gram;          // [panels(H)][padded tests.heads][32], [tiles][padded tests.pairs][tile]
-  Buffer<T> squares;                  // [B] by slot, |v|^2 (self-influence only)
-  Buffer<T> z, w;                     // [B, D] by slot, [B]
-  Buffer<T> rows;                     // [B, width] delta, gradient at the middle's pixels
-  Buffer<T> half_statistics;          // [B, S] of the halves
-  Buffer<T> linear;                   // [panels(B)][columns][32] e, e un, S of the middle (then of all)
+  Buffer<T> head_u;                                           // [H, D]
+  Buffer<Word<T>> head_mask;                                  // [panels(H)][C][words][32]
+  Buffer<T> head_gram, gram;  // [panels(H)][padded tests.heads][32], [tiles][padded tests.pairs][tile]
+  Buffer<T> squares;          // [B] by slot, |v|^2 (self-influence only)
+  Buffer<T> z, w;             // [B, D] by slot, [B]
+  Buffer<T> rows;             // [B, width] delta, gradient at the middle's pixels
+  Buffer<T> half_statistics;  // [B, S] of the halves
+  Buffer<T> linear;           // [panels(B)][columns][32] e, e un, S of the middle (then of all)
 };
 
 // v . v' with the tests: operands of the head's half and of the middle, and the relation's half from a table.

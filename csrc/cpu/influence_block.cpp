@@ -19,7 +19,7 @@ using cpu::Block;
 using cpu::padded;
 using cpu::panels;
 
-constexpr int64_t test_rows = 96;   // tests multiplied at a time, a multiple of the operands' height
+constexpr int64_t test_rows = 96;    // tests multiplied at a time, a multiple of the operands' height
 constexpr int64_t group_panels = 8;  // panels of samples that meet them
 
 // (id, sample) sorted by id, to find the samples that share an id with a test.
@@ -59,9 +59,8 @@ struct Joins {
       matching(index, id, [&](int32_t i) { scores[i] += rate * dot(rows + i * b.width, test + q * b.width, b.width); });
     };
     const auto through_tail = [&](int64_t id, const T* test) {
-      matching(tails, id, [&](int32_t i) {
-        scores[i] += rate * w[i] * dot(b.z.data() + b.pair[i] * D, test + q * D, D);
-      });
+      matching(tails, id,
+               [&](int32_t i) { scores[i] += rate * w[i] * dot(b.z.data() + b.pair[i] * D, test + q * D, D); });
     };
     if (tests.same_relation) through_image(relations, relation, tests.same_relation);
     if (tests.same_head) {
@@ -92,7 +91,8 @@ void dense_terms(const Model<T>& m, const Tests<T>& tests, const Block<T>& b, co
                  int64_t rows, int64_t g0, int64_t g1, T rate, T* scores, const Products<T>& products) {
   thread_local Scratch<T> space;
   const auto& loop = cpu::loops<T>();
-  const int64_t height = products.height ? products.height : tests.Q, stride = padded(test_rows, products.height) * lanes;
+  const int64_t height = products.height ? products.height : tests.Q,
+                stride = padded(test_rows, products.height) * lanes;
   const int64_t used = tests.statistics ? b.columns : 2 * m.D, panel = b.columns * lanes;
   const int64_t active = g1 * lanes < b.B ? lanes : cpu::active_lanes(b.B);
   const T* x = b.linear.data() + g0 * panel;
@@ -102,7 +102,7 @@ void dense_terms(const Model<T>& m, const Tests<T>& tests, const Block<T>& b, co
     const int64_t narrow_panel = cpu::round_up(used, 2) * lanes;
     const auto multiply = [&](const uint16_t* a, int64_t k, T* out) {
       cpu::narrow_multiply(products, {a, tests.Q, cpu::round_up(k, 2), height}, q0, rows, narrow + g0 * narrow_panel,
-                      narrow_panel, g1 - g0, active, false, out, stride);
+                           narrow_panel, g1 - g0, active, false, out, stride);
     };
     multiply(tests.narrow_linear, used, linear);
     if (dots) multiply(tests.narrow_delta, m.D, dots);
@@ -117,9 +117,10 @@ void dense_terms(const Model<T>& m, const Tests<T>& tests, const Block<T>& b, co
   for (int64_t q = q0; q < q0 + rows; ++q)
     for (int64_t g = g0; g < g1; ++g) {
       const int64_t first = g * lanes, at = (g - g0) * stride + (q - q0) * lanes, tile = first / cpu::tile;
-      const T* gram = dots ? b.gram.data() + (tile * gram_rows + tests.pair[q]) * cpu::tile - tile * cpu::tile : nullptr;
-      loop.combine(dots ? dots + at : nullptr, gram, b.pair.data() + first, linear + at,
-                   std::min(lanes, b.B - first), rate, tests.fc_bias, scores + q * b.B + first);
+      const T* gram =
+          dots ? b.gram.data() + (tile * gram_rows + tests.pair[q]) * cpu::tile - tile * cpu::tile : nullptr;
+      loop.combine(dots ? dots + at : nullptr, gram, b.pair.data() + first, linear + at, std::min(lanes, b.B - first),
+                   rate, tests.fc_bias, scores + q * b.B + first);
     }
 }
 
@@ -148,8 +149,8 @@ void influence_block(const Model<T>& m, const Tests<T>& tests, const int64_t* tr
   const int64_t chunks = (tests.Q + test_rows - 1) / test_rows, groups = (panels(B) + group_panels - 1) / group_panels;
   parallel(chunks * groups, [&](int64_t i) {
     const int64_t q0 = i / groups * test_rows, g0 = i % groups * group_panels;
-    dense_terms(m, tests, b, narrow, q0, std::min(test_rows, tests.Q - q0), g0,
-                std::min(panels(B), g0 + group_panels), rate, scores, products);
+    dense_terms(m, tests, b, narrow, q0, std::min(test_rows, tests.Q - q0), g0, std::min(panels(B), g0 + group_panels),
+                rate, scores, products);
   });
   joins.build(b, parallel);
   parallel(chunks, [&](int64_t i) {

@@ -10,8 +10,8 @@ namespace {
 // Buffers of one thread, kept from block to block.
 template <typename T>
 struct Scratch {
-  Buffer<T> image, v, windows, out;              // of half_jacobians
-  Buffer<T> operand, product, jacobians;         // of apply_jacobian and its callers
+  Buffer<T> image, v, windows, out;       // of half_jacobians
+  Buffer<T> operand, product, jacobians;  // of apply_jacobian and its callers
   Buffer<Word<T>> mask;
 };
 
@@ -30,8 +30,7 @@ struct Run {
 
 // half_statistics[samples] += jacobian [ceil(S / 32)][D][32] delta
 template <typename T>
-void apply_jacobian(const Model<T>& m, const T* jacobian, const Run& run, const Products<T>& products,
-                    Block<T>& b) {
+void apply_jacobian(const Model<T>& m, const T* jacobian, const Run& run, const Products<T>& products, Block<T>& b) {
   Scratch<T>& space = scratch<T>();
   const int64_t D = m.D, S = m.statistics(), height = products.height ? products.height : run.n;
   const int64_t rows = round_up(run.n, height);
@@ -98,9 +97,8 @@ void statistics_by_jacobians(const Model<T>& m, const Products<T>& products, con
                    [&](int32_t x, int32_t y) { return relation[x] < relation[y]; });
   std::vector<Run> relations = runs_of(by_relation, relation);
   std::stable_sort(relations.begin(), relations.end(), [](const Run& x, const Run& y) { return x.n > y.n; });
-  parallel(static_cast<int64_t>(relations.size()), [&](int64_t i) {
-    apply_jacobian(m, m.jacobians + relations[i].id * size, relations[i], products, b);
-  });
+  parallel(static_cast<int64_t>(relations.size()),
+           [&](int64_t i) { apply_jacobian(m, m.jacobians + relations[i].id * size, relations[i], products, b); });
 }
 
 template <typename T>

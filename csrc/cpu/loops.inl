@@ -148,8 +148,7 @@ void convolve(const Model<T>& m, const Segment<T>& s, const T* image, int64_t ac
               Word<T>* mask) {
   for (int64_t lane = 0; lane < active; lane += L<T>, image += s.X * L<T>) {
     int64_t c = c0;
-    for (; c + 4 <= c1; c += 4)
-      convolve_channels<T, 4>(m, s, image, c, v + (c - c0) * s.P * lanes + lane, mask + lane);
+    for (; c + 4 <= c1; c += 4) convolve_channels<T, 4>(m, s, image, c, v + (c - c0) * s.P * lanes + lane, mask + lane);
     for (; c < c1; ++c) convolve_channels<T, 1>(m, s, image, c, v + (c - c0) * s.P * lanes + lane, mask + lane);
   }
 }
@@ -287,8 +286,8 @@ void combine(const T* dots, const T* gram, const int32_t* pair, const T* linear,
 }
 
 template <typename T>
-constexpr Loops<T> table = {multiply<T>,   gather_images<T>, convolve<T>,  add_squares<T>, statistics<T>,
-                            pull_back<T>,  to_rows<T>,       to_panel<T>,  normalise<T>,   residual<T>,
+constexpr Loops<T> table = {multiply<T>,   gather_images<T>, convolve<T>, add_squares<T>, statistics<T>,
+                            pull_back<T>,  to_rows<T>,       to_panel<T>, normalise<T>,   residual<T>,
                             add_halves<T>, combine<T>,       dot<T>};
 }  // namespace
 

@@ -20,9 +20,7 @@ template <typename T>
 struct Entry {
   T key, score;
   int64_t index;
-  bool operator<(const Entry& other) const {
-    return key != other.key ? key > other.key : index < other.index;
-  }
+  bool operator<(const Entry& other) const { return key != other.key ? key > other.key : index < other.index; }
 };
 
 template <typename T>
@@ -68,9 +66,7 @@ void merge_row(const T* scores, const int64_t* columns, int64_t B, int64_t k, Or
 template <typename T>
 void merge_top_k(const T* scores, const int64_t* columns, int64_t Q, int64_t B, int64_t k, Order order, T* best,
                  int64_t* best_index, const Parallel& parallel) {
-  parallel(Q, [&](int64_t q) {
-    merge_row(scores + q * B, columns, B, k, order, best + q * k, best_index + q * k);
-  });
+  parallel(Q, [&](int64_t q) { merge_row(scores + q * B, columns, B, k, order, best + q * k, best_index + q * k); });
 }
 
 template void merge_top_k(const float*, const int64_t*, int64_t, int64_t, int64_t, Order, float*, int64_t*,

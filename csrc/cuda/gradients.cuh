@@ -11,11 +11,11 @@ constexpr int rows_at_once = sizeof(T) == 4 ? 4 : 2;
 
 template <typename T>
 __global__ void __launch_bounds__(threads, 2) statistics_kernel(Model<T> m, Segment<T> s, Samples samples,
-                                                             const int32_t* by_tap,  // [J, P]
-                                                             const T* v,             // [G, F]
-                                                             const T* y,             // [B, F]
-                                                             int64_t columns,        // of `linear`
-                                                             T* linear) {            // [B, columns], S written
+                                                                const int32_t* by_tap,  // [J, P]
+                                                                const T* v,             // [G, F]
+                                                                const T* y,             // [B, F]
+                                                                int64_t columns,        // of `linear`
+                                                                T* linear) {            // [B, columns], S written
   T* image = shared_memory<T>();
   const int64_t b = blockIdx.x, F = m.C * s.P;
   load_image(m, s, samples.head[b], samples.relation[b], image);

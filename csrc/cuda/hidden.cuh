@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(threads) hidden_kernel(Model<T> m,
                                                          const int32_t* pair_relation,  // [G]
                                                          T* u,                          // [G, D], becomes un
                                                          T* z) {                        // [G, D], written
-  double* partial = shared_memory<double>();                    // [warps]
-  int* near = reinterpret_cast<int*>(partial + blockDim.x / warp);  // [threads]
+  double* partial = shared_memory<double>();                                            // [warps]
+  int* near = reinterpret_cast<int*>(partial + blockDim.x / warp);                      // [threads]
   const int64_t g = blockIdx.x;
   for (int64_t d0 = 0; d0 < m.D; d0 += blockDim.x) {
     const int64_t d = d0 + threadIdx.x;

@@ -54,8 +54,8 @@ template <typename T>
 __global__ void __launch_bounds__(threads) merge_top_k_kernel(const T* scores,         // [Q, B]
                                                               const int64_t* columns,  // [B]
                                                               int64_t B, int64_t k, Order order, T worst,
-                                                              T* best,                 // [Q, k], changed
-                                                              int64_t* best_index) {   // [Q, k], changed
+                                                              T* best,                // [Q, k], changed
+                                                              int64_t* best_index) {  // [Q, k], changed
   int64_t* memory = shared_memory<int64_t>();
   T* score = reinterpret_cast<T*>(memory + list_size);
   List<T> list = {memory, score, reinterpret_cast<int*>(score + list_size), order, worst};

@@ -31,9 +31,9 @@ __device__ __forceinline__ T join(bool coincide, const T* row, const T* test, in
 
 // Three blocks a multiprocessor: left to itself the compiler takes 64 registers, for four, and spills.
 template <typename T>
-__global__ void __launch_bounds__(threads, 3) pair_scores_kernel(int64_t D, Tests<T> tests, Samples samples,
-                                                              PairSide<T> side, T rate,
-                                                              T* scores) {  // [Q, B], changed
+__global__ void __launch_bounds__(threads, 3)
+    pair_scores_kernel(int64_t D, Tests<T> tests, Samples samples, PairSide<T> side, T rate,
+                       T* scores) {  // [Q, B], changed
   const int64_t B = samples.B, columns = (B + blockDim.x - 1) / blockDim.x;
   const int64_t b = blockIdx.x % columns * blockDim.x + threadIdx.x, q0 = blockIdx.x / columns * tests_at_once;
   const bool active = b < B;

@@ -15,8 +15,7 @@ void self_influence_block(const Model<T>& m, const Tracked<T>& on, const int64_t
   const Factors<T> f = compute_factors(m, on.form != nullptr, on.entity || on.relation, triples, B, device);
   const int64_t D = m.D, S = m.statistics(), F = m.C * m.middle.P, G = f.samples.G;
   T* squares = on.fc ? device.array<T>(G) : nullptr;
-  if (squares)
-    run("squares", squares_kernel<T>, launch_warps("squares", G), device.stream(), f.v, G, F, squares);
+  if (squares) run("squares", squares_kernel<T>, launch_warps("squares", G), device.stream(), f.v, G, F, squares);
   T* image = on.form ? device.array<T>(B * S) : nullptr;
   if (image)
     device.multiply(row_major(f.linear + 2 * D, B, S, f.columns), row_major(on.form, S, S), row_major(image, B, S));

@@ -65,10 +65,27 @@ struct TestSide {
     features(random, packed, tables, factors, height);
     const int64_t columns = 2 * random.D + (on.statistics ? random.S : 0);
     delta = pack(delta, Q, random.D, height), linear = pack(linear, Q, columns, height);
-    tests = {Q, triples.data(), pair.data(), static_cast<int64_t>(pair_head.size()),
-             static_cast<int64_t>(heads.size()), static_cast<int64_t>(relations.size()), pair_head.data(),
-             pair_relation.data(), nullptr, nullptr, nullptr, nullptr, linear.data(), on.statistics, T(1), nullptr,
-             nullptr, nullptr, nullptr, nullptr, nullptr};
+    tests = {Q,
+             triples.data(),
+             pair.data(),
+             static_cast<int64_t>(pair_head.size()),
+             static_cast<int64_t>(heads.size()),
+             static_cast<int64_t>(relations.size()),
+             pair_head.data(),
+             pair_relation.data(),
+             nullptr,
+             nullptr,
+             nullptr,
+             nullptr,
+             linear.data(),
+             on.statistics,
+             T(1),
+             nullptr,
+             nullptr,
+             nullptr,
+             nullptr,
+             nullptr,
+             nullptr};
     if (on.fc) tests.delta = delta.data(), tests.middle_features = middle_features.data();
     if (on.fc && packed.model.head.P) tests.head_features = head_features.data(), tests.tail_gram = tail_gram.data();
     if (on.bias) tests.residual = residual.data();
@@ -190,8 +207,7 @@ struct BlockTest {
   BlockTest(const RandomModel<T>& m, const Layers& layers, const std::vector<int64_t>& samples,
             const std::vector<int64_t>& tests)
       : random(m), on(layers), triples(samples) {
-    for (int64_t i = 0; i < m.S * m.S; ++i)
-      form[i] = i / m.S <= i % m.S ? form[i] : form[i % m.S * m.S + i / m.S];
+    for (int64_t i = 0; i < m.S * m.S; ++i) form[i] = i / m.S <= i % m.S ? form[i] : form[i % m.S * m.S + i / m.S];
     for (size_t i = 0; i < tests.size(); i += 3) left.push_back(factors_of(m, &tests[i]));
     for (size_t i = 0; i < triples.size(); i += 3) right.push_back(factors_of(m, &triples[i]));
     where = "D=" + std::to_string(m.D) + " B=" + std::to_string(B) + " Q=" + std::to_string(left.size()) +

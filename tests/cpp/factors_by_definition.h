@@ -4,9 +4,7 @@
 
 using Numbers = std::vector<double>;
 
-inline double dot(const Numbers& a, const Numbers& b) {
-  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
-}
+inline double dot(const Numbers& a, const Numbers& b) { return std::inner_product(a.begin(), a.end(), b.begin(), 0.0); }
 
 struct Factors {
   int64_t head, relation, tail;

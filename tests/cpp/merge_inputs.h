@@ -36,9 +36,8 @@ void test_merge_top_k(int64_t B, int64_t k, tracin::Order order, bool with_nan, 
   }
   Numbers expected(Q * k, 0.0), expected_index(Q * k, -1.0);
   for (int64_t q = 0; q < Q; ++q) {
-    std::sort(seen[q].begin(), seen[q].end(), [](const Seen& x, const Seen& y) {
-      return x.key != y.key ? x.key > y.key : x.column < y.column;
-    });
+    std::sort(seen[q].begin(), seen[q].end(),
+              [](const Seen& x, const Seen& y) { return x.key != y.key ? x.key > y.key : x.column < y.column; });
     for (int64_t i = 0; i < std::min(k, blocks * B); ++i) {
       expected[q * k + i] = seen[q][i].score;
       expected_index[q * k + i] = static_cast<double>(seen[q][i].column);

@@ -91,8 +91,8 @@ struct RandomModel {
                  pull = normal<T>(C * J, std::pow(J, -0.5)), fc = normal<T>(D * F, std::pow(F, -0.5));
   std::vector<double> exact_pixel{pixel.begin(), pixel.end()}, exact_hidden{hidden.begin(), hidden.begin() + 2 * D},
       exact_kernel{kernel.begin(), kernel.end()}, exact_shift{shift.begin(), shift.end()};
-  std::vector<int32_t> taps;                  // [P, J]
-  std::vector<int64_t> part_of;               // [P] 0: head's half, 1: middle, 2: relation's half
+  std::vector<int32_t> taps;     // [P, J]
+  std::vector<int64_t> part_of;  // [P] 0: head's half, 1: middle, 2: relation's half
 
   RandomModel(const RandomModel&) = delete;
   explicit RandomModel(const Shape& s) : shape(s) {

@@ -50,8 +50,8 @@ void self_influence(const BlockTest<T>& test) {
     const PackedModel<T> packed(test.random, height, false);
     const Layers& on = test.on;
     const std::vector<T> form = pack(rounded<T>(test.form), test.random.S, test.random.S, height);
-    const tracin::Tracked<T> tracked{on.statistics ? form.data() : nullptr, on.fc, on.fc, true, true, on.entity,
-                                     on.relation, on.bias};
+    const tracin::Tracked<T> tracked{
+        on.statistics ? form.data() : nullptr, on.fc, on.fc, true, true, on.entity, on.relation, on.bias};
     std::vector<T> scores(test.B, T(1));
     tracin::self_influence_block<T>(packed.model, tracked, test.triples.data(), test.B, T(test.rate), scores.data(),
                                     products_of<T>(height), parallel);

@@ -10,15 +10,15 @@
 
 namespace {
 
+using tracin::lanes;
 using tracin::Model;
 using tracin::Segment;
-using tracin::lanes;
-using tracin::cpu::Loops;
-using tracin::cpu::Word;
 using tracin::cpu::chunk;
+using tracin::cpu::Loops;
 using tracin::cpu::mask_words;
 using tracin::cpu::operand_height;
 using tracin::cpu::round_up;
+using tracin::cpu::Word;
 
 template <typename T>
 std::vector<double> doubles(const std::vector<T>& values) {
@@ -126,8 +126,8 @@ struct ImageTest {
     for (int64_t i = 0; i < n; ++i)
       for (int64_t x = 0; x < s.X; ++x) {
         const int64_t at = s.pixels[x];
-        const T raw = at < m.D ? m.entity[heads[i] * m.D + at]
-                               : m.relation[relations[i] * m.relation_step * m.D + at - m.D];
+        const T raw =
+            at < m.D ? m.entity[heads[i] * m.D + at] : m.relation[relations[i] * m.relation_step * m.D + at - m.D];
         expected[pixel(i, x)] = (static_cast<double>(raw) - m.pixel_mean[at]) * m.pixel_rstd[at];
       }
     expect_close(isa, "gather_images", image, expected);
@@ -263,8 +263,8 @@ void test_scores(const char* isa, const Loops<T>& loops, int64_t n) {
       const double fc = with_fc ? static_cast<double>(dots[i]) * (static_cast<double>(gram[pair[i]]) + fc_bias) : 0;
       expected[i] = rate * (fc + linear[i]);
     }
-    loops.combine(with_fc ? dots.data() : nullptr, with_fc ? gram.data() : nullptr, pair.data(), linear.data(), n,
-                  rate, fc_bias, scores.data());
+    loops.combine(with_fc ? dots.data() : nullptr, with_fc ? gram.data() : nullptr, pair.data(), linear.data(), n, rate,
+                  fc_bias, scores.data());
     expect_close(isa, "combine", scores, expected);
   }
   for (const int halves : {0, 1, 2, 3}) {

@@ -68,12 +68,12 @@ void self_influence(const BlockTest<T>& test) {
   const PackedModel<T> packed(test.random, 0, false);
   const Layers& on = test.on;
   const std::vector<T> form = rounded<T>(test.form);
-  const tracin::Tracked<T> tracked{on.statistics ? form.data() : nullptr, on.fc, on.fc, true, true, on.entity,
-                                   on.relation, on.bias};
+  const tracin::Tracked<T> tracked{
+      on.statistics ? form.data() : nullptr, on.fc, on.fc, true, true, on.entity, on.relation, on.bias};
   std::vector<T> scores(test.B, T(NAN));
   HostDevice device;
-  tracin::cuda::self_influence_block<T>(packed.model, tracked, test.triples.data(), test.B, T(test.rate),
-                                        scores.data(), device);
+  tracin::cuda::self_influence_block<T>(packed.model, tracked, test.triples.data(), test.B, T(test.rate), scores.data(),
+                                        device);
   test.compare("", "self_influence_block", scores, test.self_influences());
 }
 
@@ -104,8 +104,7 @@ void test_taps(const RandomModel<float>& random) {
       if (s.taps[i] == x) failures += taps.entries[at++] != i % random.J * s.P + i / random.J;
   }
   failures += taps.first[s.X] != at;
-  for (int64_t i = 0; i < s.P * random.J; ++i)
-    failures += taps.by_tap[i % random.J * s.P + i / random.J] != s.taps[i];
+  for (int64_t i = 0; i < s.P * random.J; ++i) failures += taps.by_tap[i % random.J * s.P + i / random.J] != s.taps[i];
   if (failures) std::printf("FAIL taps: J=%d\n", static_cast<int>(random.J));
 }
 
