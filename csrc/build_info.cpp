@@ -7,9 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "constants.h"
 #include "cpu/dispatch.h"
-#include "cpu/factors.h"
-#include "cuda/device.h"
 
 namespace {
 
@@ -53,12 +52,9 @@ Strings cuda_targets() {
 }
 
 std::string constants() {
-  return object({
-      {"lanes", std::to_string(tracin::lanes)},
-      {"operand_height", std::to_string(tracin::cpu::operand_height)},
-      {"tile", std::to_string(tracin::cpu::tile)},
-      {"cuda_most_kept", std::to_string(tracin::cuda::most_kept)},
-  });
+  std::vector<std::pair<const char*, std::string>> fields;
+  for (const tracin::Constant& each : tracin::constants) fields.push_back({each.name, std::to_string(each.value)});
+  return object(fields);
 }
 
 std::string build_info() {

@@ -57,18 +57,20 @@ def test_build_info_says_what_was_built() -> None:
     assert last == "PTX" and all(re.fullmatch(r"sm_\d+", name) for name in architectures)
 
 
+CONSTANTS = [
+    ("lanes", "kernels.h"),
+    ("operand_height", "cpu/products.h"),
+    ("jacobian_from", "cpu/factors.h"),
+    ("most_kept", "cuda/device.h"),
+]
+
+
 @native
-@pytest.mark.parametrize(
-    ("name", "source"),
-    [
-        ("lanes", "kernels.h"), ("operand_height", "cpu/products.h"), ("tile", "cpu/factors.h"),
-        ("cuda_most_kept", "cuda/device.h"),
-    ],
-)  # fmt: skip
-def test_build_info_has_the_constants_of_the_headers(name: str, source: str) -> None:
+@pytest.mark.parametrize(("name", "source"), CONSTANTS)
+def test_constants_are_those_of_the_headers(name: str, source: str) -> None:
     text = (ROOT / "csrc" / source).read_text()
-    (value,) = re.findall(rf"^constexpr int64_t {name.removeprefix('cuda_')} = (\d+);", text, re.M)
-    assert tracin_ext.native.build_info()["constants"][name] == int(value)
+    (value,) = re.findall(rf"^constexpr int64_t {name} = (\d+);", text, re.M)
+    assert tracin_ext.native.constants[name] == int(value)
 
 
 @native

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,18 @@ class Library:
 
         Returns:
             version, isa (the variant in use), isa_variants (compiled), bfloat16 (whether its products are fast here),
-            compiler, cuda_targets, constants (numbers of the C++ code that Python must know, by name).
+            compiler, cuda_targets, constants (those of csrc/constants.h, by name).
 
         Raises:
             ValueError: the environment variable TRACIN_CPU names a variant that cannot run here.
         """
-        info = json.loads(self._build_info().decode(errors="replace"))
+        info: dict[str, Any] = json.loads(self._build_info().decode(errors="replace"))
         if "error" in info:
             raise ValueError(info["error"])
         return info
+
+    @cached_property
+    def constants(self) -> dict[str, int]:
+        """Of csrc/constants.h, by name."""
+        constants: dict[str, int] = self.build_info()["constants"]
+        return constants

@@ -157,8 +157,7 @@ void convolve(const Model<T>& m, const Segment<T>& s, const T* image, int64_t ac
               Word<T>* mask) {
   for (int64_t lane = 0; lane < active; lane += L<T>, image += s.X * L<T>) {
     int64_t c = c0;
-    for (; c + 4 <= c1; c += 4)
-      convolve_channels<T, 4>(m, s, image, c, v + (c - c0) * s.P * lanes + lane, mask + lane);
+    for (; c + 4 <= c1; c += 4) convolve_channels<T, 4>(m, s, image, c, v + (c - c0) * s.P * lanes + lane, mask + lane);
     for (; c < c1; ++c) convolve_channels<T, 1>(m, s, image, c, v + (c - c0) * s.P * lanes + lane, mask + lane);
   }
 }
@@ -203,22 +202,23 @@ void channel_statistics(const Model<T>& m, const Segment<T>& s, const T* image, 
 
 template <typename T>
 void statistics(const Model<T>& m, const Segment<T>& s, const T* image, const Word<T>* mask, const int32_t* place,
-                int64_t active, int64_t c0, int64_t c1, T* y, T* statistics) {
+                int64_t active, int64_t c0, int64_t c1, T* y, T* S) {
   const auto channel = m.J == 9 ? channel_statistics<T, 9> : channel_statistics<T, 0>;
   for (int64_t lane = 0; lane < active; lane += L<T>, image += s.X * L<T>)
     for (int64_t c = c0; c < c1; ++c)
       channel(m, s, image, mask + c * mask_words(s.P) * lanes, place + lane, y + (c - c0) * s.P * lanes + lane,
-              statistics + c * (m.J + 1) * lanes + lane);
+              S + c * (m.J + 1) * lanes + lane);
 }
 
 template <typename T>
-void pull_back(const Model<T>& m, const Segment<T>& s, const T* y, int64_t active, int64_t c0, int64_t c1, T* pixels) {
+void pixel_gradients(const Model<T>& m, const Segment<T>& s, const T* y, int64_t active, int64_t c0, int64_t c1,
+                     T* pixels) {
   for (int64_t lane = 0; lane < active; lane += L<T>)
     for (int64_t c = c0; c < c1; ++c)
       for (int64_t p = 0; p < s.P; ++p) {
         const Vec<T> value = at(y + ((c - c0) * s.P + p) * lanes + lane).value;
         for (int64_t j = 0; j < m.J; ++j)
-          at(pixels + s.taps[p * m.J + j] * lanes + lane).value += value * m.pull[c * m.J + j];
+          at(pixels + s.taps[p * m.J + j] * lanes + lane).value += value * m.pixel_kernel[c * m.J + j];
       }
 }
 
@@ -264,25 +264,26 @@ T dot(const T* a, const T* b, int64_t n) {
 }
 
 template <typename T>
-T residual(const Model<T>& m, const T* un, const T* z, int64_t tail, T* error, T* normalised, T* delta) {
+T loss(const Model<T>& m, const T* un, const T* z, int64_t tail, T* e, T* e_un, T* delta) {
   const T* t = m.entity + tail * m.D;
   const T score = dot(z, t, m.D) + (m.bias ? m.bias[tail] : T(0));
-  const T w = static_cast<T>(-1.0 / (1.0 + exp(static_cast<double>(score))));
+  const T w = w_of(score);
   for (int64_t d = 0; d < m.D; ++d) {
-    const T e = z[d] > 0 ? w * t[d] : T(0);
-    error[d] = e;
-    normalised[d] = e * un[d];
-    delta[d] = e * m.delta_scale[d];
+    const T value = z[d] > 0 ? w * t[d] : T(0);
+    e[d] = value;
+    e_un[d] = value * un[d];
+    delta[d] = value * m.delta_scale[d];
   }
   return w;
 }
 
 template <typename T>
-void add_halves(const T* head, const int32_t* head_of, const T* tail, const int32_t* relation_of, int64_t n, T* gram) {
+void add_halves(const T* head, const int32_t* head_of, const T* relation, const int32_t* relation_of, int64_t n,
+                T* gram) {
   if (head)
     for (int64_t i = 0; i < n; ++i) gram[i] += head[head_of[i]];
-  if (tail)
-    for (int64_t i = 0; i < n; ++i) gram[i] += tail[relation_of[i]];
+  if (relation)
+    for (int64_t i = 0; i < n; ++i) gram[i] += relation[relation_of[i]];
 }
 
 template <typename T>
@@ -296,9 +297,9 @@ void combine(const T* dots, const T* gram, const int32_t* pair, const T* linear,
 }
 
 template <typename T>
-constexpr Loops<T> table = {multiply<T>,   gather_images<T>, convolve<T>,  add_squares<T>, statistics<T>,
-                            pull_back<T>,  to_rows<T>,       to_panel<T>,  normalise<T>,   residual<T>,
-                            add_halves<T>, combine<T>,       dot<T>};
+constexpr Loops<T> table = {multiply<T>,        gather_images<T>, convolve<T>, add_squares<T>, statistics<T>,
+                            pixel_gradients<T>, to_rows<T>,       to_panel<T>, normalise<T>,   loss<T>,
+                            add_halves<T>,      combine<T>,       dot<T>};
 }  // namespace
 
 extern const Loops<float> float_loops;

@@ -42,7 +42,7 @@ std::vector<Fiber> fibers;
 ucontext_t scheduler;
 Fiber* running;
 unsigned char* memory;
-std::vector<Lanes> slots;  // two for each warp, in turn: who is late still reads the other
+std::vector<Lanes> slots;         // two for each warp, in turn: who is late still reads the other
 std::vector<unsigned> exchanges;  // of each thread
 
 // Tells AddressSanitizer on which stack it goes on.
