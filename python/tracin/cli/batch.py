@@ -26,7 +26,7 @@ from tracin.cli.options import (
 )
 from tracin.cli.ranks import check_alike, joined, reporter, take_all_gpus
 from tracin.distributed.ranks import Ranks
-from tracin.distributed.shards import Shards
+from tracin.distributed.shards import share_out
 from tracin.progress import Clock
 from tracin.proximity.filter import METHODS, ProximityOptions
 
@@ -113,7 +113,7 @@ def batch_on(options: Options, ranks: Ranks) -> bool:
         report(f"note: {note}")
     with speaking_of_flags():
         tracin = begin(options, inputs, backend, ranks, clock, report)
-        shards = Shards(tracin, inputs.train, ranks)
+        shards = share_out(tracin, inputs.train, ranks)
         if not ranks.first:
             shards.serve()
             return False

@@ -62,7 +62,7 @@ def read_inputs(options: Options, test_path: Path | None, ranks: Ranks) -> Input
     with naming_dictionaries(options):
         files, numeric = (options.train_path, entities, relations), options.numeric_triples or None
         part = read_triples_part(*files, ranks.rank, ranks.size, options.skip_unknown, numeric)
-        counts = ranks.all(part.count)
+        counts = ranks.all_gather(part.count)
         with warned_once(ranks):
             check_parts(options.train_path, counts)
         test = part.triples[:0]

@@ -10,9 +10,9 @@ from rich.console import Console
 from torch import Tensor
 
 from tracin.cli.inputs import Inputs, Options
-from tracin.distributed.shards import Shards
+from tracin.distributed.shards import TrainingSet
 from tracin.errors import InputError
-from tracin.influence.tracin import ranked_rows
+from tracin.influence.top_k import ranked_index
 from tracin.progress import Clock
 from tracin.results.frames import is_parquet
 from tracin.results.tables import influence_table, self_influence_table
@@ -28,7 +28,7 @@ class Run:
 
     options: Options
     inputs: Inputs
-    shards: Shards
+    shards: TrainingSet
     clock: Clock
 
 
@@ -79,7 +79,7 @@ def all_ranked(
             dense = run.shards.influence(tests)
         for scores in dense:
             with run.clock("scoring"):
-                rows = ranked_rows(scores, order)
+                rows = ranked_index(scores, order)
                 scores = scores[rows]
             yield rows, train[rows], scores
 

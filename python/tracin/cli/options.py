@@ -11,9 +11,8 @@ import click
 
 from tracin.cli.command import Command
 from tracin.errors import InputError
-from tracin.influence.arguments import DEFAULT_LEARNING_RATE
+from tracin.influence.arguments import DEFAULT_LEARNING_RATE, ORDERS, PRECISIONS
 from tracin.influence.memory import parse_size
-from tracin.influence.tracin import ORDERS, PRECISIONS
 from tracin_ext import backends
 
 Decorator = Callable[[Any], Any]

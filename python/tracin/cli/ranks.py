@@ -82,7 +82,7 @@ def check_alike(options: Options, inputs: Inputs, ranks: Ranks) -> None:
         "dictionaries": [hash_of(ids or ()) for ids in (checkpoint.entity_to_id, checkpoint.relation_to_id)],
         "size of the training file": os.path.getsize(options.train_path),
     }
-    for rank, theirs in enumerate(ranks.all(own)):
+    for rank, theirs in enumerate(ranks.all_gather(own)):
         for name, value in own.items():
             if theirs[name] != value:
                 raise InputError(f"the {name} on ranks {ranks.rank} and {rank} differ; all ranks need the same files")

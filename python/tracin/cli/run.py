@@ -33,7 +33,7 @@ from tracin.cli.options import (
 )
 from tracin.cli.ranks import check_alike, joined, reporter, take_all_gpus
 from tracin.distributed.ranks import Ranks
-from tracin.distributed.shards import Shards
+from tracin.distributed.shards import share_out
 from tracin.errors import InputError
 from tracin.progress import Clock
 from tracin.results.frames import is_parquet
@@ -125,7 +125,7 @@ def run_on(options: Options, ranks: Ranks) -> None:
         if partial is not None and not options.resume:
             for path in partial_files(options.output):
                 path.unlink(missing_ok=True)
-        written = work(Run(options, inputs, Shards(tracin, inputs.train, ranks, partial), clock), report)
+        written = work(Run(options, inputs, share_out(tracin, inputs.train, ranks, partial), clock), report)
     if "test factors" in tracin.seconds:
         scoring = clock.seconds.pop("scoring", 0.0)
         clock.seconds["test factors"] = tracin.seconds["test factors"]
@@ -153,7 +153,7 @@ def work(run: Run, report: Callable[[str], None]) -> str:
             say(f"note: what is finished is kept in {kept}; the same command with --resume goes on from there")
         raise
     scored = ("self-influence" if run.options.mode == "self" else "influence") in shards.tracin.seconds
-    finished = [str(rank) for rank, before in enumerate(ranks.all(resumed and not scored)) if before]
+    finished = [str(rank) for rank, before in enumerate(ranks.all_gather(resumed and not scored)) if before]
     if ranks.size > 1 and finished:
         report(f"note: the parts of these ranks were finished before, nothing was scored: {', '.join(finished)}")
     if partial is not None:

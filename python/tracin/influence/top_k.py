@@ -15,9 +15,9 @@ from tracin.triples.labels import Dictionaries, Labels, labels_of
 
 @dataclass(frozen=True)
 class TopK:
-    """The k most influential training triples of each test triple, best first, ties by row."""
+    """The k most influential training triples of each test triple, best first, ties by index."""
 
-    indices: Tensor  # [n_test, k] rows of the training triples
+    indices: Tensor  # [n_test, k] of the training triples
     scores: Tensor  # [n_test, k] influences, signed
 
     def to_frame(
@@ -52,7 +52,16 @@ class TopK:
             raise InputError(
                 f"test has {len(test)} triples for influences on {len(self.indices)}; give the triples that were scored"
             )
-        rows = torch.arange(len(self.indices)).repeat_interleave(self.indices.shape[1])
+        test_index = torch.arange(len(self.indices)).repeat_interleave(self.indices.shape[1])
         index = self.indices.flatten()
-        tests = None if test is None else test[rows]
-        return influence_frame(labels_of(labels), rows, tests, None, index, train[index], self.scores.flatten())
+        tests = None if test is None else test[test_index]
+        return influence_frame(labels_of(labels), test_index, tests, None, index, train[index], self.scores.flatten())
+
+
+def ranked_index(
+    scores: Tensor,  # [n]
+    order: str,  # one of ORDERS
+) -> Tensor:  # [n] best first, ties by index
+    """The order of `TracIn.top_k` for all influences on one test triple."""
+    key = -scores.abs() if order == "absolute" else -scores if order == "proponents" else scores
+    return key.argsort(stable=True)
