@@ -14,9 +14,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tracin.distributed.shards import Shards
+from tracin.distributed.shards import TrainingSet
 from tracin.errors import InputError
-from tracin.influence.tracin import ranked_rows
+from tracin.influence.top_k import ranked_index
 from tracin.progress import Clock, progress_bar
 from tracin.proximity.filter import ProximityFilter, ProximityOptions
 from tracin.results.writers import Influences, Triple, encode, replacing, write_single
@@ -274,7 +274,7 @@ class Batch:
     outputs: Outputs
     lines: TrainingLines
     labels: Labels
-    shards: Shards
+    shards: TrainingSet
     proximity: ProximityOptions | None
     top_k: int | None = None
     order: str = "absolute"
@@ -359,6 +359,6 @@ class Batch:
         scored: tuple[Triple, Tensor, float],  # the test triple, influences [n] of all of them, its self-influence
     ) -> None:
         triple, scores, own = scored
-        best = rows[ranked_rows(scores[rows], self.order)[: self.top_k]]
+        best = rows[ranked_index(scores[rows], self.order)[: self.top_k]]
         result = Influences(0, triple, own, self.lines.train[best], scores[best])
         write_single(self.outputs.json(job), lambda _: self.outputs.csv(job), [result], self.labels)

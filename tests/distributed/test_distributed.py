@@ -28,9 +28,18 @@ from tracin.cli import main
 from tracin.cli.options import FileOptions, RankingOptions
 from tracin.cli.run import RunOptions, notes_on_partial, partial_files
 from tracin.cli.session import own_device
-from tracin.distributed import launch
-from tracin.distributed.ranks import RankLost, Ranks, ranks_of_environment
-from tracin.distributed.shards import Shards, best_of, sharded_top_k
+from tracin.distributed import (
+    RankLost,
+    Ranks,
+    Shards,
+    launch,
+    ranks_of_environment,
+    sharded_top_k,
+    share_out,
+    working_together,
+)
+from tracin.distributed.shards import Whole, best_of
+from tracin.machine import processes_here
 from tracin.triples import lines as text_lines
 from tracin.triples.read import check_parts, read_triples, read_triples_part
 
@@ -52,7 +61,7 @@ MODES: dict[str, tuple[str, ...]] = {
 SEVERAL = """
 import json, sys
 from tracin.cli import main
-from tracin.distributed.ranks import working_together
+from tracin.distributed import working_together
 with working_together():
     for arguments in json.load(open(sys.argv[1])):
         main(arguments, standalone_mode=False)
@@ -294,8 +303,42 @@ def test_one_process_is_the_only_rank() -> None:
     top = sharded_top_k(ti, train, torch.arange(50), test, 5)
     assert top is not None and torch.equal(top.indices, expected.indices) and torch.equal(top.scores, expected.scores)
     assert torch.equal(top.triples, train[expected.indices])
-    shards = Shards(ti, train)
-    assert torch.equal(shards.triples(), train) and torch.equal(shards.influence(test), ti.influence(train, test))
+    for shards in (share_out(ti, train, Ranks()), Shards(ti, train)):
+        assert len(shards) == 50 and torch.equal(shards.triples(), train)
+        assert torch.equal(shards.influence(test), ti.influence(train, test))
+        assert torch.equal(shards.self_influence(), ti.self_influence(train))
+        top = shards.top_k(test, 5, "absolute")
+        assert torch.equal(top.indices, expected.indices) and torch.equal(top.triples, train[expected.indices])
+        shards.release()
+
+
+def test_one_process_talks_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("all_gather", "broadcast", "receive", "gather", "all_reduce", "all_to_all"):
+        monkeypatch.setattr(Ranks, name, lambda *_: pytest.fail("ranks talk"))
+    train, test = random_triples(50), random_triples(3, seed=1)
+    whole = share_out(tracin.TracIn(random_model(), backend="factored"), train, Ranks())
+    assert isinstance(whole, Whole)
+    assert whole.top_k(test, 5, "opponents").triples.shape == (3, 5, 3) and len(whole.self_influence()) == 50
+    assert whole.influence(test).shape == (3, len(whole)) == (3, len(whole.triples()))
+    whole.serve()
+    whole.release()
+
+
+def test_rank_0_calls_and_the_others_serve() -> None:
+    with pytest.raises(RuntimeError, match="rank 1 broadcasts; only rank 0 does, the others receive"):
+        Ranks(1, 2).broadcast("a task")
+    with pytest.raises(RuntimeError, match="rank 0 receives; it broadcasts"):
+        Ranks(0, 2).receive()
+
+
+def test_ranks_together_share_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"RANK": "1", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with working_together() as ranks:
+        assert (ranks, processes_here()) == (Ranks(1, 8, 1, 4), 4)
+    assert processes_here() == 1
 
 
 @pytest.mark.parametrize(

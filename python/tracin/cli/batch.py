@@ -28,7 +28,7 @@ from tracin.cli.options import (
     takes,
 )
 from tracin.cli.session import Session, notes_on_layers, opened
-from tracin.distributed.shards import Shards
+from tracin.distributed.shards import share_out
 from tracin.proximity.filter import METHODS, ProximityOptions
 
 COUNT = click.IntRange(min=0)
@@ -146,7 +146,7 @@ def batch_on(options: BatchOptions, session: Session) -> bool:
             lines = options.start_index, options.max_triples
             jobs = read_jobs(options.test_triples, *ids, *lines, numeric=options.inputs.numeric_triples)
     tracin = session.begin(inputs, len(jobs))
-    shards = Shards(tracin, inputs.train, ranks)
+    shards = share_out(tracin, inputs.train, ranks)
     if not ranks.first:
         shards.serve()
         return False

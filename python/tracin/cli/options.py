@@ -15,9 +15,8 @@ from click.core import ParameterSource
 
 from tracin.cli.command import Command
 from tracin.errors import InputError
-from tracin.influence.arguments import DEFAULT_LEARNING_RATE
+from tracin.influence.arguments import DEFAULT_LEARNING_RATE, ORDERS, PRECISIONS
 from tracin.influence.memory import SIZES, parse_size
-from tracin.influence.tracin import ORDERS, PRECISIONS
 from tracin_ext import backends
 
 T = TypeVar("T", bound="Options")

@@ -29,9 +29,9 @@ from tracin.cli.options import (
 )
 from tracin.cli.session import Inputs, Session, notes_on_layers, opened
 from tracin.distributed.ranks import Ranks
-from tracin.distributed.shards import Shards
+from tracin.distributed.shards import TrainingSet, share_out
 from tracin.errors import InputError
-from tracin.influence.tracin import ranked_rows
+from tracin.influence.top_k import ranked_index
 from tracin.results.frames import is_parquet
 from tracin.results.tables import influence_table, self_influence_table
 from tracin.results.writers import (
@@ -128,7 +128,7 @@ def run(options: RunOptions) -> None:
         if partial is not None and not options.resume:
             for path in partial_files(options.output):
                 path.unlink(missing_ok=True)
-        written = work(Run(options, session, inputs, Shards(tracin, inputs.train, ranks, partial)))
+        written = work(Run(options, session, inputs, share_out(tracin, inputs.train, ranks, partial)))
         if "test factors" in tracin.seconds:
             clock.tell_apart("test factors", tracin.seconds["test factors"], within="scoring")
         session.report(f"wrote {written}")
@@ -166,7 +166,7 @@ class Run:
     options: RunOptions
     session: Session
     inputs: Inputs
-    shards: Shards
+    shards: TrainingSet
 
 
 def work(run: Run) -> str:
@@ -188,7 +188,7 @@ def work(run: Run) -> str:
             say(f"note: what is finished is kept in {kept}; the same command with --resume goes on from there")
         raise
     scored = ("self-influence" if run.options.mode == "self" else "influence") in shards.tracin.seconds
-    finished = [str(rank) for rank, before in enumerate(ranks.all(resumed and not scored)) if before]
+    finished = [str(rank) for rank, before in enumerate(ranks.all_gather(resumed and not scored)) if before]
     if ranks.size > 1 and finished:
         run.session.note(f"the parts of these ranks were finished before, nothing was scored: {', '.join(finished)}")
     if partial is not None:
@@ -241,7 +241,7 @@ def all_ranked(
             dense = run.shards.influence(tests)
         for scores in dense:
             with run.session.clock("scoring"):
-                rows = ranked_rows(scores, order)
+                rows = ranked_index(scores, order)
                 scores = scores[rows]
             yield rows, train[rows], scores
 

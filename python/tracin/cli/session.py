@@ -175,7 +175,7 @@ def check_alike(train_path: Path, inputs: Inputs, ranks: Ranks) -> None:
         "dictionaries": [hash_of(inputs.entity_to_id), hash_of(inputs.relation_to_id)],
         "size of the training file": os.path.getsize(train_path),
     }
-    for rank, theirs in enumerate(ranks.all(own)):
+    for rank, theirs in enumerate(ranks.all_gather(own)):
         for name, value in own.items():
             if theirs[name] != value:
                 raise InputError(f"the {name} on ranks {ranks.rank} and {rank} differ; all ranks need the same files")
@@ -205,7 +205,7 @@ def read_inputs(files: FileOptions, options: InputOptions, test_path: Path | Non
     )
     skip_unknown, numeric = options.skip_unknown, options.numeric_triples or None
     part = read_triples_part(files.train_path, entities, relations, ranks.rank, ranks.size, skip_unknown, numeric)
-    counts = ranks.all(part.count)
+    counts = ranks.all_gather(part.count)
     with warned_once(ranks):
         check_parts(files.train_path, counts)
     test = part.triples[:0]

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracin.distributed.ranks import ranks_of_environment
 from tracin.errors import InputError
+from tracin.files import check_writable
 from tracin.influence.blocks import Work
-from tracin.results.writers import check_writable
 
 FORMAT, VERSION = "tracin partial results", 1
 SAVE_SECONDS = 10.0
@@ -37,6 +36,7 @@ class Partial:
         work: where the work stands; changed by `restore`.
         results: name -> tensor, changed by `restore`.
         asked: batch size and memory limit as asked for: only with the same ones the sizes of blocks are restored.
+        keep_finished: whether what is finished is saved however short the work was: for others, which may yet fail.
     """
 
     def __init__(
@@ -46,12 +46,14 @@ class Partial:
         work: Work,
         results: Mapping[str, Tensor],
         asked: str,
+        keep_finished: bool = False,
     ) -> None:
         self.path = None if path is None else Path(path)
         self.inputs = inputs
         self.work = work
         self.results = results
         self.asked = asked
+        self.keep_finished = keep_finished
         self._known: dict[str, str] | None = None
         self._whole = True  # False while results and work disagree
         self._warned = False
@@ -90,8 +92,9 @@ class Partial:
         done = content["done"]
         if not all(type(content.get(name)) is int and content[name] > 0 for name in ("tile", "block")):
             raise damaged(self.path)
-        rows = content.get("indices", done[:0])  # of training triples; -1: not found yet
-        if (done < 0).any() or (done > self.work.total).any() or (rows < -1).any() or (rows >= self.work.total).any():
+        index = content.get("indices", done[:0])  # of training triples; -1: not found yet
+        total = self.work.total
+        if (done < 0).any() or (done > total).any() or (index < -1).any() or (index >= total).any():
             raise damaged(self.path)
         for name, tensor in expected.items():
             tensor.copy_(content[name])
@@ -130,8 +133,7 @@ class Partial:
             except BaseException:
                 self.save()
                 raise
-            awaited = ranks_of_environment().size > 1  # by ranks that may yet fail: what is finished here is kept
-            if self._saved or awaited or time.monotonic() - self._time > SAVE_SECONDS:
+            if self._saved or self.keep_finished or time.monotonic() - self._time > SAVE_SECONDS:
                 self.save()
 
     @contextmanager

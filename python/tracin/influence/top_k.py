@@ -15,10 +15,10 @@ from tracin.triples.labels import Dictionaries, Labels, labels_of
 
 @dataclass(frozen=True)
 class TopK:
-    """The k most influential training triples of each test triple, best first, ties by row.
+    """The k most influential training triples of each test triple, best first, ties by index.
 
     Args:
-        indices: [n_test, k] int64, rows of the training triples.
+        indices: [n_test, k] int64, of the training triples.
         scores: [n_test, k], their influences: positive for proponents, negative for opponents.
 
     Example:
@@ -27,7 +27,7 @@ class TopK:
         True
     """
 
-    indices: Tensor  # [n_test, k] rows of the training triples
+    indices: Tensor  # [n_test, k] of the training triples
     scores: Tensor  # [n_test, k] influences, signed
 
     def to_frame(
@@ -65,7 +65,16 @@ class TopK:
             raise InputError(
                 f"test has {len(test)} triples for influences on {len(self.indices)}; give the triples that were scored"
             )
-        rows = torch.arange(len(self.indices)).repeat_interleave(self.indices.shape[1])
+        test_index = torch.arange(len(self.indices)).repeat_interleave(self.indices.shape[1])
         index = self.indices.flatten()
-        tests = None if test is None else test[rows]
-        return influence_frame(labels_of(labels), rows, tests, None, index, train[index], self.scores.flatten())
+        tests = None if test is None else test[test_index]
+        return influence_frame(labels_of(labels), test_index, tests, None, index, train[index], self.scores.flatten())
+
+
+def ranked_index(
+    scores: Tensor,  # [n]
+    order: str,  # one of ORDERS
+) -> Tensor:  # [n] best first, ties by index
+    """The order of `TracIn.top_k` for all influences on one test triple."""
+    key = -scores.abs() if order == "absolute" else -scores if order == "proponents" else scores
+    return key.argsort(stable=True)

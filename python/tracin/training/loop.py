@@ -20,7 +20,8 @@ from tracin.model import ConvE
 from tracin.progress import progress_bar
 from tracin.results.writers import check_writable
 from tracin.training.ranking import Ranking, evaluate, inverse_rows
-from tracin.triples.known_tails import KnownTails, check_ids
+from tracin.triples.ids import check_ids
+from tracin.triples.known_tails import KnownTails
 
 MODEL_OPTIONS = (
     "embedding_dim",
