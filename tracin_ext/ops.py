@@ -136,7 +136,8 @@ def _fake(function: Callable[..., Any]) -> Callable[..., Any]:
     """Registers the fake kernel of the op of the same name, if the native extension is loaded."""
     if tracin_ext.native is None:
         return function
-    return torch.library.register_fake(f"tracin_ext::{function.__name__.removeprefix('_')}")(function)
+    torch.library.register_fake(f"tracin_ext::{function.__name__.removeprefix('_')}")(function)
+    return function
 
 
 def influence_block(

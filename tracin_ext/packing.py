@@ -76,7 +76,8 @@ def pack_narrow(matrix: Tensor, height: int) -> Tensor:  # [rows, k] -> flat bfl
 
 
 def columns_of(matrix: Tensor, part: Part, channels: int) -> Tensor:  # [rows, all features] -> [rows, C * P]
-    return matrix.unflatten(1, (channels, -1))[:, :, part.positions].flatten(1)
+    by_channel: Tensor = matrix.unflatten(1, (channels, -1))
+    return by_channel[:, :, part.positions].flatten(1)
 
 
 def pack_chunks(

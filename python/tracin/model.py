@@ -159,7 +159,7 @@ class ConvE(nn.Module):
     ) -> Tensor:  # [B]
         """Scores (logits) [B] of triples [B, 3]."""
         heads, relations, tails = triples.unbind(1)
-        score = (self.hidden(heads, relations) * self.entity(tails)).sum(1)
+        score: Tensor = (self.hidden(heads, relations) * self.entity(tails)).sum(1)
         return score if self.bias is None else score + self.bias[tails]
 
     def score_tails(

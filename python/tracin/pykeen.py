@@ -64,7 +64,8 @@ class TripleScorer(nn.Module):
     ) -> Tensor:  # [B]
         """Scores of triples."""
         heads, relations, tails = triples.unbind(1)
-        return self._score(torch.stack([heads, self.relation_step * relations, tails], 1)).squeeze(1)
+        scores: Tensor = self._score(torch.stack([heads, self.relation_step * relations, tails], 1))
+        return scores.squeeze(1)
 
 
 def from_pykeen(model: Any, triples_factory: Any = None) -> Checkpoint:

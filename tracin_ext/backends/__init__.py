@@ -115,4 +115,5 @@ def create(
         return SequentialBackend(model, layers, dtype, device, loss, recompute_activations)
     if name == "vectorized":
         return VectorizedBackend(model, layers, dtype, device, loss)
-    return CLASSES[name](model, layers, dtype, device, mixed)
+    backend: Backend = CLASSES[name](model, layers, dtype, device, mixed)
+    return backend

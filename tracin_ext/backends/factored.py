@@ -20,8 +20,8 @@ from tracin_ext.parameters import ConvEParameters, kink_of, parameters_of
 def has_bfloat16(device: torch.device) -> bool:
     """Whether products in bfloat16 are fast there."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def product(p: ConvEParameters, a: Tensor, b: Tensor) -> Tensor:  # [m, k], [k, n] -> [m, n]

@@ -74,7 +74,7 @@ def reason_against(device: torch.device) -> str | None:
     """Why the native backend does not run on a device; None if it does."""
     status = tracin_ext.status()
     if status["reason"]:
-        return status["reason"]
+        return str(status["reason"])
     if not has_kernel("influence_block", device.type):
         remedy = "; install tracin-ext again with nvcc on PATH" if device.type == "cuda" else ""
         return f"this build of the native extension has no kernels for {device.type}{remedy}"

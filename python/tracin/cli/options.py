@@ -15,9 +15,10 @@ from click.core import ParameterSource
 
 from tracin.cli.command import Command
 from tracin.errors import InputError
-from tracin.influence.arguments import DEFAULT_LEARNING_RATE, ORDERS, PRECISIONS
+from tracin.influence.arguments import DEFAULT_LEARNING_RATE, PRECISIONS
 from tracin.influence.memory import SIZES, parse_size
 from tracin_ext import backends
+from tracin_ext.ops import ORDERS
 
 T = TypeVar("T", bound="Options")
 
@@ -43,7 +44,7 @@ def fields_of(options: type[Options] | Options) -> Iterator[dataclasses.Field[An
 
 def spelled(options: Options, name: str) -> str:
     """The flag of an option's name."""
-    return next(field.metadata["flag"] for field in fields_of(options) if field.name == name)
+    return next(str(field.metadata["flag"]) for field in fields_of(options) if field.name == name)
 
 
 def filled(options: type[T], values: Mapping[str, Any], given: frozenset[str]) -> T:
@@ -124,7 +125,7 @@ def spread(args: list[str]) -> Iterator[str]:
         yield arg
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """Bytes, as a number or with a unit."""
 
     name = "size"

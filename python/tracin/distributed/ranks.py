@@ -8,11 +8,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from tracin.errors import InputError
 from tracin.machine import shared_by
@@ -128,7 +129,7 @@ class Ranks:
         if self.size == 1:
             return True
         with suppress(*UNREACHABLE):
-            return store().add(name, 1) == 1
+            return bool(store().add(name, 1) == 1)
         return True
 
     def speaks(self, common: bool) -> bool:
@@ -199,9 +200,9 @@ def working_together(device: str = "cpu") -> Iterator[Ranks]:
 
 
 @cache
-def store() -> dist.Store:
+def store() -> torch._C._distributed_c10d.Store:
     """Where all ranks find each other: that of torchrun's agent, which outlives them."""
-    return cast(dist.Store, next(dist.rendezvous("env://", timeout=TIMEOUT))[0])
+    return cast(torch._C._distributed_c10d.Store, next(rendezvous("env://", timeout=TIMEOUT))[0])
 
 
 @contextmanager

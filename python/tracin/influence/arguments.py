@@ -31,9 +31,9 @@ def check_triples(
         raise InputError(f"{name} is {shape}; expected a tensor of shape [n, 3]: head, relation, tail")
     if triples.is_floating_point() or triples.dtype == torch.bool:
         raise InputError(f"{name} has dtype {triples.dtype}; expected integer ids")
-    triples = triples.long().cpu()
-    check_ids(triples, model.num_entities, model.num_relations, name)
-    return triples
+    ids: Tensor = triples.long().cpu()
+    check_ids(ids, model.num_entities, model.num_relations, name)
+    return ids
 
 
 def check_models(models: Sequence[Any]) -> None:

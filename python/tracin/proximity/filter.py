@@ -149,7 +149,8 @@ class ProximityFilter:
     ) -> Mask:  # [E]
         """Edges with both ends around the test heads, or both around the test tails."""
         balls = (from_head < FAR) + 2 * (to_tail < FAR).astype(np.int8)  # one bit each
-        return (balls[self._graph.lower] & balls[self._graph.upper]) != 0
+        inside: Mask = (balls[self._graph.lower] & balls[self._graph.upper]) != 0
+        return inside
 
     def _on_the_way(
         self,
