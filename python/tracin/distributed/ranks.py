@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -202,7 +202,7 @@ def working_together(device: str = "cpu") -> Iterator[Ranks]:
 @cache
 def store() -> torch._C._distributed_c10d.Store:
     """Where all ranks find each other: that of torchrun's agent, which outlives them."""
-    return cast(torch._C._distributed_c10d.Store, next(rendezvous("env://", timeout=TIMEOUT))[0])
+    return cast("torch._C._distributed_c10d.Store", next(rendezvous("env://", timeout=TIMEOUT))[0])
 
 
 @contextmanager
