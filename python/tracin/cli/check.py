@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from tracin.checkpoints.layouts import AmbiguousImage
+from tracin.checkpoints.images import AmbiguousImage
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.cli.command import Command
 from tracin.cli.inputs import Options, naming_dictionaries
@@ -26,7 +26,7 @@ from tracin.errors import InputError
 from tracin.influence.layers import layers_of
 from tracin.model import ConvE
 from tracin.training.check import Report, choose, described, examine, flags, shapes
-from tracin.triples.dictionaries import read_dictionary
+from tracin.triples.dictionaries import read_dictionaries
 from tracin.triples.read import UnknownLabels, read_triples
 
 SCORES = 1 << 27  # of one ranking: 1.6 s on 2 cores
@@ -92,7 +92,7 @@ def check(model: Path, as_json: bool, **options: Any) -> int:
 
 def gather(path: Path, options: Options) -> Facts:
     """Reads every file, leaving out what the dictionaries lack, and examines the model."""
-    given = [None if name is None else read_dictionary(name) for name in (options.entity_to_id, options.relation_to_id)]
+    given = read_dictionaries(options.entity_to_id, options.relation_to_id)
     with naming_dictionaries(options):
         checkpoint, told = load(path, options, given)
     model, entities, relations = checkpoint.model, checkpoint.entity_to_id, checkpoint.relation_to_id
@@ -134,7 +134,9 @@ def gather(path: Path, options: Options) -> Facts:
     )
 
 
-def load(path: Path, options: Options, given: list[dict[str, int] | None]) -> tuple[Checkpoint, bool]:
+def load(
+    path: Path, options: Options, given: tuple[dict[str, int] | None, dict[str, int] | None]
+) -> tuple[Checkpoint, bool]:
     """The checkpoint, and whether its image was told; if not, one that fits the weights is as good as any to start."""
     image = options.embedding_height, options.embedding_width, options.stack
     try:

@@ -15,7 +15,7 @@ from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.cli.command import warned_once
 from tracin.distributed.ranks import Ranks
 from tracin.errors import InputError
-from tracin.triples.dictionaries import read_dictionary, read_edge_map, read_names
+from tracin.triples.dictionaries import read_dictionaries, read_edge_map, read_names
 from tracin.triples.labels import Labels
 from tracin.triples.read import check_parts, read_triples, read_triples_part
 
@@ -41,7 +41,7 @@ def read_inputs(options: Options, test_path: Path | None, ranks: Ranks) -> Input
 
     Of the training triples each rank reads its part; what only outputs need, rank 0 alone.
     """
-    given = [None if path is None else read_dictionary(path) for path in (options.entity_to_id, options.relation_to_id)]
+    given = read_dictionaries(options.entity_to_id, options.relation_to_id)
     with naming_dictionaries(options):
         image = options.embedding_height, options.embedding_width, options.stack
         checkpoint = load_checkpoint(options.model_path, *image, *given)

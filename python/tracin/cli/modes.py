@@ -12,9 +12,9 @@ from torch import Tensor
 from tracin.cli.inputs import Inputs, Options
 from tracin.distributed.shards import Shards
 from tracin.errors import InputError
+from tracin.files import is_parquet
 from tracin.influence.tracin import ranked_rows
 from tracin.progress import Clock
-from tracin.results.frames import is_parquet
 from tracin.results.tables import influence_table, self_influence_table
 from tracin.results.writers import Influences, numbered, write_per_triple, write_self, write_single, write_test
 

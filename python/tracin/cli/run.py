@@ -35,9 +35,8 @@ from tracin.cli.ranks import check_alike, joined, reporter, take_all_gpus
 from tracin.distributed.ranks import Ranks
 from tracin.distributed.shards import Shards
 from tracin.errors import InputError
+from tracin.files import check_writable, is_device, is_parquet
 from tracin.progress import Clock
-from tracin.results.frames import is_parquet
-from tracin.results.writers import check_writable, is_device
 
 NO_EFFECT_IN_MODE = {
     "test": ("test_indices",),

@@ -17,7 +17,7 @@ from tracin.errors import InputError
 from tracin.training.loop import DEFAULT_EPOCHS, TrainingOptions
 from tracin.training.loop import train as train_model
 from tracin.training.ranking import evaluate
-from tracin.triples.dictionaries import read_dictionary
+from tracin.triples.dictionaries import read_dictionaries
 from tracin.triples.read import make_dictionaries, read_triples
 
 FILE = click.Path(path_type=Path)
@@ -149,7 +149,7 @@ def dictionaries(
     paths: Sequence[Path], entity_to_id: Path | None, relation_to_id: Path | None, resume: Path | None
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Ids of entities and relations: from the files given, else the checkpoint, else from the labels of the triples."""
-    given = [None if path is None else read_dictionary(path) for path in (entity_to_id, relation_to_id)]
+    given = read_dictionaries(entity_to_id, relation_to_id)
     for path, dictionary in zip((entity_to_id, relation_to_id), given, strict=True):
         if dictionary is not None and sorted(dictionary.values()) != list(range(len(dictionary))):
             missing = next(number for number in range(len(dictionary)) if number not in set(dictionary.values()))
