@@ -16,10 +16,11 @@ from torch import Tensor
 
 from tracin.distributed.shards import TrainingSet
 from tracin.errors import InputError
+from tracin.files import replacing
 from tracin.influence.top_k import ranked_index
 from tracin.progress import Clock, progress_bar
 from tracin.proximity.filter import ProximityFilter, ProximityOptions
-from tracin.results.writers import Influences, Triple, encode, replacing, write_single
+from tracin.results.writers import Influences, Triple, encode, write_single
 from tracin.triples.labels import Labels
 from tracin.triples.lines import BYTE_ORDER_MARK, decode, pieces_of
 from tracin.triples.read import read_triples

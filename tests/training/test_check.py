@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from torch import Tensor
 
 import tracin
-from tracin.checkpoints.layouts import AmbiguousImage
+from tracin.checkpoints.images import AmbiguousImage
 from tracin.cli import main
 from tracin.cli.demo import one_thread
 from tracin.errors import InputError

@@ -12,7 +12,8 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from tracin.checkpoints.load import load_checkpoint, read_training_state, save_checkpoint
+from tracin.checkpoints.load import load_checkpoint
+from tracin.checkpoints.save import read_training_state, save_checkpoint
 from tracin.cli.train import make_dictionaries
 from tracin.cli.train import train as train_command
 from tracin.errors import InputError

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from tracin.checkpoints.layouts import AmbiguousImage
+from tracin.checkpoints.images import AmbiguousImage
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.cli.command import Command, speaking_of_flags
 from tracin.cli.options import (
@@ -31,10 +31,11 @@ from tracin.cli.options import (
     option,
     takes,
 )
-from tracin.cli.session import dictionaries_of, given_dictionaries
+from tracin.cli.session import dictionaries_of
 from tracin.influence.layers import layers_of
 from tracin.model import ConvE
 from tracin.training.check import Report, choose, described, examine, flags, shapes
+from tracin.triples.dictionaries import read_dictionaries
 from tracin.triples.read import UnknownLabels, read_triples
 
 SCORES = 1 << 27  # of one ranking: 1.6 s on 2 cores
@@ -152,7 +153,7 @@ def gather(options: CheckOptions) -> Facts:
 def load(options: CheckOptions) -> tuple[Checkpoint, bool]:
     """The checkpoint, and whether its image was told; if not, one that fits the weights is as good as any to start."""
     dictionaries = options.dictionaries
-    given = given_dictionaries(dictionaries)
+    given = read_dictionaries(dictionaries.entity_to_id, dictionaries.relation_to_id)
     with speaking_of_flags(dictionaries.entity_to_id, dictionaries.relation_to_id):
         try:
             return load_checkpoint(options.model, *options.image.shape, *given), True

@@ -70,7 +70,7 @@ def demo(options: DemoOptions) -> None:
     labels = Labels({i: label for label, i in entities.items()}, {i: label for label, i in relations.items()})
     results = explain(tracin, training, test, chosen)
     for result in results:
-        remark = f"right tail ranked {ranks[result.index]:g} of {len(entities)}"
+        remark = f"right tail ranked {ranks[result.test_index]:g} of {len(entities)}"
         console.print(influence_table(result, labels, remark=remark), soft_wrap=False)
     json_path, csv_paths = output / "influences.json", {i: output / f"influences_test_{i}.csv" for i in chosen}
     write_single(json_path, csv_paths.__getitem__, results, labels)

@@ -31,13 +31,11 @@ from tracin.cli.session import Inputs, Session, notes_on_layers, opened
 from tracin.distributed.ranks import Ranks
 from tracin.distributed.shards import TrainingSet, share_out
 from tracin.errors import InputError
+from tracin.files import check_writable, is_device, is_parquet
 from tracin.influence.top_k import ranked_index
-from tracin.results.frames import is_parquet
 from tracin.results.tables import influence_table, self_influence_table
 from tracin.results.writers import (
     Influences,
-    check_writable,
-    is_device,
     numbered,
     write_per_triple,
     write_self,

@@ -19,7 +19,7 @@ from torch import Tensor
 import tracin_ext
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.cli.command import ARGUMENTS, say, speaking_of_flags, warned_once
-from tracin.cli.options import ComputingOptions, DictionaryOptions, FileOptions, InputOptions, RankingOptions, spelled
+from tracin.cli.options import ComputingOptions, FileOptions, InputOptions, RankingOptions, spelled
 from tracin.distributed.launch import launch
 from tracin.distributed.ranks import Ranks, ranks_of_environment, working_together
 from tracin.errors import InputError
@@ -29,7 +29,7 @@ from tracin.influence.tracin import TracIn
 from tracin.machine import resolve_device
 from tracin.progress import Clock
 from tracin.training.check import doubt
-from tracin.triples.dictionaries import read_dictionary, read_edge_map, read_names
+from tracin.triples.dictionaries import read_dictionaries, read_edge_map, read_names
 from tracin.triples.labels import Labels
 from tracin.triples.read import check_parts, read_triples, read_triples_part
 
@@ -190,7 +190,8 @@ def hash_of(labels: Iterable[str]) -> str:
 
 def read_inputs(files: FileOptions, options: InputOptions, test_path: Path | None, ranks: Ranks) -> Inputs:
     """Of the training triples each rank reads its part; what only outputs need, rank 0 alone."""
-    checkpoint = load_checkpoint(files.model_path, *options.image.shape, *given_dictionaries(options))
+    given = read_dictionaries(options.entity_to_id, options.relation_to_id)
+    checkpoint = load_checkpoint(files.model_path, *options.image.shape, *given)
     for name, asked in (("embedding_dim", options.embedding_dim), ("output_channels", options.output_channels)):
         size = checkpoint.model.config[name]
         if asked not in (None, size):
@@ -213,15 +214,6 @@ def read_inputs(files: FileOptions, options: InputOptions, test_path: Path | Non
         test = read_triples(test_path, entities, relations, skip_unknown, numeric)
     num_train = sum(count.lines - count.skipped for count in counts)
     return Inputs(checkpoint, entities, relations, part.triples, num_train, test, labels)
-
-
-def given_dictionaries(options: DictionaryOptions) -> tuple[dict[str, int] | None, dict[str, int] | None]:
-    """Those of entities and of relations that the options name."""
-    entities, relations = options.entity_to_id, options.relation_to_id
-    return (
-        None if entities is None else read_dictionary(entities),
-        None if relations is None else read_dictionary(relations),
-    )
 
 
 def dictionaries_of(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, int], dict[str, int]]:

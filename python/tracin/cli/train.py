@@ -18,7 +18,7 @@ from tracin.errors import InputError
 from tracin.training.loop import DEFAULT_EPOCHS, TrainingOptions
 from tracin.training.loop import train as train_model
 from tracin.training.ranking import evaluate
-from tracin.triples.dictionaries import read_dictionary
+from tracin.triples.dictionaries import read_dictionaries
 from tracin.triples.read import make_dictionaries, read_triples
 
 DICTIONARY = "Lines label<TAB>id.  [default: the files' labels, sorted]"
@@ -139,12 +139,12 @@ def train(options: TrainOptions) -> None:
 
 def dictionaries(options: TrainOptions, paths: Sequence[Path]) -> tuple[dict[str, int], dict[str, int]]:
     """Ids of entities and relations: from the files given, else the checkpoint, else from the labels of the triples."""
-    files, resume = (options.entity_to_id, options.relation_to_id), options.resume
-    given = [None if path is None else read_dictionary(path) for path in files]
-    for path, dictionary in zip(files, given, strict=True):
+    given = read_dictionaries(options.entity_to_id, options.relation_to_id)
+    for path, dictionary in zip((options.entity_to_id, options.relation_to_id), given, strict=True):
         if dictionary is not None and sorted(dictionary.values()) != list(range(len(dictionary))):
             missing = next(number for number in range(len(dictionary)) if number not in set(dictionary.values()))
             raise InputError(f"{path}: no label has id {missing}; expected all from 0 to {len(dictionary) - 1}")
+    resume = options.resume
     if resume is not None:
         checkpoint = load_checkpoint(resume)
         made = [checkpoint.entity_to_id, checkpoint.relation_to_id]

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tracin.errors import InputError
-from tracin.files import check_writable
+from tracin.files import check_writable, remove_parts, replacing_bytes
 from tracin.influence.blocks import Work
 
 FORMAT, VERSION = "tracin partial results", 1
@@ -125,7 +125,7 @@ class Partial:
         if self.path is None:
             yield
             return
-        part_of(self.path).unlink(missing_ok=True)  # of a run that was killed
+        remove_parts(self.path)
         with held_signals() as self._stop:
             try:
                 yield
@@ -167,19 +167,15 @@ class Partial:
             "done": work.done,
             **{name: tensor.cpu() for name, tensor in self.results.items()},
         }
-        part = part_of(self.path)
         try:
-            with open(part, "wb") as file:
+            with replacing_bytes(self.path) as file:
                 torch.save(content, file)
-            os.replace(part, self.path)
             self._saved = finished
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             if not self._warned:
                 warnings.warn(f"partial results cannot be saved in {self.path}: {error}", stacklevel=2)
             self._warned = True
         finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
             self._time = time.monotonic()
 
 
@@ -194,11 +190,6 @@ def change(name: str, then: object, now: str) -> str:
 
 def is_digest(value: str) -> bool:
     return value.startswith(DIGEST)
-
-
-def part_of(path: Path) -> Path:
-    """The file while it is being written."""
-    return path.with_name(f".{path.name}.part")
 
 
 def damaged(path: Path) -> InputError:

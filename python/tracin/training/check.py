@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracin.checkpoints.layouts import Sizes
+from tracin.checkpoints.images import Sizes
 from tracin.model import STACK_AXES, ConvE
 from tracin.training.ranking import Ranking, evaluate
 from tracin.triples.ids import check_ids

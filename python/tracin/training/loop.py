@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tracin.checkpoints.load import Checkpoint, load_checkpoint, read_training_state, save_checkpoint
+from tracin.checkpoints.load import Checkpoint, load_checkpoint
+from tracin.checkpoints.save import read_training_state, save_checkpoint
 from tracin.errors import InputError
+from tracin.files import check_writable
 from tracin.machine import resolve_device
 from tracin.model import ConvE
 from tracin.progress import progress_bar
-from tracin.results.writers import check_writable
 from tracin.training.ranking import Ranking, evaluate, inverse_rows
 from tracin.triples.ids import check_ids
 from tracin.triples.known_tails import KnownTails

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples"
 SCRIPTS = {"explain_pykeen_model", "find_wrong_triples", "biomedical_graph"}
 

@@ -14,13 +14,13 @@ from typing import Any
 import click
 import pytest
 import torch
-from pykeen_examples import factory, pykeen_model
-from small_graph import Graph
 
 import tracin
+from tests.samples.pykeen_examples import factory, pykeen_model
+from tests.samples.small_graph import Graph
 from tracin.cli import main
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
