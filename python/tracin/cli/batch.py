@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from tracin.batch import Batch, Job, Outputs, Summary, TrainingLines, read_jobs
+from tracin.batch import Batch, Job, Outputs, Summary, read_jobs
 from tracin.cli.command import say
 from tracin.cli.options import (
     FILE,
@@ -30,6 +30,7 @@ from tracin.cli.options import (
 from tracin.cli.session import Session, notes_on_layers, opened
 from tracin.distributed.shards import share_out
 from tracin.proximity.filter import METHODS, ProximityOptions
+from tracin.triples.write import TrainingLines
 
 COUNT = click.IntRange(min=0)
 

@@ -7,8 +7,9 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from tracin.results.writers import Influences, Triple
+from tracin.results.writers import Influences
 from tracin.triples.labels import Labels
+from tracin.triples.read import Triple
 
 NUMBERS = ("influence", "self-influence", "row")  # columns that are not wrapped
 

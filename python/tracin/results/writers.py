@@ -22,8 +22,7 @@ from tracin.files import is_parquet, replacing
 from tracin.results.frames import ROWS, influence_frame, ordered_self_influence_frame, parquet_file
 from tracin.results.text import csv_records, json_records
 from tracin.triples.labels import Labels
-
-Triple = tuple[int, int, int]  # head, relation, tail
+from tracin.triples.read import Triple
 
 CSV_HEADER = (
     "TestHead",
