@@ -41,3 +41,7 @@ def quote(value: object) -> str:
 def plain(name: str) -> str:
     """A name from a file as it is, or quoted where it would break the sentence."""
     return name if len(name) <= 100 and name.isprintable() else quote(name)
+
+
+class LibraryWarning(UserWarning):
+    """A warning of what the commands find out by the training triples, and do not repeat."""

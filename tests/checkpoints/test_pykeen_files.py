@@ -204,8 +204,9 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 import tracin
+relations = {"r0": 0, "r1": 1, "r2": 2}
 for path in sys.argv[1:]:
-    print(tracin.load_checkpoint(path).format)
+    print(tracin.load_checkpoint(path, relation_to_id=relations).format)
 try:
     import pykeen
 except ImportError as error:

@@ -21,6 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no bn0": {"bn0": False},
     "no conv bias": {"conv_bias": False},
     "no entity bias": {"entity_bias": False},
+    "no fc bias": {"fc_bias": False},
     "zero gammas": {},
     "kernel larger than an embedding": {"embedding_height": 4, "embedding_width": 8, "kernel_height": 5},
     "inverse relations at odd rows": {"relation_step": 2},

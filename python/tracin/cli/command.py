@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 
 from tracin.distributed.ranks import RankLost, Ranks, ranks_of_environment
-from tracin.errors import InputError
+from tracin.errors import InputError, LibraryWarning
 from tracin.influence.memory import out_of_memory
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -75,7 +75,8 @@ def by_rank() -> str:
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Takes the place of warnings.showwarning, which prints the line of code."""
-    say(f"tracin: warning: {by_rank()}{message}")
+    if not isinstance(message, LibraryWarning):
+        say(f"tracin: warning: {by_rank()}{message}")
 
 
 @contextmanager
