@@ -27,9 +27,8 @@ torch.save((ti.description, ti.influence(train, test), ti.self_influence(train))
 @pytest.mark.parametrize("variant", ["plain", "everything odd"])
 @pytest.mark.parametrize("isa", tracin_ext.status()["isa_variants"])
 def test_scores_of_a_variant_are_those_of_float64(isa: str, variant: str, tmp_path: Path) -> None:
-    environment = os.environ | {
-        "TRACIN_CPU": isa, "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent, HERE.parent / "python", HERE)))
-    }  # fmt: skip
+    path = os.pathsep.join(map(str, (HERE.parent, HERE.parent / "python", HERE)))
+    environment = os.environ | {"TRACIN_CPU": isa, "PYTHONPATH": path}
     command = [sys.executable, "-c", SCORES, str(tmp_path / "scores.pt"), variant]
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
     if "processor can run" in process.stderr:
