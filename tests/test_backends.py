@@ -17,7 +17,7 @@ from models import VARIANTS, pairs_of_triples, random_model, random_triples
 from torch import Tensor
 
 import tracin_ext
-from tracin import InputError, TracIn, info, losses
+from tracin import ConvE, InputError, TracIn, info, losses
 from tracin.info import format_info
 from tracin.layers import layers_of, select_layers
 from tracin_ext import backends
@@ -85,6 +85,24 @@ def test_compiled_agrees_with_autograd(variant: str) -> None:
         ti = TracIn(random_model(variant), backend="compiled", precision=precision)
         assert worst_error(ti.influence(train, test), expected) <= tolerance
         assert worst_error(ti.self_influence(train), expected_self) <= tolerance
+
+
+@pytest.mark.parametrize("products", ["own", "torch"])
+@pytest.mark.parametrize("backend", ["vectorized", "factored", "native"])
+def test_filters_one_row_high_see_no_pair_of_halves(
+    backend: str, products: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every window lies in one half of the image: there is no middle."""
+    needs(backend)
+    monkeypatch.setenv("TRACIN_PRODUCTS", products)
+    torch.manual_seed(0)
+    model = ConvE(12, 4, 32, embedding_height=4, embedding_width=8, kernel_height=1).eval()
+    test, train = pairs_of_triples()
+    exact = TracIn(model, backend="sequential", precision="float64")
+    for precision, tolerance in TOLERANCE.items():
+        ti = TracIn(model, backend=backend, precision=precision)
+        assert worst_error(ti.influence(train, test), exact.influence(train, test)) <= tolerance
+        assert worst_error(ti.self_influence(train), exact.self_influence(train)) <= tolerance
 
 
 @pytest.mark.parametrize(
