@@ -36,9 +36,10 @@ class ConvE(nn.Module):
         stack: "height" (image of 2 * height rows) or "width" (2 * width columns).
         bn0, bn1, bn2: whether the batch norm of the image, the feature maps, the projection exists.
         batch_norm_affine: whether batch norms have weight and bias.
-        conv_bias, fc_bias, entity_bias: whether the convolution, the fully connected layer, the score, has a bias.
+        conv_bias, entity_bias: whether the convolution, the score, has a bias.
         relation_step: row of relation r is `relation_step * r`; 2 for PyKEEN's tables with inverse triples.
         input_dropout, feature_dropout, hidden_dropout: probabilities, used in training only.
+        fc_bias: whether the fully connected layer has a bias.
 
     Raises:
         InputError: if the sizes do not fit together.

@@ -86,8 +86,9 @@ void test() {
   constexpr Layers all{true, true, true, true, true}, fc{true, false, false, false, false},
       S{false, true, false, true, false}, entity{false, false, true, false, true};
   RandomModel<T> odd({19, 13, 7, 9, {5, 33, 2}, {3, 2, 7}}), even({9, 12, 5, 12, {2, 3, 33}, {2, 8, 1}}),
-      many_taps({9, 6, 3, 33, {3, 2, 2}, {1, 2, 3}}), many_heads({300, 5, 2, 4, {3, 3, 3}, {2, 1, 2}});
-  for (const RandomModel<T>* random : {&odd, &even, &many_taps, &many_heads}) {
+      many_taps({9, 6, 3, 33, {3, 2, 2}, {1, 2, 3}}), many_heads({300, 5, 2, 4, {3, 3, 3}, {2, 1, 2}}),
+      no_middle({9, 6, 3, 4, {3, 0, 2}, {1, 3, 2}});
+  for (const RandomModel<T>* random : {&odd, &even, &many_taps, &many_heads, &no_middle}) {
     test_relation_tables(*random);
     test_blocks(*random, all, 70, 5);
   }
