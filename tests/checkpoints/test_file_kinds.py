@@ -41,6 +41,12 @@ def zipped(path: Path, **members: bytes) -> None:
             archive.writestr(name, content)
 
 
+def to_file(path: Path, save: Callable[..., None], *arrays: np.ndarray, **named: np.ndarray) -> None:
+    """NumPy appends its ending to a path, not to a file."""
+    with open(path, "wb") as file:
+        save(file, *arrays, **named)
+
+
 def joblib_dump(path: Path, compress: int) -> None:
     pytest.importorskip("joblib").dump(ARRAYS, path, compress=compress)
 
@@ -62,9 +68,9 @@ KINDS: dict[str, tuple[Callable[[Path], object], str, str]] = {  # how to write 
     ),
     "json": (lambda path: path.write_text('{"a": 1}'), "is text that begins with '{", "name the checkpoint"),
     "triples": (lambda path: path.write_text("ü\tr\tt\n" * 9999), "is text that begins with 'ü", "name the checkpoint"),
-    "npy": (lambda path: np.save(open(path, "wb"), np.ones(3)), "a NumPy array", "torch.save"),  # noqa: SIM115
-    "npz": (lambda path: np.savez(open(path, "wb"), **ARRAYS), r"of NumPy arrays \(.npz: emb_e", "torch.save"),  # noqa: SIM115
-    "npz, compressed": (lambda path: np.savez_compressed(open(path, "wb"), **ARRAYS), "of NumPy arrays", "torch.save"),  # noqa: SIM115
+    "npy": (lambda path: to_file(path, np.save, np.ones(3)), "a NumPy array", "torch.save"),
+    "npz": (lambda path: to_file(path, np.savez, **ARRAYS), r"of NumPy arrays \(.npz: emb_e", "torch.save"),
+    "npz, compressed": (lambda path: to_file(path, np.savez_compressed, **ARRAYS), "of NumPy arrays", "torch.save"),
     "zip": (lambda path: zipped(path, **{"a/model.pt": b"x"}), "is a zip archive of a/model.pt", "unpack it"),
     "empty zip": (lambda path: zipped(path), "is a zip archive of nothing", "unpack it"),
     "tar": (lambda path: tarred(path, "w"), "is a tar archive", "unpack it"),
