@@ -100,6 +100,7 @@ def test_status_has_the_same_keys_and_a_reason_exactly_when_unavailable() -> Non
 
 @native
 @pytest.mark.parametrize("isa", STATUS["isa_variants"])
+@pytest.mark.slow
 def test_each_variant_can_be_forced(isa: str) -> None:
     forced = status(TRACIN_CPU=isa)
     if not forced["available"]:
@@ -108,6 +109,7 @@ def test_each_variant_can_be_forced(isa: str) -> None:
 
 
 @native
+@pytest.mark.slow
 def test_an_unknown_variant_is_an_error() -> None:
     result = python("import tracin_ext; tracin_ext.native.build_info()", TRACIN_CPU="foo")
     assert result.returncode != 0
@@ -164,6 +166,7 @@ def install(
     )
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_install_is_pure_python_with_one_warning(tmp_path: Path) -> None:
     result = install(tmp_path, CXX="/nonexistent/c++")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -195,6 +198,7 @@ def test_cuda_that_cannot_be_built_is_an_error_with_a_remedy(choice: str, messag
 
 @native
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
+@pytest.mark.slow
 def test_kernels_that_do_not_compile_cost_only_cuda(tmp_path: Path) -> None:
     """Sources of the CPU are empty here: what is built is a library, quickly."""
     csrc = ROOT / "csrc"

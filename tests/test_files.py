@@ -105,6 +105,7 @@ def test_links_and_devices_are_kept(tmp_path: Path) -> None:
     os.close(reader)
 
 
+@pytest.mark.slow
 def test_standard_output_is_written_to_also_where_it_is_a_file(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\nfrom tracin.files import check_writable, replacing\n"

@@ -220,6 +220,7 @@ def test_partial_results_tell_models_of_equal_weights_apart() -> None:
     assert digest_models([one]) == digest_models([same]) != digest_models([other])
 
 
+@pytest.mark.slow
 def test_tracin_does_not_import_pykeen() -> None:
     code = "import sys, tracin, tracin_optimized; sys.exit('pykeen' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0

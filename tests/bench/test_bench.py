@@ -325,6 +325,7 @@ def methods_in(text: str) -> list[str]:
     return [cell.removesuffix(" \\*") for cell in re.findall(r"^\| ([a-zA-Z].*?) \|", text, re.M) if cell != "method"]
 
 
+@pytest.mark.slow
 def test_proximity_is_verified_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--edges", "1000", "--tests", "3"]
     shown = CliRunner().invoke(proximity.main, arguments)
@@ -343,6 +344,7 @@ def test_machine_names_no_host() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is reset by Linux only")
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_measured_function() -> None:
     large, _ = measure(lambda: torch.ones(64 << 20, dtype=torch.uint8).sum(), 1)
     small, _ = measure(lambda: None, 1)

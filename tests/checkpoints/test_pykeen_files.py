@@ -128,6 +128,7 @@ def test_scores_are_pykeens(name: str, trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("name", ["loop.pt", "folder"])
+@pytest.mark.slow
 def test_influence_is_autograd_through_pykeens_module(name: str, trained: Trained) -> None:
     def gradients(triples: Tensor) -> Tensor:  # [n, number of parameters]
         rows = []
@@ -215,6 +216,7 @@ except ImportError as error:
 
 
 @pytest.mark.parametrize("trained", [("plain", True)], indirect=True, ids=str)
+@pytest.mark.slow
 def test_pykeen_need_not_be_installed(trained: Trained) -> None:
     arguments = [sys.executable, "-c", WITHOUT_FRAMEWORKS, *(str(trained.folder / name) for name in NAMES)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

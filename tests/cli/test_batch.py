@@ -188,6 +188,7 @@ def test_the_summary_is_kept_up_to_date(folder: Path, monkeypatch: pytest.Monkey
     assert [entry["index"] for entry in summary(folder)["results"]] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_be_written_fails_that_triple(folder: Path) -> None:
     assert batch(folder).exit_code == 0
     before = files(folder / "out")
@@ -217,6 +218,7 @@ def test_start_index_and_max_triples_are_lines_of_the_file(folder: Path) -> None
     assert wrong.exit_code == 1 and "test.txt has 8 lines; expected 0 to 7" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_skip_tracin_filters_only_and_skip_filtering_takes_its_files(folder: Path) -> None:
     assert batch(folder, output="whole").exit_code == 0
     assert batch(folder, "--skip-tracin").exit_code == 0
@@ -253,6 +255,7 @@ def other_relation(path: Path) -> None:
     ("ending", "damage"),
     [("json", cut), ("csv", cut), ("json", Path.unlink), ("csv", Path.unlink), ("json", other_relation)],
 )
+@pytest.mark.slow
 def test_skip_existing_trusts_complete_outputs_only(folder: Path, ending: str, damage: Any) -> None:
     assert batch(folder).exit_code == 0
     whole = files(folder / "out")
@@ -304,6 +307,7 @@ print(killed)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_files(folder: Path) -> None:
     rounds = 20
     common = arguments(folder, "--device", "cpu", "--threads", 1, "--quiet")
@@ -397,6 +401,7 @@ def test_filter_flags_reach_the_filter(folder: Path, flags: str, options: dict[s
 
 
 @pytest.mark.parametrize("how", ["module", "script"])
+@pytest.mark.slow
 def test_drop_in(folder: Path, how: str) -> None:
     name = "batch_tracin_with_filtering"
     start, place = (["-m", name], ROOT) if how == "module" else ([f"{name}.py"], ROOT / "python")

@@ -159,6 +159,7 @@ def test_show_prints_tables_of_the_first_test_triples(graph: Graph) -> None:
 
 
 @pytest.mark.parametrize("how", ["module", "script"])
+@pytest.mark.slow
 def test_drop_in(graph: Graph, how: str) -> None:
     start, folder = (["-m", "run_tracin"], ROOT) if how == "module" else (["run_tracin.py"], ROOT / "python")
     path = os.pathsep.join([str(ROOT / "python"), str(ROOT)]) if how == "module" else ""

@@ -159,6 +159,7 @@ def job(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_outputs_are_those_of_one_process(job: Path) -> None:
     (job / "several.py").write_text(SEVERAL)
     (job / "several.json").write_text(json.dumps([arguments(job, name, "ranks") for name in MODES]))
@@ -186,6 +187,7 @@ def errors(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if line.startswith("tracin: error: ")]
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_error(job: Path) -> None:
     command = arguments(job, "top-k", "ranks")
     lines = (job / "train.txt").read_text().splitlines(keepends=True)
@@ -219,6 +221,7 @@ def wait_for(path: Path, process: subprocess.Popen[str], finished: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_and_resume(job: Path) -> None:
     (job / "slow.py").write_text(SLOW)
     command = ["slow.py", *arguments(job, "top-k", "ranks"), "--batch-size", "10"]
@@ -252,6 +255,7 @@ def test_a_killed_rank_and_resume(job: Path) -> None:
     same(*(json.loads((job / name / "top-k/out.json").read_text()) for name in ("ranks", "one")))
 
 
+@pytest.mark.slow
 def test_launch_starts_the_ranks(job: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
@@ -296,6 +300,7 @@ def test_the_best_of_parts_are_the_best(order: str) -> None:
     assert best_of(shuffled, scores, train[shuffled], 1000, order).indices.shape == (4, 90)
 
 
+@pytest.mark.slow
 def test_one_process_is_the_only_rank() -> None:
     ti = tracin.TracIn(random_model(), backend="factored")
     train, test = random_triples(50), random_triples(3, seed=1)
@@ -312,6 +317,7 @@ def test_one_process_is_the_only_rank() -> None:
         shards.release()
 
 
+@pytest.mark.slow
 def test_one_process_talks_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("all_gather", "broadcast", "receive", "gather", "all_reduce", "all_to_all"):
         monkeypatch.setattr(Ranks, name, lambda *_: pytest.fail("ranks talk"))

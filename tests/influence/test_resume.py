@@ -82,6 +82,7 @@ def nothing(call: int) -> None:
 
 
 @pytest.mark.parametrize("last", [1, 2, 6, 7, 11, BLOCKS])
+@pytest.mark.slow
 def test_a_stopped_top_k_goes_on_to_equal_results(tiled: Callable[..., TracIn], tmp_path: Path, last: int) -> None:
     train, test = triples()
     whole = tiled().top_k(train, test, 5, "proponents")
@@ -114,6 +115,7 @@ def test_a_stopped_self_influence_goes_on(tiled: Callable[..., TracIn], tmp_path
     assert len(calls) == 3
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again(tiled: Callable[..., TracIn], tmp_path: Path) -> None:
     train, test = triples()
     for _ in range(BLOCKS - 1):
@@ -125,6 +127,7 @@ def test_stopped_again_and_again(tiled: Callable[..., TracIn], tmp_path: Path) -
     assert torch.equal(found.indices, whole.indices) and torch.equal(found.scores, whole.scores)
 
 
+@pytest.mark.slow
 def test_saved_as_time_goes_by(tiled: Callable[..., TracIn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run that is killed leaves behind: the file of each moment is one to go on from."""
     train, test = triples()

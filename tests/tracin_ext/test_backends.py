@@ -77,6 +77,7 @@ def test_agrees_with_autograd(backend: str, variant: str, precision: str, device
 
 
 @pytest.mark.parametrize("variant", ["plain", "everything odd"])
+@pytest.mark.slow
 def test_compiled_agrees_with_autograd(variant: str) -> None:
     needs("compiled")
     test, train = pairs_of_triples()
@@ -289,6 +290,7 @@ def test_a_failed_compilation_goes_on_with_the_factored_form(fails: str, monkeyp
     assert torch.equal(ti.self_influence(train), expected.self_influence(train))
 
 
+@pytest.mark.slow
 def test_without_a_compiler_torch_compile_is_one_warning(tmp_path: Path) -> None:
     """In a process of its own with an empty cache: torch looks for the compiler once, never for what it has cached."""
     code = (

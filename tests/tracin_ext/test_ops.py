@@ -311,6 +311,7 @@ def test_has_a_cuda_kernel_where_built_with_nvcc(name: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @EACH_OP
+@pytest.mark.slow
 def test_opcheck(name: str, device: str) -> None:
     samples = SAMPLES[name](device)
     assert samples

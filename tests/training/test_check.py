@@ -193,6 +193,7 @@ def test_command_where_the_file_leaves_the_image_open(
     assert run(tmp_path / "kelpie.pt", *files, *image).exit_code == 0
 
 
+@pytest.mark.slow
 def test_command_on_the_trained_model(checkpoints_dir: Path, fb15k237: Path, tmp_path: Path) -> None:
     folder = checkpoints_dir / "fb15k-237"
     files = ["--train", str(fb15k237 / "train.txt"), "--test", str(fb15k237 / "test.txt"), "--sample", "50"]

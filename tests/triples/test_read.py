@@ -452,6 +452,7 @@ def test_fixture_graph(fixtures_dir: Path) -> None:
     assert read_edge_map(fixtures_dir / "edge_map.json") == {f"predicate:{n}": f"biolink:p{n}" for n in range(4)}
 
 
+@pytest.mark.slow
 def test_fb15k237(fb15k237: Path, checkpoints_dir: Path) -> None:
     entities = read_dictionary(checkpoints_dir / "fb15k-237" / "node_dict.txt")
     relations = read_dictionary(checkpoints_dir / "fb15k-237" / "rel_dict.txt")
