@@ -128,6 +128,7 @@ def without_library(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_import_without_the_library(tmp_path: Path) -> None:
     without = status(without_library(tmp_path), before="import tracin, tracin_ext.ops;")
     assert not without["available"]
@@ -135,6 +136,7 @@ def test_import_without_the_library(tmp_path: Path) -> None:
     assert without["isa_variants"] == []
 
 
+@pytest.mark.slow
 def test_import_of_a_library_that_does_not_load(tmp_path: Path) -> None:
     path = without_library(tmp_path) / "tracin_ext" / "libtracin_ext.so"
     path.write_text("not a library")
@@ -190,6 +192,7 @@ def test_a_required_extension_makes_a_missing_compiler_an_error(tmp_path: Path) 
     ("choice", "message"),
     [("ON", "TRACIN_CUDA=ON, but nvcc was not found: install the CUDA toolkit"), ("MAYBE", "is not one of AUTO, ON")],
 )
+@pytest.mark.slow
 def test_cuda_that_cannot_be_built_is_an_error_with_a_remedy(choice: str, message: str, tmp_path: Path) -> None:
     result = install(tmp_path, TRACIN_EXT="require", CUDACXX="/nonexistent/nvcc", TRACIN_CUDA=choice)
     assert result.returncode != 0

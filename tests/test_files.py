@@ -70,6 +70,7 @@ def test_a_failure_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, open
     assert path.read_text() == "earlier" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom tracin.files import replacing\n"

@@ -307,6 +307,7 @@ def test_copies_keep_integers_and_leave_the_model_alone() -> None:
 
 
 @pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.slow
 def test_the_result_of_a_pipeline_is_its_model_and_factory(inverse: bool, tmp_path: Any) -> None:
     from pykeen.pipeline import pipeline
 

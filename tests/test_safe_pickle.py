@@ -205,6 +205,7 @@ def test_ordered_dicts_of_one_shared_list_do_not_multiply() -> None:
     ],
     ids=["deep", "doubled", "list"],
 )
+@pytest.mark.slow
 def test_keys_that_hash_by_recursion_are_refused(wrap: Any, key: list[bytes]) -> None:
     with pytest.raises(pickle.UnpicklingError, match="keys are neither text nor numbers"):
         load(program(*wrap(key)))
@@ -240,6 +241,7 @@ def test_what_contains_itself_ends() -> None:
 
 
 @pytest.mark.parametrize("kind", NESTED)
+@pytest.mark.slow
 def test_a_million_parts_are_refused_before_they_fill_the_memory(kind: str) -> None:
     content = program(*NESTED[kind](1_500_000))
     start = time.process_time()

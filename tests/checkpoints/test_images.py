@@ -75,6 +75,7 @@ def test_python_is_warned_of_others_than_the_default(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.slow
 def test_relations_that_a_state_dict_leaves_open(inverse: bool, tmp_path: Path) -> None:
     """Against PyKEEN's own scores, with what its factory knows."""
     pytest.importorskip("pykeen")

@@ -63,6 +63,7 @@ class Wrapper(nn.Module):
         (lambda model: nn.DataParallel(torch.compile(model)), "without DataParallel around it"),
     ],
 )
+@pytest.mark.slow
 def test_whole_modules_in_wrappers(wrap: Any, note: str, tmp_path: Path) -> None:
     weights = random_weights(5, 40)  # as the module's emb_dim1 says, not the default
     checkpoint = load_checkpoint(write(tmp_path / "m.pt", wrap(DettmersModule(weights))))

@@ -96,6 +96,7 @@ def test_python_for_files_runs(graph: Graph, monkeypatch: pytest.MonkeyPatch) ->
     assert names["own"].shape == (len(graph.train),)
 
 
+@pytest.mark.slow
 def test_python_for_pykeen_runs(capsys: pytest.CaptureFixture[str]) -> None:
     result = SimpleNamespace(model=pykeen_model("ConvE", inverse=True), training=factory(inverse=True, labels=True))
     (code,) = (block for block in PYTHON if "from_pykeen" in block)

@@ -90,6 +90,7 @@ def test_compiled_agrees_with_autograd(variant: str) -> None:
 
 @pytest.mark.parametrize("products", ["own", "torch"])
 @pytest.mark.parametrize("backend", ["vectorized", "factored", "native"])
+@pytest.mark.slow
 def test_filters_one_row_high_see_no_pair_of_halves(
     backend: str, products: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
