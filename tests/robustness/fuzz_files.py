@@ -1,0 +1,170 @@
+"""Damaged files of every kind: a right number, one sentence, or a fault.
+
+    python -m tests.robustness.fuzz_files --inputs 10000 --seed 0
+
+prints counts by kind and outcome, and the faults with what reproduces them: `--only NUMBER ...` with the same seed.
+Faults are: crash, hang (above 10 s), memory (1 GiB above the baseline), another exception than InputError (traceback),
+a message that is no sentence, and a wrong number. "As the file says": the damage made another well-formed file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import torch
+
+import tracin
+from tests.robustness import pool
+from tests.robustness.file_kinds import ANY, Kind, all_kinds, use_dictionary
+from tests.robustness.special_files import SPECIAL
+
+Verdict = tuple[str, str, str]  # outcome, label, detail
+SPECIAL_FROM = 1_000_000_000  # numbers of the special files
+
+
+class Fuzz:
+    """Inputs by number; the same number and seed are the same input."""
+
+    def __init__(self, seed: int, kinds: list[Kind], folder: Path) -> None:
+        self.seed, self.kinds, self.folder = seed, kinds, folder
+        self.schedule = [kind for kind in kinds for _ in range(kind.weight)]
+        Random(0).shuffle(self.schedule)
+        self.checked: set[str] = set()  # kinds whose undamaged file this worker has read
+
+    def kind(self, number: int) -> Kind:
+        return self.schedule[number % len(self.schedule)]
+
+    def choice(self, number: int) -> tuple[Kind, Random, Callable[[bytes, Random], bytes]]:
+        kind, rng = self.kind(number), Random(f"{self.seed} {number}")
+        return kind, rng, rng.choice(kind.mutations)
+
+    def name(self, number: int) -> str:
+        if number >= SPECIAL_FROM:
+            return list(SPECIAL)[number - SPECIAL_FROM]
+        kind, _, mutation = self.choice(number)
+        return f"{kind.name}, {mutation.__name__}"
+
+    def judge(self, number: int) -> Verdict:
+        try:
+            return self.judge_special(number) if number >= SPECIAL_FROM else self.judge_mutated(number)
+        except Exception:
+            return "harness", self.name(number), traceback.format_exc()
+
+    def judge_mutated(self, number: int) -> Verdict:
+        kind, rng, mutation = self.choice(number)
+        path = self.folder / f"{os.getpid()}{kind.suffix}"
+        if kind.name not in self.checked:
+            path.write_bytes(kind.original)
+            assert kind.use(path) == kind.expected(kind.original), f"the undamaged {kind.name} is not read right"
+            self.checked.add(kind.name)
+        data = mutation(kind.original, rng)
+        path.write_bytes(data)
+        outcome, detail, found = attempt(lambda: kind.use(path))
+        label = self.name(number)
+        if outcome != "right":
+            return outcome, label, detail
+        expected = kind.expected(data)
+        if expected is ANY or found == expected:
+            return "right", label, ""
+        if mutation.__name__ in kind.said:
+            return "as the file says", label, ""
+        what = "accepted, though no such file" if expected is None else "another result than of the undamaged file"
+        return "wrong number", label, what
+
+    def judge_special(self, number: int) -> Verdict:
+        label = self.name(number)
+        reader, make = SPECIAL[label]
+        path = self.folder / f"{os.getpid()}.special"
+        path.write_bytes(make())
+        readers: dict[str, Callable[[], object]] = {
+            "checkpoint": lambda: tracin.load_checkpoint(path),
+            "dictionary": lambda: use_dictionary(path),
+            "triples": lambda: tracin.read_triples(
+                path, {f"CHEBI:{i}": i for i in range(30)}, {f"predicate:{i}": i for i in range(4)}
+            ),
+        }
+        outcome, detail, _ = attempt(readers[reader])
+        return outcome, label, detail
+
+
+def attempt(work: Callable[[], object]) -> tuple[str, str, object]:
+    """Outcome, detail, and what came of it."""
+    try:
+        return "right", "", work()
+    except tracin.InputError as error:
+        wrong = pool.one_sentence(str(error))
+        return ("message" if wrong else "refused"), wrong or str(error), None
+    except MemoryError:
+        return "memory", "MemoryError", None
+    except BaseException as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [f"{f.filename.rpartition('python/')[2]}:{f.lineno}" for f in frames if "/tracin/" in f.filename]
+        where = places[-1] if places else "?"
+        return "traceback", f"{type(error).__name__}: {' '.join(str(error).split())[:150]} ({where})", None
+
+
+def key_of(outcome: pool.Outcome) -> str:
+    """Faults of one key are one fault; the kind of exception belongs to it."""
+    error = f" {outcome.detail.partition(':')[0]}" if outcome.kind == "traceback" else ""
+    return f"{outcome.label}: {outcome.kind}{error}"
+
+
+def numbers_of(inputs: int, only: list[int] | None, special: bool) -> list[int]:
+    if only is not None:
+        return only
+    return [SPECIAL_FROM + i for i in range(len(SPECIAL))] * special + list(range(inputs))
+
+
+def table(outcomes: list[pool.Outcome]) -> str:
+    counts: dict[str, Counter[str]] = {}
+    for outcome in outcomes:
+        group = "special" if outcome.number >= SPECIAL_FROM else outcome.label.partition(",")[0]
+        counts.setdefault(group, Counter())[outcome.kind] += 1
+    kinds = sorted({kind for counter in counts.values() for kind in counter})
+    lines = [f"{'':26}" + "".join(f"{kind:>18}" for kind in kinds)]
+    lines += [f"{group:26}" + "".join(f"{counts[group][kind]:18}" for kind in kinds) for group in sorted(counts)]
+    total = sum(counts.values(), Counter())
+    return "\n".join([*lines, f"{'all':26}" + "".join(f"{total[kind]:18}" for kind in kinds)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of inputs")
+    parser.add_argument("--no-special", action="store_true", help="mutated files only")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="file for the faults: key -> number, detail")
+    given = parser.parse_args()
+    torch.set_num_threads(1)  # before anything starts a thread: workers are forked
+    fixtures = Path(os.environ["TRACIN_FIXTURES"]).resolve()
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        fuzz = Fuzz(given.seed, all_kinds(fixtures), Path(folder))
+        numbers = numbers_of(given.inputs, given.only, not given.no_special)
+        outcomes = list(pool.run(numbers, fuzz.judge, fuzz.name, given.workers))
+    seconds = time.monotonic() - begin
+    faults: dict[str, list[pool.Outcome]] = {}
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.number):
+        if outcome.fault:
+            faults.setdefault(key_of(outcome), []).append(outcome)
+    print(table(outcomes))
+    print(f"{len(outcomes)} inputs in {seconds:.0f} s, {len(outcomes) / seconds:.0f} a second; {len(faults)} faults")
+    for key, group in faults.items():
+        print(f"  {len(group):4} x {key}; --seed {given.seed} --only {group[0].number}: {group[0].detail}")
+    if given.json:
+        told = {key: {"number": group[0].number, "detail": group[0].detail} for key, group in faults.items()}
+        given.json.write_text(json.dumps({"inputs": len(outcomes), "faults": told}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
