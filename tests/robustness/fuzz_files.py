@@ -25,10 +25,16 @@ import torch
 import tracin
 from tests.robustness import pool
 from tests.robustness.file_kinds import ANY, Kind, all_kinds, use_dictionary
-from tests.robustness.special_files import SPECIAL
+from tests.robustness.mutations import ARRAYS, BYTES, SAID, TEXT
+from tests.robustness.special_files import SLOW, SPECIAL
 
 Verdict = tuple[str, str, str]  # outcome, label, detail
 SPECIAL_FROM = 1_000_000_000  # numbers of the special files
+GROUPS = {
+    mutation.__name__: group
+    for group, mutations in (("bytes", BYTES), ("text", TEXT), ("pickle", SAID), ("values", ARRAYS))
+    for mutation in mutations
+}
 
 
 class Fuzz:
@@ -113,15 +119,16 @@ def attempt(work: Callable[[], object]) -> tuple[str, str, object]:
 
 
 def key_of(outcome: pool.Outcome) -> str:
-    """Faults of one key are one fault; the kind of exception belongs to it."""
+    """Faults of one key are taken for one fault: of a kind of file, a group of mutations, an outcome, an exception."""
     error = f" {outcome.detail.partition(':')[0]}" if outcome.kind == "traceback" else ""
-    return f"{outcome.label}: {outcome.kind}{error}"
+    kind, _, mutation = outcome.label.partition(", ")
+    group = f", {GROUPS.get(mutation, mutation)}" if outcome.number < SPECIAL_FROM else ""
+    return f"{kind if group else outcome.label}{group}: {outcome.kind}{error}"
 
 
-def numbers_of(inputs: int, only: list[int] | None, special: bool) -> list[int]:
-    if only is not None:
-        return only
-    return [SPECIAL_FROM + i for i in range(len(SPECIAL))] * special + list(range(inputs))
+def numbers_of(start: int, inputs: int, special: bool, quick: bool) -> list[int]:
+    names = [name for name in SPECIAL if special and not (quick and name in SLOW)]
+    return [SPECIAL_FROM + list(SPECIAL).index(name) for name in names] + list(range(start, start + inputs))
 
 
 def table(outcomes: list[pool.Outcome]) -> str:
@@ -140,7 +147,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, nargs="*", help="numbers of inputs")
+    parser.add_argument("--start", type=int, default=0, help="number of the first")
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of inputs, instead of these")
+    parser.add_argument("--also", type=int, nargs="*", default=[], help="numbers of inputs, besides these")
+    parser.add_argument("--quick", action="store_true", help="without the special files that take seconds")
     parser.add_argument("--no-special", action="store_true", help="mutated files only")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, help="file for the faults: key -> number, detail")
@@ -150,7 +160,8 @@ def main() -> None:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         fuzz = Fuzz(given.seed, all_kinds(fixtures), Path(folder))
-        numbers = numbers_of(given.inputs, given.only, not given.no_special)
+        numbers = numbers_of(given.start, given.inputs, not given.no_special, given.quick) + given.also
+        numbers = list(dict.fromkeys(numbers)) if given.only is None else given.only
         outcomes = list(pool.run(numbers, fuzz.judge, fuzz.name, given.workers))
     seconds = time.monotonic() - begin
     faults: dict[str, list[pool.Outcome]] = {}
@@ -159,6 +170,8 @@ def main() -> None:
             faults.setdefault(key_of(outcome), []).append(outcome)
     print(table(outcomes))
     print(f"{len(outcomes)} inputs in {seconds:.0f} s, {len(outcomes) / seconds:.0f} a second; {len(faults)} faults")
+    for outcome in sorted(outcomes, key=lambda outcome: -outcome.seconds)[:5]:
+        print(f"  slow: {outcome.label}, {outcome.kind}, {outcome.seconds:.1f} s")
     for key, group in faults.items():
         print(f"  {len(group):4} x {key}; --seed {given.seed} --only {group[0].number}: {group[0].detail}")
     if given.json:

@@ -183,7 +183,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, nargs="*", help="numbers of calls")
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of calls, instead of these")
+    parser.add_argument("--also", type=int, nargs="*", default=[], help="numbers of calls, besides these")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, help="file for the faults: key -> number, detail")
     given = parser.parse_args()
@@ -191,7 +192,7 @@ def main() -> None:
     begin = time.monotonic()
     fuzz = Fuzz(given.seed, valid_calls())
     numbers = list(range(given.calls)) + [GRID_FROM + i for i in range(len(fuzz.grid))]
-    numbers = numbers if given.only is None else given.only
+    numbers = list(dict.fromkeys(numbers + given.also)) if given.only is None else given.only
     outcomes = list(pool.run(numbers, fuzz.judge, fuzz.name, given.workers))
     faults = faults_of(fuzz, outcomes, given.workers)
     counts: dict[str, Counter[str]] = {}

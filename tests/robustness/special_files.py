@@ -57,6 +57,19 @@ def hostile(name: str) -> Callable[[], bytes]:
     return make
 
 
+# They take seconds, or may.
+SLOW = frozenset(
+    {
+        "256 MiB of empty lines in gzip",
+        "gzip within gzip within gzip",
+        "line of 256 MiB in gzip",
+        "pickle of 1,000,000 nested lists",
+        "pickle of 1,000,000 nested state dicts",
+        "pickle of 1,000,000 nested tuples",
+        "vocabulary of 1,000,000 nested lists",
+    }
+)
+
 # name -> who reads it ("checkpoint", "dictionary" or "triples"), how it is made
 SPECIAL: dict[str, tuple[str, Callable[[], bytes]]] = {
     **{f"hostile {name}": ("checkpoint", hostile(name)) for name in HOSTILE},
