@@ -11,6 +11,7 @@ import multiprocessing
 import pickle
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,11 @@ from tests.robustness.mutations import (
     member_renamed,
     order_of_members,
 )  # fmt: skip
+from tests.robustness.objects import OBJECTS
 from tests.samples.models import ENTITIES, RELATIONS, random_model, random_triples
 from tracin.cli import main
 
+PLAIN = ("pykeen state dict", "pykeen callback", "width stacked")
 IMAGE = {"embedding_height": 8, "embedding_width": 4}  # of the fixtures' models
 Number = Any  # what is compared: equal numbers are equal results
 ANY = object()  # the oracle does not judge this file: whatever is read is taken for right
@@ -88,8 +91,18 @@ class Constant:
 # ---- checkpoints --------------------------------------------------------------------------------------------------
 
 
+class NotFinite(Exception):
+    """A result that holds NaN or infinity was given as if it were one."""
+
+
 def number_of_checkpoint(checkpoint: tracin.Checkpoint) -> Number:
-    """Everything of it that influences depend on."""
+    """Everything of it that influences depend on, and that they are numbers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ti = tracin.TracIn(checkpoint, backend="factored", device="cpu", progress=False)
+    own = ti.self_influence(torch.zeros(1, 3, dtype=torch.int64))
+    if not own.isfinite().all():
+        raise NotFinite(f"self-influence {own.item()}")
     state = hashlib.sha256()
     for name, tensor in checkpoint.model.state_dict().items():
         if not name.endswith("num_batches_tracked"):
@@ -115,7 +128,7 @@ def checkpoint_kinds(fixtures: Path) -> list[Kind]:
         "libkge": (1, "libkge_checkpoint.pt", {}),
     }
     kinds = [
-        checkpoint_kind(name, weight, Path(file).suffix, (models / file).read_bytes(), arguments)
+        checkpoint_kind(name, weight, Path(file).suffix, (models / file).read_bytes(), arguments, name in PLAIN)
         for name, (weight, file, arguments) in files.items()
     ]
     stream = io.BytesIO()
@@ -128,7 +141,11 @@ def checkpoint_kinds(fixtures: Path) -> list[Kind]:
     return kinds
 
 
-def checkpoint_kind(name: str, weight: int, suffix: str, original: bytes, arguments: dict[str, Any]) -> Kind:
+def checkpoint_kind(
+    name: str, weight: int, suffix: str, original: bytes, arguments: dict[str, Any], plain: bool = True
+) -> Kind:
+    """`plain`: the file holds tensors and plain values only, which can be changed one by one."""
+
     def use(path: Path) -> Number:
         return number_of_checkpoint(tracin.load_checkpoint(path, **arguments))
 
@@ -137,7 +154,8 @@ def checkpoint_kind(name: str, weight: int, suffix: str, original: bytes, argume
     if not packed:
         said = names(BYTES)  # raw values without any checksum
     expected = Constant(original, suffix, use)
-    return Kind(name, weight, suffix, original, BYTES + ZIP * packed, use, expected, said)
+    known = said | names(OBJECTS)
+    return Kind(name, weight, suffix, original, BYTES + ZIP * packed + OBJECTS * plain, use, expected, known)
 
 
 def own_checkpoint() -> bytes:
@@ -383,7 +401,29 @@ def run_kinds(fixtures: Path) -> list[Kind]:
     def damaged(suffix: str) -> str:
         return next(name for name in outputs if name.startswith("triple_001") and name.endswith(suffix))
 
+    def use_tests(path: Path) -> Number:
+        """Lines of the test file that were scored; a bad line is its own failure only."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                tracin_command("batch", *inputs, "--test-triples", path, "--top-k", 3, "--output-dir", folder)
+            except tracin.InputError:
+                if not (Path(folder) / "batch_tracin_summary.json").exists():
+                    raise
+            summary = json.loads((Path(folder) / "batch_tracin_summary.json").read_text())
+            return [entry["index"] for entry in summary["results"] if entry["tracin_success"]]
+
+    def expected_tests(data: bytes) -> Number:
+        lines = lines_of(data)
+        if not lines:
+            return ANY
+        known = (nodes, predicates, nodes)
+        good = [len(cells) > 2 and all(c in k for c, k in zip(cells, known, strict=False)) for cells in lines]
+        return [index for index, line in enumerate(good) if line]
+
+    nodes, predicates = (dict(expected_dictionary((fixtures / f"{n}_dict.txt").read_bytes())) for n in ("node", "rel"))
+    tests = (fixtures / "test.txt").read_bytes()
     return [
+        Kind("test triples of batch", 2, ".txt", tests, BYTES + TEXT, use_tests, expected_tests),
         kind("names of nodes", 1, "--node-name-dict", "node_name_dict.txt"),
         kind("edge map", 1, "--edge-map", "edge_map.json"),
         *(

@@ -24,24 +24,22 @@ import torch
 
 import tracin
 from tests.robustness import pool
-from tests.robustness.file_kinds import ANY, Kind, all_kinds, use_dictionary
+from tests.robustness.file_kinds import ANY, Kind, NotFinite, all_kinds, tracin_command, use_dictionary
 from tests.robustness.mutations import ARRAYS, BYTES, SAID, TEXT
+from tests.robustness.objects import OBJECTS
 from tests.robustness.special_files import SLOW, SPECIAL
 
 Verdict = tuple[str, str, str]  # outcome, label, detail
 SPECIAL_FROM = 1_000_000_000  # numbers of the special files
-GROUPS = {
-    mutation.__name__: group
-    for group, mutations in (("bytes", BYTES), ("text", TEXT), ("pickle", SAID), ("values", ARRAYS))
-    for mutation in mutations
-}
+NAMED = {"objects": OBJECTS, "bytes": BYTES, "text": TEXT, "pickle": SAID, "values": ARRAYS}
+GROUPS = {mutation.__name__: group for group, mutations in NAMED.items() for mutation in mutations}
 
 
 class Fuzz:
     """Inputs by number; the same number and seed are the same input."""
 
-    def __init__(self, seed: int, kinds: list[Kind], folder: Path) -> None:
-        self.seed, self.kinds, self.folder = seed, kinds, folder
+    def __init__(self, seed: int, kinds: list[Kind], folder: Path, fixtures: Path) -> None:
+        self.seed, self.kinds, self.folder, self.fixtures = seed, kinds, folder, fixtures
         self.schedule = [kind for kind in kinds for _ in range(kind.weight)]
         Random(0).shuffle(self.schedule)
         self.checked: set[str] = set()  # kinds whose undamaged file this worker has read
@@ -94,12 +92,22 @@ class Fuzz:
         readers: dict[str, Callable[[], object]] = {
             "checkpoint": lambda: tracin.load_checkpoint(path),
             "dictionary": lambda: use_dictionary(path),
+            "edge map": lambda: read_edge_map(self.fixtures, path),
             "triples": lambda: tracin.read_triples(
                 path, {f"CHEBI:{i}": i for i in range(30)}, {f"predicate:{i}": i for i in range(4)}
             ),
         }
         outcome, detail, _ = attempt(readers[reader])
         return outcome, label, detail
+
+
+def read_edge_map(fixtures: Path, path: Path) -> None:
+    tracin_command(
+        "run", "--model-path", fixtures / "models/pykeen_model_state_dict.pt", "--train", fixtures / "train.txt",
+        "--entity-to-id", fixtures / "node_dict.txt", "--relation-to-id", fixtures / "rel_dict.txt",
+        "--embedding-height", 8, "--embedding-width", 4, "--test", fixtures / "test.txt", "--top-k", 1,
+        "--edge-map", path, "--output", path.with_suffix(".json"), "--threads", 1, "--quiet",
+    )  # fmt: skip
 
 
 def attempt(work: Callable[[], object]) -> tuple[str, str, object]:
@@ -109,6 +117,8 @@ def attempt(work: Callable[[], object]) -> tuple[str, str, object]:
     except tracin.InputError as error:
         wrong = pool.one_sentence(str(error))
         return ("message" if wrong else "refused"), wrong or str(error), None
+    except NotFinite as error:
+        return "not finite", str(error), None
     except MemoryError:
         return "memory", "MemoryError", None
     except BaseException as error:
@@ -159,7 +169,7 @@ def main() -> None:
     fixtures = Path(os.environ["TRACIN_FIXTURES"]).resolve()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        fuzz = Fuzz(given.seed, all_kinds(fixtures), Path(folder))
+        fuzz = Fuzz(given.seed, all_kinds(fixtures), Path(folder), fixtures)
         numbers = numbers_of(given.start, given.inputs, not given.no_special, given.quick) + given.also
         numbers = list(dict.fromkeys(numbers)) if given.only is None else given.only
         outcomes = list(pool.run(numbers, fuzz.judge, fuzz.name, given.workers))

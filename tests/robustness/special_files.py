@@ -45,6 +45,11 @@ def json_of(text: str) -> bytes:
     return ('{"a": 0, "b": ' + text + "}").encode()
 
 
+def packed_times(byte: bytes, times: int) -> bytes:
+    """gzip of `times` x 64 MiB of one byte, in members that follow one another."""
+    return gzip.compress(byte * (64 * MEBIBYTE), 1, mtime=0) * times
+
+
 def hostile(name: str) -> Callable[[], bytes]:
     def make() -> bytes:
         import tempfile
@@ -60,9 +65,9 @@ def hostile(name: str) -> Callable[[], bytes]:
 # They take seconds, or may.
 SLOW = frozenset(
     {
-        "256 MiB of empty lines in gzip",
+        "512 MiB of empty lines in gzip",
         "gzip within gzip within gzip",
-        "line of 256 MiB in gzip",
+        "line of 1 GiB in gzip",
         "pickle of 1,000,000 nested lists",
         "pickle of 1,000,000 nested state dicts",
         "pickle of 1,000,000 nested tuples",
@@ -95,14 +100,29 @@ SPECIAL: dict[str, tuple[str, Callable[[], bytes]]] = {
     "JSON with a surrogate twice": ("dictionary", lambda: b'{"\\ud800": 0, "\\ud800": 1}'),
     "JSON with a surrogate and no number": ("dictionary", lambda: b'{"a": 0, "\\ud800": "x"}'),
     "JSON of another kind, with a surrogate": ("dictionary", lambda: b'{"a": 0, "b": {"\\ud800": "\\udfff"}}'),
+    **{
+        f"edge map, {name}": ("edge map", make)
+        for name, make in (
+            ("100,000 nested arrays", lambda: json_of("[" * 100_000 + "]" * 100_000)),
+            ("900 nested arrays", lambda: json_of("[" * 900 + "]" * 900)),
+            ("a number of 5,000 digits", lambda: json_of("9" * 5000)),
+            ("a key of nested arrays", lambda: b'{"' + b"[" * 100_000 + b'": "predicate:0"}'),
+            ("a key with a number of 5,000 digits", lambda: b'{"[' + b"9" * 5000 + b']": "predicate:0"}'),
+            ("a key that is a number", lambda: b'{"1": "predicate:0"}'),
+            ("a key with a surrogate", lambda: b'{"{\\"predicate\\": \\"\\ud800\\"}": "predicate:0"}'),
+            ("a name with a surrogate", lambda: b'{"\\ud800": "predicate:0"}'),
+            ("a value that is an object", lambda: b'{"a": {"b": 1}}'),
+            ("an array", lambda: b"[1, 2]"),
+        )
+    },
     "number of 5,000 digits": ("dictionary", lambda: b"a\t0\nb\t" + b"9" * 5000 + b"\n"),
     "line of 64 MiB in a dictionary": ("dictionary", lambda: b"a\t0\n" + b"x" * (64 * MEBIBYTE)),
     "line of 64 MiB in triples": ("triples", lambda: b"x" * (64 * MEBIBYTE)),
-    "line of 256 MiB in gzip": ("triples", lambda: gzip.compress(b"x" * (256 * MEBIBYTE), 1, mtime=0)),
+    "line of 1 GiB in gzip": ("triples", lambda: packed_times(b"x", 16)),
     "line of 1,000,000 tabs": ("triples", lambda: b"CHEBI:1\tpredicate:1\tCHEBI:2" + b"\t" * 1_000_000 + b"\n"),
     "line of 16,000,000 tabs in gzip": ("triples", lambda: gzip.compress(b"\t" * 16_000_000, mtime=0)),
     "line of 16,000,000 tabs in a dictionary": ("dictionary", lambda: gzip.compress(b"\t" * 16_000_000, mtime=0)),
-    "256 MiB of empty lines in gzip": ("triples", lambda: gzip.compress(b"\n" * (256 * MEBIBYTE), 1, mtime=0)),
+    "512 MiB of empty lines in gzip": ("triples", lambda: packed_times(b"\n", 8)),
     "gzip within gzip within gzip": (
         "triples", lambda: gzip.compress(gzip.compress(gzip.compress(bytes(1 << 28), 1), 1), 1),
     ),
