@@ -31,6 +31,14 @@ from tests.robustness.special_files import SLOW, SPECIAL
 
 Verdict = tuple[str, str, str]  # outcome, label, detail
 SPECIAL_FROM = 1_000_000_000  # numbers of the special files
+FAMILIES = {  # kinds that are read by the same code
+    "checkpoints": (
+        "pykeen state dict", "pykeen callback", "pykeen whole model", "pykeen training loop", "width stacked", "libkge",
+        "older torch format", "own checkpoint", "pykeen folder",
+    ),
+    "partials": ("partial of top k", "partial of self-influence"),
+    "batch outputs": ("batch output json", "batch output csv"),
+}  # fmt: skip
 NAMED = {"objects": OBJECTS, "bytes": BYTES, "text": TEXT, "pickle": SAID, "values": ARRAYS}
 GROUPS = {mutation.__name__: group for group, mutations in NAMED.items() for mutation in mutations}
 
@@ -81,6 +89,8 @@ class Fuzz:
             return "right", label, ""
         if mutation.__name__ in kind.said:
             return "as the file says", label, ""
+        if isinstance(expected, list) and len(str(found)) < 200:
+            return "wrong number", label, f"{found} instead of {expected}"
         what = "accepted, though no such file" if expected is None else "another result than of the undamaged file"
         return "wrong number", label, what
 
@@ -131,9 +141,12 @@ def attempt(work: Callable[[], object]) -> tuple[str, str, object]:
 def key_of(outcome: pool.Outcome) -> str:
     """Faults of one key are taken for one fault: of a kind of file, a group of mutations, an outcome, an exception."""
     error = f" {outcome.detail.partition(':')[0]}" if outcome.kind == "traceback" else ""
+    if outcome.number >= SPECIAL_FROM:
+        return f"{outcome.label}: {outcome.kind}{error}"
     kind, _, mutation = outcome.label.partition(", ")
-    group = f", {GROUPS.get(mutation, mutation)}" if outcome.number < SPECIAL_FROM else ""
-    return f"{kind if group else outcome.label}{group}: {outcome.kind}{error}"
+    family = next((family for family, members in FAMILIES.items() if kind in members), kind)
+    group = "" if outcome.kind in ("not finite", "message") else f", {GROUPS.get(mutation, mutation)}"
+    return f"{family}{group}: {outcome.kind}{error}"
 
 
 def numbers_of(start: int, inputs: int, special: bool, quick: bool) -> list[int]:

@@ -161,21 +161,17 @@ def show(value: Any) -> str:
     return f"{len(value)} items" if isinstance(value, list) else repr(value)
 
 
-def key_of(fuzz: Fuzz, outcome: pool.Outcome, singles: dict[int, pool.Outcome]) -> str:
-    """Of two changes, the one that is enough by itself."""
-    label = next((singles[i].label for i in range(1, 3) if i in singles and singles[i].fault), outcome.label)
-    return f"{label}: {outcome.kind}"
-
-
 def faults_of(fuzz: Fuzz, outcomes: list[pool.Outcome], workers: int) -> dict[str, list[pool.Outcome]]:
+    """By the change that is to blame: of two, the one that is a fault by itself, here or in another call."""
+    faulty = sorted((outcome for outcome in outcomes if outcome.fault), key=lambda outcome: outcome.number)
+    pairs = [outcome.number for outcome in faulty if " and " in outcome.label]
+    alone = list(pool.run([i * SINGLES + n for n in pairs for i in (1, 2)], fuzz.judge, fuzz.name, workers))
+    single = {o.label for o in (*faulty, *alone) if o.fault and " and " not in o.label}
     found: dict[str, list[pool.Outcome]] = {}
-    for outcome in sorted((o for o in outcomes if o.fault), key=lambda o: o.number):
-        singles: dict[int, pool.Outcome] = {}
-        if " and " in outcome.label and outcome.number < SINGLES:
-            numbers = [which * SINGLES + outcome.number for which in (1, 2)]
-            alone = pool.run(numbers, fuzz.judge, fuzz.name, workers)
-            singles = {o.number // SINGLES: o for o in alone}
-        found.setdefault(key_of(fuzz, outcome, singles), []).append(outcome)
+    for outcome in faulty:
+        op, _, changed = outcome.label.partition(": ")
+        blamed = next((f"{op}: {part}" for part in changed.split(" and ") if f"{op}: {part}" in single), outcome.label)
+        found.setdefault(blamed, []).append(outcome)
     return found
 
 
@@ -203,10 +199,13 @@ def main() -> None:
     seconds = time.monotonic() - begin
     print(f"{len(outcomes)} calls in {seconds:.0f} s; {len(faults)} faults")
     for key, group in faults.items():
-        detail = f"{group[0].detail}; {describe(fuzz, group[0].number)}"
+        detail = f"{group[0].kind}, {group[0].detail}; {describe(fuzz, group[0].number)}"
         print(f"  {len(group):3} x {key}; --seed {given.seed} --only {group[0].number}: {detail}")
     if given.json:
-        told = {key: {"number": group[0].number, "detail": group[0].detail} for key, group in faults.items()}
+        told = {
+            key: {"number": group[0].number, "detail": f"{group[0].kind}: {group[0].detail}"}
+            for key, group in faults.items()
+        }
         given.json.write_text(json.dumps({"inputs": len(outcomes), "faults": told}, indent=1))
 
 

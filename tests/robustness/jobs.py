@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,8 +105,12 @@ class Ended:
 
 def start(command: list[str], log: Path, prepare: Callable[[], None] | None = None) -> int:
     """`tracin ...` in a forked process, which need not import anything; its pid."""
+    log.unlink(missing_ok=True)
+    stopping = (signal.SIGINT, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, stopping)  # until the command begins
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
         return pid
     code = 1
     try:
@@ -118,25 +124,25 @@ def start(command: list[str], log: Path, prepare: Callable[[], None] | None = No
                     setattr(module, name, value)
         if prepare is not None:
             prepare()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
         main.main(args=command, prog_name="tracin")
     except SystemExit as end:
+        signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:
-        import traceback
-
+        signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                pass
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
         os._exit(code)
 
 
 def finish(pid: int, log: Path, kill: signal.Signals | None = None, after: float = 0.0) -> Ended:
     """Waits for the end; before that, sends the signal if the process still runs after so many seconds."""
     begin = time.monotonic()
+    while not log.exists():  # the process has not begun
+        time.sleep(0.001)
     if kill is not None:
         while time.monotonic() - begin < after:
             done, status = os.waitpid(pid, os.WNOHANG)

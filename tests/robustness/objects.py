@@ -74,7 +74,7 @@ def tensor_of_another_shape(content: Any, rng: Random) -> None:
     def change(x: Tensor) -> Tensor:
         return rng.choice(
             [
-                lambda: x.flatten(), lambda: x[None], lambda: x[..., None], lambda: x[:0], lambda: x.sum(),
+                lambda: x.flatten(), lambda: x[None], lambda: x[..., None], lambda: x.flatten()[:0], lambda: x.sum(),
                 lambda: x[1:] if x.dim() else x, lambda: x.mT if x.dim() > 1 else x, lambda: torch.cat([x[None]] * 2),
                 lambda: torch.cat([x, x]) if x.dim() else x, lambda: x.new_empty(0), lambda: x.new_zeros(2, 0, 3),
             ]

@@ -16,6 +16,7 @@ from typing import Any
 
 SECONDS = 10.0  # an input may take
 BYTES = 1 << 30  # it may take above what the worker has before its first input
+ROOM = 1 << 29  # a worker whose address space has grown by more is replaced
 BACKSTOP = 3 << 30  # address space above that; then allocations fail, so that the machine lives on
 
 
@@ -53,13 +54,16 @@ def run(
             for connection in ready:
                 worker = running[connection]  # type: ignore[index]
                 try:
-                    kind, label, detail = connection.recv()  # type: ignore[union-attr]
+                    kind, label, detail, last = connection.recv()  # type: ignore[union-attr]
                 except (EOFError, ConnectionResetError):
                     yield _ended(worker, name, running, "crash")
                     _start(context, judge, running, waiting)
                     continue
                 yield Outcome(worker.number, kind, label, detail, time.monotonic() - worker.since)
-                if not worker.give(waiting):
+                if last:
+                    worker.stop(running)
+                    _start(context, judge, running, waiting)
+                elif not worker.give(waiting):
                     worker.stop(running)
             for worker in [w for w in running.values() if time.monotonic() - w.since > seconds]:
                 yield _ended(worker, name, running, "hang")
@@ -130,7 +134,8 @@ def _work(connection: Connection, judge: Judge) -> None:
         kind, label, detail = judge(number)
         if _status("VmHWM") - base > BYTES:
             kind, detail = "memory", f"{(_status('VmHWM') - base) >> 20} MiB above the baseline; {kind}: {detail}"
-        connection.send((kind, label, detail))
+        last = _status("VmSize") > space - BACKSTOP + ROOM  # what this input left must not weigh on the next
+        connection.send((kind, label, detail, last))
 
 
 def _reset_peak() -> bool:
