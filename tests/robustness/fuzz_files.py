@@ -24,7 +24,16 @@ import torch
 
 import tracin
 from tests.robustness import pool
-from tests.robustness.file_kinds import ANY, Kind, NotFinite, all_kinds, tracin_command, use_dictionary
+from tests.robustness.command_kinds import run_kinds, tracin_command
+from tests.robustness.file_kinds import (
+    ANY,
+    Kind,
+    NotFinite,
+    checkpoint_kinds,
+    resume_kinds,
+    text_kinds,
+    use_dictionary,
+)  # fmt: skip
 from tests.robustness.mutations import ARRAYS, BYTES, SAID, TEXT
 from tests.robustness.objects import OBJECTS
 from tests.robustness.special_files import SLOW, SPECIAL
@@ -136,6 +145,10 @@ def attempt(work: Callable[[], object]) -> tuple[str, str, object]:
         places = [f"{f.filename.rpartition('python/')[2]}:{f.lineno}" for f in frames if "/tracin/" in f.filename]
         where = places[-1] if places else "?"
         return "traceback", f"{type(error).__name__}: {' '.join(str(error).split())[:150]} ({where})", None
+
+
+def all_kinds(fixtures: Path) -> list[Kind]:
+    return [*checkpoint_kinds(fixtures), *text_kinds(fixtures), *resume_kinds(), *run_kinds(fixtures)]
 
 
 def key_of(outcome: pool.Outcome) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 SECONDS = 10.0  # an input may take
 BYTES = 1 << 30  # it may take above what the worker has before its first input
-ROOM = 1 << 29  # a worker whose address space has grown by more is replaced
+ROOM = 1 << 30  # a worker whose address space has grown by more is replaced; libraries and threads take half of it
 BACKSTOP = 3 << 30  # address space above that; then allocations fail, so that the machine lives on
 
 

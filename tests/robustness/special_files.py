@@ -68,6 +68,8 @@ SLOW = frozenset(
         "512 MiB of empty lines in gzip",
         "gzip within gzip within gzip",
         "line of 1 GiB in gzip",
+        "line of 16,000,000 tabs in a dictionary",
+        "line of 2,000,000 tabs",
         "pickle of marks",
         "pickle of 1,000,000 nested lists",
         "pickle of 1,000,000 nested state dicts",
