@@ -8,8 +8,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tracin.cli import main
 
 ENTITIES, RELATIONS, EPOCHS = 40, 3, 5
 SAVE_EVERY = {"SAVE_SECONDS": 0.02, "SUMMARY_SECONDS": 0.0}  # so that short runs save, as long ones do
+INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
@@ -124,7 +125,8 @@ def start(command: list[str], log: Path, prepare: Callable[[], None] | None = No
                     setattr(module, name, value)
         if prepare is not None:
             prepare()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
+        with suppressed_interrupt():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
         main.main(args=command, prog_name="tracin")
     except SystemExit as end:
         signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
@@ -136,6 +138,15 @@ def start(command: list[str], log: Path, prepare: Callable[[], None] | None = No
         with suppress(OSError, ValueError):
             sys.stderr.flush()
         os._exit(code)
+
+
+@contextmanager
+def suppressed_interrupt() -> Iterator[None]:
+    """An interrupt that waited for the command to begin ends it as one that comes a moment later does."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
 
 
 def finish(pid: int, log: Path, kill: signal.Signals | None = None, after: float = 0.0) -> Ended:
