@@ -1,4 +1,4 @@
-# make demo | test | bench | gpu-check | wheel-check | lint | sanitize | races: each creates .venv and builds what it needs;
+# make demo | check | test | bench | gpu-check | wheel-check | lint | sanitize | races: each creates .venv and builds what it needs;
 # unchanged re-runs build nothing. PYTHON names the interpreter, CXX the C++ compiler (none: pure Python), TRACIN_CUDA=OFF
 # leaves nvcc aside, PIP_FLAGS adds options for pip, for example
 # PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" for the small build of torch.
@@ -16,7 +16,7 @@ endif
 HAVE_CXX := $(shell command -v $(firstword $(CXX)))
 export CXX TRACIN_CUDA
 
-.PHONY: demo test bench lint sanitize races cpp-test wheel-check gpu-check build clean FORCE
+.PHONY: demo check test bench lint sanitize races cpp-test wheel-check gpu-check build clean FORCE
 
 demo: build
 	$(BIN)/python -m tracin.cli.demo --output results/demo
@@ -27,9 +27,15 @@ test: build lint cpp-test
 bench: build .venv/stamp-bench
 	$(BIN)/python -m bench $(if $(QUICK),--quick)
 
+# What to run after every change: style, types, rooms, and the tests that take no more than a second.
+check: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses 2 -m "not slow"
+
 lint: build
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 build: .venv/stamp-build
 
@@ -84,4 +90,4 @@ gpu-check:
 	$(BIN)/python -m bench.gpu_check $(if $(QUICK),--quick)
 
 clean:
-	rm -rf .venv build results/demo *.egg-info python/*.egg-info tracin_ext/_C*.so tracin_ext/_build_error.txt
+	rm -rf .venv build results/demo *.egg-info python/*.egg-info tracin_ext/_C.* tracin_ext/libtracin_ext.* tracin_ext/_build_error.txt

@@ -1,8 +1,9 @@
-"""Runs CMake for tracin_ext._C. Metadata is in pyproject.toml, sources and flags are in CMakeLists.txt.
+"""Runs CMake for what tracin_ext loads. Metadata is in pyproject.toml, sources and flags are in CMakeLists.txt.
 
 A build that fails leaves a working pure-Python install and the reason in tracin_ext/_build_error.txt;
 with TRACIN_EXT=require it is an error. CXX names the compiler, CMAKE_ARGS adds options for CMake, TRACIN_CUDA is AUTO
-(CUDA kernels if nvcc is found), ON or OFF.
+(CUDA kernels if nvcc is found), ON or OFF. TRACIN_PYBIND is AUTO (tracin_ext._C if pybind11 is found) or OFF: the wheel
+then serves every Python.
 """
 
 import os
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -49,44 +51,58 @@ def run(*command: object) -> None:
 
 
 class CMakeBuild(build_ext):
-    def build_extension(self, ext: Extension) -> None:
-        target = Path(self.get_ext_fullpath(ext.name))
-        package = ROOT / "tracin_ext" if self.editable_mode else target.parent
+    def run(self) -> None:
+        package = (ROOT if self.inplace or self.editable_mode else Path(self.build_lib)) / "tracin_ext"
         reason = package / "_build_error.txt"
-        for stale in [target, package / target.name, reason]:
+        for stale in [*package.glob("libtracin_ext.*"), *package.glob("_C.*"), reason]:
             stale.unlink(missing_ok=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            shutil.copy(self.built(target.name), target)
+            self.build(package)
         except SystemExit as error:
             if os.environ.get("TRACIN_EXT") == "require":
                 raise SystemExit(f"error: TRACIN_EXT=require, but {error}") from None
             package.mkdir(parents=True, exist_ok=True)
             reason.write_text(f"{error}\n")
-            self.warn(f"tracin_ext._C was not built, the package runs in pure Python: {error}")
+            self.warn(f"the native extension was not built, the package runs in pure Python: {error}")
 
-    def built(self, name: str) -> Path:
-        """The module; without CUDA kernels if they do not compile and nobody insists on them."""
+    def build(self, package: Path) -> None:
+        """Without CUDA kernels if they do not compile and nobody insists on them."""
         cuda = os.environ.get("TRACIN_CUDA", "AUTO")
         try:
-            return self.cmake(name, cuda)
+            self.cmake(package, cuda)
         except SystemExit as error:
             if cuda != "AUTO" or os.environ.get("TRACIN_EXT") == "require" or "cuda" not in str(error).lower():
                 raise
             self.warn(f"the CUDA kernels were not built: {error}")
-            return self.cmake(name, "OFF")
+            self.cmake(package, "OFF")
 
-    def cmake(self, name: str, cuda: str) -> Path:
+    def cmake(self, package: Path, cuda: str) -> None:
         """Configures and builds, in one folder per compiler and Python: a changed compiler resets CMake's cache."""
         cxx = compiler()
         folder = ROOT / "build" / "-".join([*Path(cxx).parts[1:], sys.implementation.cache_tag])
         run(
             tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
-            f"-DCMAKE_CXX_COMPILER={cxx}", f"-DPython_EXECUTABLE={sys.executable}",
-            f"-DTRACIN_CUDA={cuda}", *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+            f"-DCMAKE_CXX_COMPILER={cxx}", f"-DPython_EXECUTABLE={sys.executable}", f"-DTRACIN_CUDA={cuda}",
+            f"-DTRACIN_PYBIND={os.environ.get('TRACIN_PYBIND', 'AUTO')}",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         )  # fmt: skip
-        run(tool("cmake"), "--build", folder, "--target", "_C")
-        return folder / name
+        run(tool("cmake"), "--build", folder)
+        run(tool("cmake"), "--install", folder, "--prefix", package)
+
+    def get_outputs(self) -> list[str]:
+        return [str(path) for path in Path(self.build_lib, "tracin_ext").glob("*") if path.suffix != ".py"]
 
 
-setup(ext_modules=[Extension("tracin_ext._C", sources=[], optional=True)], cmdclass={"build_ext": CMakeBuild})
+class Wheel(bdist_wheel):
+    def get_tag(self) -> tuple[str, str, str]:
+        """Of every Python, unless the pybind11 module is in it: the library of ops binds to none."""
+        python, abi, platform = super().get_tag()
+        module = any(Path(self.get_finalized_command("build").build_lib, "tracin_ext").glob("_C.*"))
+        return (python, abi, platform) if module else ("py3", "none", platform)
+
+
+# No sources: CMake knows them. An extension makes this a package for one platform.
+setup(
+    ext_modules=[Extension("tracin_ext.libtracin_ext", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": Wheel},
+)

@@ -79,7 +79,7 @@ def steps(w: Work, mixed: bool) -> Iterator[Step]:
     yield Step("features", 2.0 * J * F * G, REAL * G * (F + 2.0 * D))
     yield Step("u = v W", 2.0 * D * F * G, REAL * (G * (F + D) + blocks * D * F), product=True)
     yield Step("hidden", 4.0 * D * G, REAL * 3.0 * D * G)
-    yield Step("errors", 5.0 * D * B, REAL * 6.0 * D * B)
+    yield Step("loss", 5.0 * D * B, REAL * 6.0 * D * B)
     if mixed:
         yield Step("narrow", 0, (REAL + 2.0) * (B * (D + columns) + G * F))
     yield Step(

@@ -31,7 +31,7 @@ from tracin import TracIn
 from tracin_ext.backends.native import reason_against
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["tests/test_ops.py", "tests/test_backends.py", "tests/test_influence.py", "tests/test_full_float32.py"]
+TESTS = ["tests/tracin_ext", "tests/influence/test_tracin.py"]
 SANITIZED = "cuda and (opcheck or factored_scores or merge_top_k or relation_tables)"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 PRECISIONS = {"float32": 1e-5, "mixed": 1e-2}  # -> error allowed of the worst test triple

@@ -14,19 +14,23 @@ S = C (J + 1) statistics.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+import tracin_ext
 from bench.measure import measure
 from tracin import ConvE
+from tracin_ext.ops import constant
 
 BLOCKS = (512, 1024, 2048, 4096)  # training triples of a block; the products run on blocks of such sizes
 TESTS = 2048  # test triples of a block at most
 BANDWIDTH_BYTES = 256 << 20  # eight times the last cache of what is common, so that memory is measured
-JACOBIAN_FROM = 12  # triples of one head from which the native backend builds its Jacobian
+# Triples of one head from which the native backend builds its Jacobian.
+JACOBIAN_FROM = constant("jacobian_from") if tracin_ext.native else sys.maxsize
 LOW_PRECISION = ("backward", "features", "linear")  # in bfloat16 when precision is "mixed"
 
 

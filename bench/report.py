@@ -1,4 +1,4 @@
-"""Results as tables: results/table.md, and the block in the README."""
+"""Results as tables: results/table.md, and the blocks of the README and docs/benchmarks.md."""
 
 from __future__ import annotations
 

@@ -42,9 +42,8 @@ def block(graph: Graph) -> Tensor:  # [BLOCK, 3], in the order in which TracIn h
 
 @pytest.fixture(scope="module")
 def backend(graph: Graph) -> backends.Backend:
-    return backends.create(
-        "native", graph.model, tuple(layers_of(graph.model)), torch.float32, torch.device("cpu"), bce
-    )  # fmt: skip
+    layers = tuple(layers_of(graph.model))
+    return backends.create("native", graph.model, layers, torch.float32, torch.device("cpu"), bce)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +60,12 @@ def annotate(benchmark: Any, limits: dict[str, Any], flops: float, moved: float)
     """Rates of the op beside the machine's."""
     seconds = benchmark.stats.stats.median
     benchmark.extra_info.update(
-        gflop_per_s=flops / seconds / 1e9, gbyte_per_s=moved / seconds / 1e9,
-        mm_gflop_per_s=max(limits["mm"].values()) / 1e9, memory_gbyte_per_s=limits["memory"] / 1e9,
+        gflop_per_s=flops / seconds / 1e9,
+        gbyte_per_s=moved / seconds / 1e9,
+        mm_gflop_per_s=max(limits["mm"].values()) / 1e9,
+        memory_gbyte_per_s=limits["memory"] / 1e9,
         isa=STATUS["isa"],
-    )  # fmt: skip
+    )
 
 
 def model_bytes(work: Work) -> int:
@@ -94,23 +95,23 @@ def test_self_influence_block(
     Reference(exact[None]).verify("self_influence_block", backend.self_influence(few, RATE)[None], 1e-5)
     benchmark(backend.self_influence, block, RATE)
     flops = plain_flops(replace(work, test=0))
-    form = 2.0 * work.train * work.statistics**2  # S^T M S of each triple
-    annotate(benchmark, limits, sum(flops.values()) + form, model_bytes(work) + 4 * work.train)
+    SMS = 2.0 * work.train * work.statistics**2  # S^T M S of each triple
+    annotate(benchmark, limits, sum(flops.values()) + SMS, model_bytes(work) + 4 * work.train)
 
 
 @native
 @pytest.mark.parametrize("order", ["absolute", "proponents", "opponents"])
 def test_merge_top_k(benchmark: Any, limits: dict[str, Any], order: str) -> None:
     scores = torch.randn(TESTS, BLOCK, generator=torch.Generator().manual_seed(0))
-    columns = torch.arange(BLOCK)
-    best, index = torch.zeros(TESTS, TOP), torch.full((TESTS, TOP), -1)
+    index = torch.arange(BLOCK)
+    best, best_index = torch.zeros(TESTS, TOP), torch.full((TESTS, TOP), -1)
 
     def merge() -> None:
-        index.fill_(-1)
-        merge_top_k(scores, columns, order, best, index)
+        best_index.fill_(-1)
+        merge_top_k(scores, index, order, best, best_index)
 
     merge()
     key = {"absolute": scores.abs(), "proponents": scores, "opponents": -scores}[order]
-    assert torch.equal(index, key.topk(TOP, 1).indices)
+    assert torch.equal(best_index, key.topk(TOP, 1).indices)
     benchmark(merge)
-    annotate(benchmark, limits, 0.0, scores.nbytes + columns.nbytes)
+    annotate(benchmark, limits, 0.0, scores.nbytes + index.nbytes)

@@ -1,39 +1,22 @@
-// tracin_ext._C: importing it registers the ops of ops.cpp with torch's dispatcher.
+// tracin_ext._C: what the library of ops says of itself, as a Python module. The ops do not need it.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
-#include <sstream>
 #include <string>
-#include <vector>
 
-#include "cpu/dispatch.h"
+#include "build_info.h"
 
 namespace py = pybind11;
 
-// TRACIN_CUDA_TARGETS lists them, with commas; empty without CUDA.
-static std::vector<std::string> cuda_targets() {
-  std::vector<std::string> targets;
-  std::istringstream list(TRACIN_CUDA_TARGETS);
-  for (std::string target; std::getline(list, target, ',');) targets.push_back(target);
-  return targets;
-}
-
 static py::dict build_info() {
-  std::vector<std::string> variants;
-  for (const tracin::cpu::Variant& variant : tracin::cpu::variants()) variants.push_back(variant.isa);
-  py::dict info;
-  info["version"] = TRACIN_VERSION;
-  info["isa"] = tracin::cpu::chosen_variant().isa;
-  info["isa_variants"] = variants;
-  info["bfloat16"] = tracin::cpu::narrow_products() != nullptr;
-  info["compiler"] = TRACIN_COMPILER;
-  info["cuda_targets"] = cuda_targets();
+  const py::dict info = py::module_::import("json").attr("loads")(tracin_build_info());
+  if (info.contains("error")) throw py::value_error(info["error"].cast<std::string>());
   return info;
 }
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Native kernels of tracin_ext; importing this module registers torch.ops.tracin_ext.";
+  m.doc() = "What was built of tracin_ext; the package loads the ops without this module.";
   m.def("build_info", &build_info,
-        "What was built: version, isa (variant in use), isa_variants (compiled), compiler, cuda_targets.\n\n"
+        "What was built: version, isa (variant in use), isa_variants (compiled), bfloat16, compiler, cuda_targets, "
+        "constants.\n\n"
         "Raises ValueError if the environment variable TRACIN_CPU names a variant that cannot run here.");
 }

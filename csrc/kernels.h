@@ -1,16 +1,39 @@
 // The contract between the ops and the kernels: raw pointers, sizes, no torch.
 //
 // Sizes, everywhere: B training triples of a block, Q test triples, D embedding, C channels, J taps of a filter,
-// F features, S = C (J + 1) statistics. A panel [rows][32] holds one sample per lane.
+// F features, size_S = C (J + 1) statistics. A panel [rows][32] holds one sample per lane.
 //
 // The image has three parts: windows inside the head's half, windows inside the relation's, and the few rows (or
-// columns) of windows that see both. The halves are computed once per distinct head and once per relation.
+// columns) of windows that see both, the middle. The halves are computed once per distinct head and once per relation.
+//
+// Letters, as in the README's "How it works": v features, u = W v, un normalised u, z hidden layer, w = dloss/dscore,
+// e = dloss/d(BN2's output), delta = dloss/du, S statistics of the backward pass and M their form, c and q the
+// gradients at E[h] and R[r] through the convolution. A prime is the test's side.
 #pragma once
+#include <math.h>
+
 #include <cstdint>
+
+// A function that kernels of every device call.
+#ifdef __CUDACC__
+#define TRACIN_ANY_DEVICE __host__ __device__
+#else
+#define TRACIN_ANY_DEVICE
+#endif
 
 namespace tracin {
 
 constexpr int64_t lanes = 32;  // of a panel: two vectors of 16 floats give a product kernel enough accumulators
+
+// static: code for one instruction set must not be what the linker takes for all (see loops.inl).
+static constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+static constexpr int64_t padded(int64_t rows, int64_t height) { return height ? round_up(rows, height) : rows; }
+
+// w = dloss/dscore of the loss softplus(-score) of a true triple.
+template <typename T>
+TRACIN_ANY_DEVICE static inline T w_of(T score) {
+  return static_cast<T>(-1.0 / (1.0 + exp(static_cast<double>(score))));
+}
 
 // Left operand [rows, k] of a product, static, packed [ceil(rows / height)][k][height].
 template <typename T>
@@ -41,6 +64,11 @@ struct Products {
   int64_t height;
   Multiply<T> multiply;
   const Narrow* narrow = nullptr;
+
+  int64_t padded(int64_t rows) const { return tracin::padded(rows, height); }
+  Operand<T> operand(const T* packed, int64_t rows, int64_t k) const {
+    return {packed, rows, k, height ? height : rows};
+  }
 };
 
 // Runs work(i) for i in [0, n) on the caller's threads, in any order.
@@ -56,10 +84,10 @@ struct Parallel {
 template <typename T>
 struct Segment {
   int64_t P, X, step;
-  const int32_t* pixels;  // [X] pixel of the image, head's D first
-  const int32_t* taps;    // [P, J] which of the X pixels lies under tap j at position p
-  const T* forward;       // fc [D, C P], a packed operand per chunk
-  const T* backward;      // its transpose [C P, D], likewise
+  const int32_t* pixels;                      // [X] pixel of the image, head's D first
+  const int32_t* taps;                        // [P, J] which of the X pixels lies under tap j at position p
+  const T* forward;                           // fc [D, C P], a packed operand per chunk
+  const T* backward;                          // its transpose [C P, D], likewise
   const uint16_t* narrow_backward = nullptr;  // the same in bfloat16, if the backward pass is to use it
 };
 
@@ -67,63 +95,63 @@ struct Segment {
 template <typename T>
 struct Model {
   int64_t D, C, J, relations, relation_step;
-  const T* entity;         // [N, D]
-  const T* relation;       // [rows, D]
-  const T* bias;           // [N] or null
-  const T* pixel_mean;     // [2 D] BN0's mean at a pixel
-  const T* pixel_rstd;     // [2 D]
-  const T* kernel;         // [C, J]
-  const T* shift;          // [C]
-  const T* pull;           // [C, J] derivative of the pre-activation by the raw pixel
-  const T* scale;          // [D]
-  const T* offset;         // [D]
-  const T* norm_scale;     // [D] un = norm_scale u + norm_offset
-  const T* norm_offset;    // [D]
-  const T* delta_scale;    // [D] delta = delta_scale e
-  Segment<T> head, middle, tail;  // tail: the relation's half; P = 0 where an image has no halves
-  const T* relation_u;            // [relations, D] u of the relation's half
-  const T* jacobians;  // [relations, ceil(S / 32), D, 32] dS/d delta of the relation's half, or null: not worth it
-  // All windows in double, to settle ReLU's kink; null if T is double.
-  int64_t P;
-  const int32_t* taps;         // [P, J] pixel of the image
-  const T* fc;                 // [D, C P]
+  const T* entity;                              // [N, D]
+  const T* relation;                            // [rows, D]
+  const T* bias;                                // [N] or null
+  const T* pixel_mean;                          // [2 D] BN0's mean at a pixel
+  const T* pixel_rstd;                          // [2 D]
+  const T* kernel;                              // [C, J]
+  const T* shift;                               // [C]
+  const T* pixel_kernel;                        // [C, J] derivative of the pre-activation by the raw pixel
+  const T* scale;                               // [D]
+  const T* offset;                              // [D]
+  const T* norm_scale;                          // [D] un = norm_scale u + norm_offset
+  const T* norm_offset;                         // [D]
+  const T* delta_scale;                         // [D] delta = delta_scale e
+  Segment<T> head_half, middle, relation_half;  // P = 0 where an image has no halves
+  const T* relation_u;                          // [relations, D] u of the relation's half
+  const T* jacobians;   // [relations, ceil(size_S / 32), D, 32] dS/d delta of that half, or null: not worth it
+  int64_t P;            // of all windows
+  const int32_t* taps;  // [P, J] pixel of the image
+  const T* fc;          // [D, C P]
+  // In double, to settle ReLU's kink; null if T is double.
   const double* exact_pixel;   // [2, 2 D] mean, 1/sigma
   const double* exact_kernel;  // [C, J]
   const double* exact_shift;   // [C]
   const double* exact_hidden;  // [2, D] scale, offset
-  int64_t statistics() const { return C * (J + 1); }
+  const double* exact_kink;    // [D] BN2's pre-activations closer to 0 are computed again in double
+  int64_t size_S() const { return C * (J + 1); }
 };
 
 // The test side, ready to be multiplied. Null: no layer that needs it is tracked.
 template <typename T>
 struct Tests {
-  int64_t Q;
-  const int64_t* triples;  // [Q, 3]
-  const int64_t* pair;     // [Q] distinct (head, relation) of a test
-  int64_t pairs, heads, relations;
+  int64_t Q, pairs, heads, relations;
+  const int64_t* triples;        // [Q, 3]
+  const int64_t* pair;           // [Q] distinct (head, relation) of a test
   const int64_t* pair_head;      // [pairs] distinct head of a pair
   const int64_t* pair_relation;  // [pairs] distinct relation of a pair
-  const T* head_features;        // [heads, C P] v of the head's half, packed like Segment::forward; null: no fc
-  const T* middle_features;      // [pairs, C P]
-  const T* tail_gram;            // [relations, model relations] v . v' of the relation's half
+  const T* head_half_v;          // [heads, C P] v of the head's half, packed like Segment::forward; null: no fc
+  const T* middle_v;             // [pairs, C P]
+  const T* relation_gram;        // [relations, model relations] v . v' of the relation's half
   const T* delta;                // [Q, D] delta' * delta_scale, packed: its product with e is delta . delta'
-  const T* linear;               // [Q, 2 D + S] or [Q, 2 D] e', e' un', M S', packed; zero where not tracked
-  bool statistics;               // whether linear has the columns of S
+  const T* linear;               // [Q, 2 D + size_S] or [Q, 2 D] e', e' un', M S', packed; zero where not tracked
+  bool has_S;                    // whether linear has the columns of M S'
   T fc_bias;                     // 1 if fc.bias is tracked, else 0
-  const T* residual;             // [Q] w'
-  const T* pull;                 // [Q, D] w' z', multiplies z
-  const T* head;                 // [Q, D] c', multiplies z
-  // Multiply (delta, gradient at the middle's pixels) of samples whose head is the test's head, whose head is its
-  // tail, whose relation is its relation: [Q, D + middle.X].
-  const T *same_head, *head_is_tail, *same_relation;
-  // head_features, middle_features, delta and linear in bfloat16, if the products are to use it.
-  const uint16_t *narrow_head = nullptr, *narrow_middle = nullptr, *narrow_delta = nullptr, *narrow_linear = nullptr;
+  const T* w;                    // [Q] w'
+  const T* wz;                   // [Q, D] w' z', multiplies z
+  const T* c;                    // [Q, D] c', multiplies z
+  // Multiply a sample's (delta, gradient at the middle's pixels), which gives its gradient along c', w' z' and q':
+  // c . c' if its head is the test's head, c . w' z' if it is the test's tail, q . q' if the relations coincide.
+  const T *along_c, *along_wz, *along_q;  // [Q, D + middle.X]
+  // Operands in bfloat16, or null: products do not use it.
+  const uint16_t *narrow_head_half_v, *narrow_middle_v, *narrow_delta, *narrow_linear;
 };
 
 // Which of a sample's gradients count towards its norm.
 template <typename T>
 struct Tracked {
-  const T* form;  // [S, S] M, packed, or null
+  const T* M;  // [size_S, size_S], packed, or null: no layer below fc
   bool fc, fc_bias, bn2_weight, bn2_bias, entity, relation, bias;
 };
 
@@ -142,16 +170,16 @@ void self_influence_block(const Model<T>&, const Tracked<T>&, const int64_t* tri
 // What the relation's half gives once for all triples: u, v and the Jacobian of the statistics by delta.
 template <typename T>
 void relation_tables(const Model<T>&, T* u,  // [relations, D]
-                     T* v,                   // [relations, C tail.P]
-                     T* jacobians,           // [relations, ceil(S / 32), D, 32] or null
+                     T* v,                   // [relations, C relation_half.P]
+                     T* jacobians,           // [relations, ceil(size_S / 32), D, 32] or null
                      const Products<T>&, const Parallel&);
 
 enum class Order { absolute, proponents, opponents };
 
 // Merges a block's scores into each test's best k: best first, ties by index; index -1 is an empty slot.
 template <typename T>
-void merge_top_k(const T* scores,         // [Q, B]
-                 const int64_t* columns,  // [B] index of each column
+void merge_top_k(const T* scores,       // [Q, B]
+                 const int64_t* index,  // [B] number of each training triple
                  int64_t Q, int64_t B, int64_t k, Order, T* best,
                  int64_t* best_index,  // [Q, k] both
                  const Parallel&);

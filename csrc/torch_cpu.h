@@ -1,4 +1,4 @@
-// torch's threads and products for the CPU's kernels.
+// The ops on the CPU: its kernels with torch's threads, and torch's products where they are asked for.
 #pragma once
 #include <torch/csrc/stable/ops.h>
 
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cpu/products.h"
-#include "torch_products.h"
+#include "fields.h"
 
 namespace tracin {
 
@@ -44,9 +44,43 @@ void torch_multiply(const Operand<T>& a, int64_t row, int64_t rows, int64_t from
 
 inline const Parallel parallel{&on_threads};
 
-template <typename T>
-Products<T> products(int64_t height) {
-  return height ? cpu::own_products<T>() : Products<T>{0, &torch_multiply<T>};
-}
+// The ops on the CPU.
+struct Cpu : Place {
+  // `result`: what an op writes; everything else must lie where it does.
+  // `panel_height`: operand_height for the extension's own products, 0 for torch's.
+  explicit Cpu(const Tensor&, int64_t panel_height = 0) : Place{true, 0, panel_height, ""} {
+    check(height == 0 || height == cpu::operand_height, "model_sizes: height must be 0 or the product kernel's");
+    if (!height)
+      against_narrow = "bfloat16 needs the extension's own products";
+    else if (!cpu::own_products<float>().narrow)
+      against_narrow = "this processor has no products in bfloat16";
+  }
+
+  template <typename T>
+  void influence_block(const Model<T>& m, const Tests<T>& t, const int64_t* triples, int64_t B, T rate,
+                       T* scores) const {
+    tracin::influence_block<T>(m, t, triples, B, rate, scores, products<T>(), parallel);
+  }
+  template <typename T>
+  void self_influence_block(const Model<T>& m, const Tracked<T>& on, const int64_t* triples, int64_t B, T rate,
+                            T* scores) const {
+    tracin::self_influence_block<T>(m, on, triples, B, rate, scores, products<T>(), parallel);
+  }
+  template <typename T>
+  void relation_tables(const Model<T>& m, T* u, T* v, T* jacobians) const {
+    tracin::relation_tables<T>(m, u, v, jacobians, products<T>(), parallel);
+  }
+  template <typename T>
+  void merge_top_k(const T* scores, const int64_t* index, int64_t Q, int64_t B, int64_t k, Order order, T* best,
+                   int64_t* best_index) const {
+    tracin::merge_top_k<T>(scores, index, Q, B, k, order, best, best_index, parallel);
+  }
+
+ private:
+  template <typename T>
+  Products<T> products() const {
+    return height ? cpu::own_products<T>() : Products<T>{0, &torch_multiply<T>};
+  }
+};
 
 }  // namespace tracin

@@ -14,12 +14,17 @@ PAGE = Path(__file__).with_name("reference.md")
 SCRIPTS = {"run": "run_tracin.py", "batch": "batch_tracin_with_filtering.py"}
 
 
-def page() -> str:
+def commands() -> Iterator[tuple[str, click.Command]]:
     context = click.Context(main, info_name="tracin")
-    parts = ["# Commands and flags", "Written by `python -m docs.reference` from the definitions of the commands."]
     for name in main.list_commands(context):
         command = main.get_command(context, name)
-        assert command is not None
+        if command is not None:
+            yield name, command
+
+
+def page() -> str:
+    parts = ["# Commands and flags", "Written by `python -m docs.reference` from the definitions of the commands."]
+    for name, command in commands():
         parts += section(name, command)
     return "\n\n".join(parts) + "\n"
 

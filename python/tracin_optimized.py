@@ -16,13 +16,15 @@ from torch.nn import functional
 
 from tracin.checkpoints.load import Checkpoint
 from tracin.errors import InputError
-from tracin.influence.arguments import check_batch_size, check_triples, resolve_learning_rates
+from tracin.files import check_writable, replacing
+from tracin.influence.arguments import PRECISIONS, check_batch_size, check_triples, resolve_learning_rates
 from tracin.influence.layers import layer_of, layers_named
-from tracin.influence.tracin import PRECISIONS, TopK, TracIn
+from tracin.influence.top_k import TopK
+from tracin.influence.tracin import TracIn
 from tracin.losses import loss_named
 from tracin.model import ConvE
 from tracin.pykeen import TripleScorer, from_pykeen, is_pykeen
-from tracin.results.writers import Influences, check_writable, encode, replacing, write_influences
+from tracin.results.writers import Influences, encode, write_influences
 from tracin.triples.dictionaries import predicate_of
 from tracin.triples.labels import Labels
 from tracin_ext import backends

@@ -11,6 +11,15 @@ import pytest
 
 from tests.samples.small_graph import Graph, write_graph
 
+DATA_FIXTURES = {"data_dir", "checkpoints_dir", "fixtures_dir", "fb15k237"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the data fixtures have the marker `data`."""
+    for item in items:
+        if DATA_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("data")
+
 
 def _folder(variable: str) -> Path:
     """The folder that the environment variable names; skips the test if unset, fails it if there is no such folder."""

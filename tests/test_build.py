@@ -20,13 +20,16 @@ STATUS = tracin_ext.status()
 native = pytest.mark.skipif(not STATUS["available"], reason=f"no native extension: {STATUS['reason']}")
 
 PRINT_STATUS = "import json, tracin_ext; print(json.dumps(tracin_ext.status() | {'file': tracin_ext.__file__}))"
-SOURCES = ["CMakeLists.txt", "MANIFEST.in", "README.md", "csrc", "pyproject.toml", "python", "setup.py", "tracin_ext"]
+SOURCES = [
+    "CMakeLists.txt", "LICENSE", "MANIFEST.in", "README.md", "csrc", "pyproject.toml", "python", "setup.py",
+    "tracin_ext",
+]  # fmt: skip
 
 
 def python(code: str, *path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs code in a fresh interpreter that imports from `path`, by default from this tree.
 
-    -S: an editable install has a finder in site-packages that would serve its own _C to a package without one.
+    -S: an editable install has a finder in site-packages that would serve its own modules to a package without them.
     """
     path = path or (ROOT, ROOT / "python")
     folders = [*path, Path(torch.__file__).parent.parent]
@@ -44,16 +47,47 @@ def status(*path: Path, before: str = "", **environment: str) -> dict:
 
 @native
 def test_build_info_says_what_was_built() -> None:
-    from tracin_ext import _C
-
-    info = _C.build_info()
-    assert set(info) == {"version", "isa", "isa_variants", "bfloat16", "compiler", "cuda_targets"}
+    info = tracin_ext.native.build_info()
+    assert set(info) == {"version", "isa", "isa_variants", "bfloat16", "compiler", "cuda_targets", "constants"}
     assert f'\nversion = "{info["version"]}"\n' in (ROOT / "pyproject.toml").read_text()
     assert info["isa_variants"][0] == "default"
     assert info["isa"] in info["isa_variants"]
     assert info["compiler"].split()[0] in {"GNU", "Clang", "AppleClang", "IntelLLVM"}
     *architectures, last = info["cuda_targets"] or ["PTX"]  # PTX of the last one, for the GPUs after it
     assert last == "PTX" and all(re.fullmatch(r"sm_\d+", name) for name in architectures)
+
+
+CONSTANTS = [
+    ("lanes", "kernels.h"),
+    ("operand_height", "cpu/products.h"),
+    ("jacobian_from", "cpu/factors.h"),
+    ("most_kept", "cuda/device.h"),
+]
+
+
+@native
+@pytest.mark.parametrize(("name", "source"), CONSTANTS)
+def test_constants_are_those_of_the_headers(name: str, source: str) -> None:
+    text = (ROOT / "csrc" / source).read_text()
+    (value,) = re.findall(rf"^constexpr int64_t {name} = (\d+);", text, re.M)
+    assert tracin_ext.native.constants[name] == int(value)
+
+
+@native
+def test_the_pybind11_module_says_the_same() -> None:
+    module = pytest.importorskip("tracin_ext._C", reason="built without pybind11")
+    assert module.build_info() == tracin_ext.native.build_info()
+
+
+@native
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not on PATH")
+def test_the_library_binds_to_no_python() -> None:
+    """So one wheel serves every Python."""
+    (library,) = (ROOT / "tracin_ext").glob("libtracin_ext.*")
+    command = ["nm", "-u", library] if sys.platform == "darwin" else ["nm", "-D", "-u", library]
+    undefined = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "aoti_torch" in undefined
+    assert re.findall(r"\b_?_?Py\w+", undefined) == []
 
 
 def test_status_has_the_same_keys_and_a_reason_exactly_when_unavailable() -> None:
@@ -78,16 +112,34 @@ def test_an_unknown_variant_is_an_error() -> None:
     result = python("import tracin_ext; tracin_ext.native.build_info()", TRACIN_CPU="foo")
     assert result.returncode != 0
     assert "ValueError: TRACIN_CPU=foo is not one of default" in result.stderr
-    wrong = status(TRACIN_CPU="foo")
+    name = 'an "\\\x01é'
+    wrong = status(TRACIN_CPU=name)
     assert not wrong["available"]
-    assert "TRACIN_CPU=foo" in wrong["reason"]
+    assert wrong["reason"].startswith(f"TRACIN_CPU={name} is not one of default")
 
 
-def test_import_without_the_extension() -> None:
-    without = status(before="import sys; sys.modules['tracin_ext._C'] = None; import tracin, tracin_ext.ops;")
+def without_library(folder: Path) -> Path:
+    """A copy of the packages as an install without a compiler leaves them."""
+    ignore = shutil.ignore_patterns("libtracin_ext.*", "_C.*", "_build_error.txt", "__pycache__")
+    shutil.copytree(ROOT / "tracin_ext", folder / "tracin_ext", ignore=ignore)
+    shutil.copytree(ROOT / "python" / "tracin", folder / "tracin", ignore=ignore)
+    return folder
+
+
+def test_import_without_the_library(tmp_path: Path) -> None:
+    without = status(without_library(tmp_path), before="import tracin, tracin_ext.ops;")
     assert not without["available"]
-    assert "not built" in without["reason"]
+    assert without["reason"] == "the native extension was not built: install tracin-ext with a C++ compiler present"
     assert without["isa_variants"] == []
+
+
+def test_import_of_a_library_that_does_not_load(tmp_path: Path) -> None:
+    path = without_library(tmp_path) / "tracin_ext" / "libtracin_ext.so"
+    path.write_text("not a library")
+    broken = status(tmp_path, before="import tracin, tracin_ext.ops;")
+    assert not broken["available"]
+    assert broken["reason"].startswith(f"the native extension does not load ({path}: ")
+    assert broken["reason"].endswith("): install tracin-ext again with this torch")
 
 
 def install(
@@ -97,7 +149,7 @@ def install(
     pytest.importorskip("setuptools")
     source = folder / "source"
     source.mkdir()
-    ignore = shutil.ignore_patterns("*.so", "*.egg-info", "__pycache__", "_build_error.txt")
+    ignore = shutil.ignore_patterns("*.so", "*.dylib", "*.egg-info", "__pycache__", "_build_error.txt")
     for name in SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, ignore=ignore)
@@ -115,7 +167,7 @@ def install(
 def test_without_a_compiler_the_install_is_pure_python_with_one_warning(tmp_path: Path) -> None:
     result = install(tmp_path, CXX="/nonexistent/c++")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert (result.stdout + result.stderr).count("tracin_ext._C was not built") == 1
+    assert (result.stdout + result.stderr).count("the native extension was not built") == 1
     installed = status(tmp_path / "target")
     assert Path(installed["file"]).is_relative_to(tmp_path)
     assert not installed["available"]
@@ -144,14 +196,13 @@ def test_cuda_that_cannot_be_built_is_an_error_with_a_remedy(choice: str, messag
 @native
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
 def test_kernels_that_do_not_compile_cost_only_cuda(tmp_path: Path) -> None:
-    """Sources of the CPU are empty here: what is built is a module, quickly."""
-    empty = [*(ROOT / "csrc" / "cpu").glob("*.cpp"), *(ROOT / "csrc" / "cuda").glob("*.cu"), ROOT / "csrc" / "ops.cpp"]
-    replaced = {str(path.relative_to(ROOT)): "" for path in empty} | {
-        "csrc/bindings.cpp": "#include <pybind11/pybind11.h>\nPYBIND11_MODULE(_C, m) {}\n",
-        "csrc/cuda/merge_top_k.cu": "broken;",
-    }
-    result = install(tmp_path, replaced, TRACIN_CUDA="AUTO", CMAKE_ARGS="-DCMAKE_CUDA_ARCHITECTURES=90")
+    """Sources of the CPU are empty here: what is built is a library, quickly."""
+    csrc = ROOT / "csrc"
+    empty = [*csrc.glob("*.cpp"), *(csrc / "cpu").glob("*.cpp"), *(csrc / "cuda").glob("*.cu")]
+    replaced = {str(path.relative_to(ROOT)): "" for path in empty} | {"csrc/cuda/merge_top_k.cu": "broken;"}
+    options = {"TRACIN_PYBIND": "OFF", "CMAKE_ARGS": "-DCMAKE_CUDA_ARCHITECTURES=90"}
+    result = install(tmp_path, replaced, TRACIN_CUDA="AUTO", **options)
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
     assert re.search(r"the CUDA kernels were not built: .*merge_top_k\.cu", output)
-    assert list((tmp_path / "target" / "tracin_ext").glob("_C*.so"))
+    assert list((tmp_path / "target" / "tracin_ext").glob("libtracin_ext.*"))

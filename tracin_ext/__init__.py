@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
+
+from tracin_ext.library import Library
 
 __all__ = ["TORCH_REQUIRED", "status"]
 
@@ -15,22 +16,24 @@ TORCH_REQUIRED = "2.13"
 _BUILD_ERROR = Path(__file__).with_name("_build_error.txt")
 
 
-def _load() -> tuple[ModuleType | None, str | None]:
-    """Loads _C, which registers torch.ops.tracin_ext; returns it, or the reason why it is not there."""
+def _load() -> tuple[Library | None, str | None]:
+    """Loads the library, which registers torch.ops.tracin_ext; returns it, or the reason why it is not there."""
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
     if (major, minor) < tuple(int(part) for part in TORCH_REQUIRED.split(".")):
         return None, f"torch {torch.__version__} is too old, the native extension needs {TORCH_REQUIRED}: upgrade torch"
+    path = next(Path(__file__).parent.glob("libtracin_ext.*"), None)
+    if path is None and _BUILD_ERROR.exists():
+        return None, f"the native extension was not built: {_BUILD_ERROR.read_text().strip()}"
+    if path is None:
+        return None, "the native extension was not built: install tracin-ext with a C++ compiler present"
     try:
-        return importlib.import_module("tracin_ext._C"), None
-    except ModuleNotFoundError as error:
-        if _BUILD_ERROR.exists():
-            return None, f"the native extension was not built: {_BUILD_ERROR.read_text().strip()}"
-        return None, f"the native extension was not built ({error}): install tracin-ext with a C++ compiler present"
-    except ImportError as error:
-        return None, f"the native extension does not load ({error}): install tracin-ext again with this torch"
+        return Library(path), None
+    except OSError as error:
+        cause = error.__cause__ or error  # torch names the file alone
+        return None, f"the native extension does not load ({cause}): install tracin-ext again with this torch"
 
 
-native, _reason = _load()  # the module _C, or None
+native, _reason = _load()  # the library, or None
 
 
 def status() -> dict[str, Any]:
@@ -52,6 +55,7 @@ def status() -> dict[str, Any]:
     if native is not None:
         try:
             info = native.build_info()
+            del info["constants"]
         except ValueError as error:
             reason = str(error)
     return {"available": reason is None, "reason": reason, "torch_required": TORCH_REQUIRED, **info}

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tracin_ext.ops import ModelSizes, ModelTensors
-from tracin_ext.parameters import ConvEParameters
+from tracin_ext.ops import ModelSizes, ModelTensors, SegmentTensors
+from tracin_ext.parameters import ConvEParameters, kink_of
 
 CHUNK = 160  # features of a chunk of products: their panel of 32 lanes fits the first-level cache
 JACOBIAN_BYTES = 256 << 20  # tables of all relations may take this much
@@ -43,9 +43,9 @@ def parts_of(p: ConvEParameters, halves: bool, chunk: int) -> tuple[Part, Part, 
     """
     taps = taps_of(p)
     dim, channels = p.entity.shape[1], p.conv_weight.shape[0]
-    of_head, of_relation = (taps < dim).all(1), (taps >= dim).all(1)
-    if not halves or not of_head.any() or not of_relation.any():
-        of_head, of_relation = torch.zeros_like(of_head), torch.zeros_like(of_relation)
+    head_half, relation_half = (taps < dim).all(1), (taps >= dim).all(1)
+    if not halves or not head_half.any() or not relation_half.any():
+        head_half, relation_half = torch.zeros_like(head_half), torch.zeros_like(relation_half)
 
     def part(chosen: Tensor) -> Part:
         positions = chosen.nonzero()[:, 0]
@@ -54,7 +54,7 @@ def parts_of(p: ConvEParameters, halves: bool, chunk: int) -> tuple[Part, Part, 
         step = -(-channels // chunks)
         return Part(positions, pixels.int(), index.reshape(len(positions), taps.shape[1]).int().contiguous(), step)
 
-    return part(of_head), part(~(of_head | of_relation)), part(of_relation)
+    return part(head_half), part(~(head_half | relation_half)), part(relation_half)
 
 
 def pack(matrix: Tensor, height: int) -> Tensor:  # [rows, k] -> flat
@@ -76,7 +76,8 @@ def pack_narrow(matrix: Tensor, height: int) -> Tensor:  # [rows, k] -> flat bfl
 
 
 def columns_of(matrix: Tensor, part: Part, channels: int) -> Tensor:  # [rows, all features] -> [rows, C * P]
-    return matrix.view(len(matrix), channels, -1)[:, :, part.positions].flatten(1)
+    by_channel: Tensor = matrix.unflatten(1, (channels, -1))
+    return by_channel[:, :, part.positions].flatten(1)
 
 
 def pack_chunks(
@@ -114,31 +115,58 @@ def pack_model(
 
     filters = wide.conv_weight.reshape(channels, taps) * wide.conv_scale[:, None]
     kernel = filters * wide.image_gamma.repeat_interleave(per_tap)
+    pixel_kernel = kernel * wide.image_rstd.repeat_interleave(per_tap)
     shift = filters @ wide.image_beta.repeat_interleave(per_tap) + wide.conv_shift
     pixel = torch.stack([by_pixel(wide.image_mean), by_pixel(wide.image_rstd)])
     scale = wide.hidden_gamma * wide.hidden_rstd
     norm_offset = (wide.fc_bias - wide.hidden_mean) * wide.hidden_rstd
     offset = norm_offset * wide.hidden_gamma + wide.hidden_beta
     hidden = torch.stack([scale, offset, wide.hidden_rstd, norm_offset, scale])
-    nothing, device = torch.empty(0), p.entity.device
-    settled = (pixel, kernel, shift, hidden[:2]) if p.dtype == torch.float32 else (nothing,) * 4
-    parts = parts_of(p, halves, chunk)
-    segments, narrow = [], []
-    for part in parts:
-        weight = columns_of(p.fc_weight, part, channels)
-        segments += [
-            part.pixels.to(device), part.taps.to(device),
-            pack_chunks(weight, part, height), pack_chunks(weight, part, height, True),
-        ]  # fmt: skip
-        narrow.append(pack_chunks(weight, part, height, True, pack_narrow) if mixed else nothing.bfloat16())
-    model = ModelTensors._make([
-        p.entity.contiguous(), p.relation.contiguous(), nothing.to(p.dtype) if p.bias is None else p.bias,
-        pixel.to(p.dtype), kernel.to(p.dtype), shift.to(p.dtype),
-        (kernel * wide.image_rstd.repeat_interleave(per_tap)).to(p.dtype), hidden.to(p.dtype),
-        *segments, nothing.to(p.dtype), nothing.to(p.dtype), taps_of(p).int().to(device), p.fc_weight.contiguous(),
-        *(x.contiguous() for x in settled), *narrow,
-    ])  # fmt: skip
-    relations = len(p.relation) // p.relation_step
-    head, middle, tail = (part.step for part in parts)
-    sizes = ModelSizes(p.relation_step, relations, head, middle, tail, height)
+    nothing, device = p.conv_weight.new_empty(0), p.entity.device
+    settles = p.dtype == torch.float32
+
+    def exact(x: Tensor) -> Tensor:
+        return x.contiguous() if settles else nothing
+
+    def segment(part: Part) -> SegmentTensors:
+        fc = columns_of(p.fc_weight, part, channels)
+        return SegmentTensors(
+            pixels=part.pixels.to(device),
+            taps=part.taps.to(device),
+            forward=pack_chunks(fc, part, height),
+            backward=pack_chunks(fc, part, height, True),
+            narrow_backward=pack_chunks(fc, part, height, True, pack_narrow) if mixed else nothing.bfloat16(),
+        )
+
+    head_half, middle, relation_half = parts = parts_of(p, halves, chunk)
+    model = ModelTensors(
+        entity=p.entity.contiguous(),
+        relation=p.relation.contiguous(),
+        bias=nothing if p.bias is None else p.bias,
+        pixel=pixel.to(p.dtype),
+        kernel=kernel.to(p.dtype),
+        shift=shift.to(p.dtype),
+        pixel_kernel=pixel_kernel.to(p.dtype),
+        hidden=hidden.to(p.dtype),
+        head_half=segment(head_half),
+        middle=segment(middle),
+        relation_half=segment(relation_half),
+        relation_u=nothing,
+        jacobians=nothing,
+        taps=taps_of(p).int().to(device),
+        fc=p.fc_weight.contiguous(),
+        exact_pixel=exact(pixel),
+        exact_kernel=exact(kernel),
+        exact_shift=exact(shift),
+        exact_hidden=exact(hidden[:2]),
+        exact_kink=exact(kink_of(wide)),
+    )
+    sizes = ModelSizes(
+        relation_step=p.relation_step,
+        relations=len(p.relation) // p.relation_step,
+        head_half_step=head_half.step,
+        middle_step=middle.step,
+        relation_half_step=relation_half.step,
+        height=height,
+    )
     return model, sizes, parts

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 LAYERS = ("entity", "relation", "bn0", "conv", "bn1", "fc", "bn2", "bias")
 READ = (*LAYERS, "plane", "stack", "relation_step")  # attributes of a module that `parameters_of` reads
+KINK = 1e-5  # pre-activations of the hidden layer this close to zero are settled in float64
 
 
 @dataclass(frozen=True)
 class ConvEParameters:
     """Absent batch norms are identities, absent biases are zero; `tracked` says which gradients count.
 
-    `form` is M of the statistics' inner product S_a^T M S_b; None when no layer below fc is tracked.
+    `M` is that of the statistics' inner product S_a^T M S_b; None when no layer below fc is tracked.
     """
 
     entity: Tensor  # [N, D]
@@ -40,7 +41,7 @@ class ConvEParameters:
     hidden_rstd: Tensor  # [D]
     hidden_gamma: Tensor  # [D]
     hidden_beta: Tensor  # [D]
-    form: Tensor | None  # [C * (J + 1), C * (J + 1)], symmetric
+    M: Tensor | None  # [C * (J + 1), C * (J + 1)], symmetric
     plane: tuple[int, int, int]  # I, rows, columns of one embedding
     stack: str  # "height" | "width"
     relation_step: int  # row of relation r is relation_step * r
@@ -77,6 +78,13 @@ def affine(norm: nn.Module | None, size: int) -> tuple[Tensor, Tensor, Tensor, T
     return state.running_mean.double().cpu(), rstd, gamma, beta
 
 
+def kink_of(
+    p: ConvEParameters,  # float64, tables excepted
+) -> Tensor:  # [D] float64
+    """The width of ReLU's kink: what float32 may get wrong of a pre-activation, many times over."""
+    return KINK * (p.hidden_rstd * p.hidden_gamma).abs().clamp(min=1)
+
+
 def has_factored_form(model: Any) -> bool:
     """Whether `parameters_of` reads this module: a ConvE."""
     return all(hasattr(model, name) for name in READ)
@@ -99,20 +107,20 @@ def parameters_of(
     channels, planes = conv_weight.shape[:2]
     image_mean, image_rstd, image_gamma, image_beta = affine(model.bn0, planes)
     conv_mean, conv_rstd, conv_gamma, conv_beta = affine(model.bn1, channels)
-    hidden = affine(model.bn2, model.fc.out_features)
+    hidden_mean, hidden_rstd, hidden_gamma, hidden_beta = affine(model.bn2, model.fc.out_features)
     no_bias = torch.zeros(channels, dtype=torch.float64)
     conv_bias = no_bias if model.conv.bias is None else model.conv.bias.detach().double().cpu()
     scale = conv_gamma * conv_rstd
     tracked = {name.split(".")[0] for name, _ in model.named_parameters()} & set(layers)
+    present = dict(model.named_parameters())
     tracked |= {
-        name for name in ("fc.bias", "bn2.weight", "bn2.bias") if dict(model.named_parameters()).get(name) is not None
-        and name.split(".")[0] in tracked
-    }  # fmt: skip
+        name for name in ("fc.bias", "bn2.weight", "bn2.bias") if name in present and name.split(".")[0] in tracked
+    }
     maps = statistics_maps(conv_weight, conv_bias - conv_mean, conv_rstd, scale, image_gamma, image_beta)
     if model.conv.bias is None:
         maps["conv"] = maps["conv"][: conv_weight.numel()]
-    rows = [maps[layer] for layer in ("bn0", "conv", "bn1") if layer in tracked]
-    linear = torch.cat(rows) if rows else None
+    below_fc = [maps[layer] for layer in ("bn0", "conv", "bn1") if layer in tracked]
+    root = torch.cat(below_fc) if below_fc else None
 
     def cast(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype)
@@ -124,17 +132,25 @@ def parameters_of(
         entity=table(model.entity.weight),
         relation=table(model.relation.weight),
         bias=None if model.bias is None else table(model.bias),
-        image_mean=cast(image_mean), image_rstd=cast(image_rstd),
-        image_gamma=cast(image_gamma), image_beta=cast(image_beta),
-        conv_weight=cast(conv_weight), conv_scale=cast(scale),
+        image_mean=cast(image_mean),
+        image_rstd=cast(image_rstd),
+        image_gamma=cast(image_gamma),
+        image_beta=cast(image_beta),
+        conv_weight=cast(conv_weight),
+        conv_scale=cast(scale),
         conv_shift=cast(scale * (conv_bias - conv_mean) + conv_beta),
         fc_weight=table(model.fc.weight),
         fc_bias=cast(torch.zeros(model.fc.out_features) if model.fc.bias is None else model.fc.bias.detach()),
-        hidden_mean=cast(hidden[0]), hidden_rstd=cast(hidden[1]),
-        hidden_gamma=cast(hidden[2]), hidden_beta=cast(hidden[3]),
-        form=None if linear is None else cast(linear.T @ linear),
-        plane=model.plane, stack=model.stack, relation_step=model.relation_step, tracked=frozenset(tracked),
-    )  # fmt: skip
+        hidden_mean=cast(hidden_mean),
+        hidden_rstd=cast(hidden_rstd),
+        hidden_gamma=cast(hidden_gamma),
+        hidden_beta=cast(hidden_beta),
+        M=None if root is None else cast(root.T @ root),
+        plane=model.plane,
+        stack=model.stack,
+        relation_step=model.relation_step,
+        tracked=frozenset(tracked),
+    )
 
 
 def statistics_maps(

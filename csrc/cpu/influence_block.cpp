@@ -11,16 +11,16 @@
 #include <vector>
 
 #include "factors.h"
+#include "operands.h"
 
 namespace tracin {
 namespace {
 
 using cpu::Block;
-using cpu::padded;
-using cpu::panels;
+using cpu::Panels;
+using cpu::Range;
 
-constexpr int64_t test_rows = 96;   // tests multiplied at a time, a multiple of the operands' height
-constexpr int64_t group_panels = 8;  // panels of samples that meet them
+constexpr int64_t tests_at_once = 96;  // that meet a tile of samples, a multiple of the operands' height
 
 // (id, sample) sorted by id, to find the samples that share an id with a test.
 using Index = std::vector<std::pair<int64_t, int32_t>>;
@@ -54,30 +54,29 @@ struct Joins {
     const auto dot = cpu::loops<T>().dot;
     const int64_t D = m.D, head = tests.triples[3 * q], relation = tests.triples[3 * q + 1],
                   tail = tests.triples[3 * q + 2];
-    const T *rows = b.rows.data(), *w = b.w.data();
+    const T* w = b.w.data();
     const auto through_image = [&](const Index& index, int64_t id, const T* test) {
-      matching(index, id, [&](int32_t i) { scores[i] += rate * dot(rows + i * b.width, test + q * b.width, b.width); });
+      matching(index, id, [&](int32_t i) { scores[i] += rate * dot(b.delta(i), test + q * b.width, b.width); });
     };
     const auto through_tail = [&](int64_t id, const T* test) {
-      matching(tails, id, [&](int32_t i) {
-        scores[i] += rate * w[i] * dot(b.z.data() + b.pair[i] * D, test + q * D, D);
-      });
+      matching(tails, id,
+               [&](int32_t i) { scores[i] += rate * w[i] * dot(b.z.data() + b.pair[i] * D, test + q * D, D); });
     };
-    if (tests.same_relation) through_image(relations, relation, tests.same_relation);
-    if (tests.same_head) {
-      through_image(heads, head, tests.same_head);
-      through_image(heads, tail, tests.head_is_tail);
-      through_tail(tail, tests.pull);
-      through_tail(head, tests.head);
+    if (tests.along_q) through_image(relations, relation, tests.along_q);
+    if (tests.along_c) {
+      through_image(heads, head, tests.along_c);
+      through_image(heads, tail, tests.along_wz);
+      through_tail(tail, tests.wz);
+      through_tail(head, tests.c);
     }
-    if (tests.residual) matching(tails, tail, [&](int32_t i) { scores[i] += rate * w[i] * tests.residual[q]; });
+    if (tests.w) matching(tails, tail, [&](int32_t i) { scores[i] += rate * w[i] * tests.w[q]; });
   }
 };
 
 template <typename T>
 struct Workspace {
   Block<T> block;
-  cpu::Buffer<uint16_t> narrow;  // [panels(B)][used columns, even][32]
+  cpu::Buffer<uint16_t> narrow;  // of what the tests' linear is multiplied by
   Joins joins;
 };
 
@@ -86,40 +85,33 @@ struct Scratch {
   cpu::Buffer<T> dots, linear;
 };
 
-// Dense terms of tests q0 .. q0 + rows with panels g0 .. g1 of samples.
+// Dense terms of tests q0 .. q0 + n with a tile of samples. `linear`: e, e un, S if the tests have it; `narrow`: the
+// same in bfloat16, unless its data is null.
 template <typename T>
-void dense_terms(const Model<T>& m, const Tests<T>& tests, const Block<T>& b, const uint16_t* narrow, int64_t q0,
-                 int64_t rows, int64_t g0, int64_t g1, T rate, T* scores, const Products<T>& products) {
+void dense_terms(const Tests<T>& tests, const Block<T>& b, const Panels<T>& linear, const Panels<uint16_t>& narrow,
+                 int64_t q0, int64_t n, int64_t tile, T rate, T* scores, const Products<T>& products) {
   thread_local Scratch<T> space;
   const auto& loop = cpu::loops<T>();
-  const int64_t height = products.height ? products.height : tests.Q, stride = padded(test_rows, products.height) * lanes;
-  const int64_t used = tests.statistics ? b.columns : 2 * m.D, panel = b.columns * lanes;
-  const int64_t active = g1 * lanes < b.B ? lanes : cpu::active_lanes(b.B);
-  const T* x = b.linear.data() + g0 * panel;
-  T* linear = space.linear.sized(group_panels * stride);
-  T* dots = tests.delta ? space.dots.sized(group_panels * stride) : nullptr;
-  if (narrow) {
-    const int64_t narrow_panel = cpu::round_up(used, 2) * lanes;
-    const auto multiply = [&](const uint16_t* a, int64_t k, T* out) {
-      cpu::narrow_multiply(products, {a, tests.Q, cpu::round_up(k, 2), height}, q0, rows, narrow + g0 * narrow_panel,
-                      narrow_panel, g1 - g0, active, false, out, stride);
-    };
-    multiply(tests.narrow_linear, used, linear);
-    if (dots) multiply(tests.narrow_delta, m.D, dots);
-  } else {
-    products.multiply({tests.linear, tests.Q, used, height}, q0, rows, 0, used, x, panel, g1 - g0, active, false,
-                      linear, stride);
-    if (dots)
-      products.multiply({tests.delta, tests.Q, m.D, height}, q0, rows, 0, m.D, x, panel, g1 - g0, active, false, dots,
-                        stride);
-  }
-  const int64_t gram_rows = padded(tests.pairs, products.height);
-  for (int64_t q = q0; q < q0 + rows; ++q)
-    for (int64_t g = g0; g < g1; ++g) {
-      const int64_t first = g * lanes, at = (g - g0) * stride + (q - q0) * lanes, tile = first / cpu::tile;
-      const T* gram = dots ? b.gram.data() + (tile * gram_rows + tests.pair[q]) * cpu::tile - tile * cpu::tile : nullptr;
-      loop.combine(dots ? dots + at : nullptr, gram, b.pair.data() + first, linear + at,
-                   std::min(lanes, b.B - first), rate, tests.fc_bias, scores + q * b.B + first);
+  const Range samples = b.tile(tile);
+  const int64_t high = products.padded(tests_at_once), gram_rows = products.padded(tests.pairs);
+  const Panels<T> sums = cpu::panels_in(space.linear, n, samples.n, high);
+  const Panels<T> dots = tests.delta ? cpu::panels_in(space.dots, n, samples.n, high) : Panels<T>{};
+  const auto multiply = [&](const T* a, const uint16_t* narrow_a, int64_t k, const Panels<T>& out) {
+    if (narrow.data)
+      cpu::multiply_narrow(products, cpu::narrow_operand(narrow_a, tests.Q, k), q0, n, narrow.of(samples), false, out);
+    else
+      cpu::multiply(products, products.operand(a, tests.Q, k), q0, n, linear.of(samples), false, out);
+  };
+  multiply(tests.linear, tests.narrow_linear, linear.rows, sums);
+  if (dots.data) multiply(tests.delta, tests.narrow_delta, b.D, dots);
+  const T* gram =
+      dots.data ? b.gram.data() + tile * gram_rows * cpu::tile_samples - samples.first : nullptr;  // by slot
+  for (int64_t q = q0; q < q0 + n; ++q)
+    for (int64_t g = 0; g < sums.count(); ++g) {
+      const int64_t first = samples.first + g * lanes, row = (q - q0) * lanes;
+      loop.combine(gram ? dots.panel(g) + row : nullptr, gram ? gram + tests.pair[q] * cpu::tile_samples : nullptr,
+                   b.pair.data() + first, sums.panel(g) + row, sums.used(g), rate, tests.fc_bias,
+                   scores + q * b.B + first);
     }
 }
 
@@ -131,29 +123,22 @@ void influence_block(const Model<T>& m, const Tests<T>& tests, const int64_t* tr
   thread_local Workspace<T> space;  // of the calling thread: blocks follow one another
   Block<T>& b = space.block;
   Joins& joins = space.joins;
-  const cpu::Gram<T> gram = {tests.pairs,         tests.heads,         tests.relations,       tests.pair_head,
-                             tests.pair_relation, tests.head_features, tests.middle_features, tests.tail_gram,
-                             tests.narrow_head,   tests.narrow_middle};
-  const cpu::Wanted<T> wanted = {tests.delta ? &gram : nullptr, tests.statistics,
-                                 tests.same_head != nullptr || tests.same_relation != nullptr, false};
-  cpu::compute_factors(m, wanted, triples, B, products, parallel, b);
-  uint16_t* narrow = nullptr;
+  cpu::compute_factors<T>(m, {tests.delta ? &tests : nullptr, tests.has_S, tests.along_c || tests.along_q, false},
+                          triples, B, products, parallel, b);
+  const Panels<T> linear = b.linear_terms({0, B}).top(tests.has_S ? b.columns() : 2 * m.D);
+  Panels<uint16_t> narrow = {};
   if (tests.narrow_linear) {
-    const int64_t used = tests.statistics ? b.columns : 2 * m.D, size = cpu::round_up(used, 2) * lanes;
-    narrow = space.narrow.sized(panels(B) * size);
-    parallel(panels(B), [&](int64_t g) {
-      cpu::narrow_panels(products, b.linear.data() + g * b.columns * lanes, 0, used, 1, narrow + g * size);
-    });
+    narrow = cpu::narrow_panels_in(space.narrow, linear.rows, B);
+    parallel(narrow.count(), [&](int64_t g) { cpu::narrow(products, linear.only(g), narrow.only(g)); });
   }
-  const int64_t chunks = (tests.Q + test_rows - 1) / test_rows, groups = (panels(B) + group_panels - 1) / group_panels;
-  parallel(chunks * groups, [&](int64_t i) {
-    const int64_t q0 = i / groups * test_rows, g0 = i % groups * group_panels;
-    dense_terms(m, tests, b, narrow, q0, std::min(test_rows, tests.Q - q0), g0,
-                std::min(panels(B), g0 + group_panels), rate, scores, products);
+  const int64_t chunks = (tests.Q + tests_at_once - 1) / tests_at_once, tiles = b.tiles();
+  parallel(chunks * tiles, [&](int64_t i) {
+    const int64_t q0 = i / tiles * tests_at_once;
+    dense_terms(tests, b, linear, narrow, q0, std::min(tests_at_once, tests.Q - q0), i % tiles, rate, scores, products);
   });
   joins.build(b, parallel);
   parallel(chunks, [&](int64_t i) {
-    for (int64_t q = i * test_rows; q < std::min(tests.Q, (i + 1) * test_rows); ++q)
+    for (int64_t q = i * tests_at_once; q < std::min(tests.Q, (i + 1) * tests_at_once); ++q)
       joins.add(m, tests, b, q, rate, scores + q * B);
   });
 }

@@ -2,22 +2,21 @@
 // samples. Building one costs (J + 1) times a sample's backward pass through the half, applying it 2 S D.
 #include <algorithm>
 
-#include "factors.h"
+#include "passes.h"
 
 namespace tracin::cpu {
 namespace {
 
 // Buffers of one thread, kept from block to block.
 template <typename T>
-struct Scratch {
-  Buffer<T> image, v, windows, out;              // of half_jacobians
-  Buffer<T> operand, product, jacobians;         // of apply_jacobian and its callers
-  Buffer<Word<T>> mask;
+struct JacobianScratch {
+  Buffer<T> windows, out;                 // of half_jacobians
+  Buffer<T> operand, product, jacobians;  // of apply_jacobian and its callers
 };
 
 template <typename T>
-Scratch<T>& scratch() {
-  thread_local Scratch<T> space;
+JacobianScratch<T>& jacobian_scratch() {
+  thread_local JacobianScratch<T> space;
   return space;
 }
 
@@ -28,32 +27,30 @@ struct Run {
   int64_t n;
 };
 
-// half_statistics[samples] += jacobian [ceil(S / 32)][D][32] delta
+// half_S [B, size_S] of the run's samples += jacobian [ceil(size_S / 32)][D][32] delta
 template <typename T>
-void apply_jacobian(const Model<T>& m, const T* jacobian, const Run& run, const Products<T>& products,
-                    Block<T>& b) {
-  Scratch<T>& space = scratch<T>();
-  const int64_t D = m.D, S = m.statistics(), height = products.height ? products.height : run.n;
-  const int64_t rows = round_up(run.n, height);
-  T* a = space.operand.sized(rows * D);
+void apply_jacobian(const T* jacobian, const Run& run, const Products<T>& products, const Block<T>& b, T* half_S) {
+  JacobianScratch<T>& space = jacobian_scratch<T>();
+  const int64_t D = b.D, rows = products.padded(run.n);
+  T* packed = space.operand.sized(rows * D);
+  const Operand<T> a = products.operand(packed, run.n, D);
   for (int64_t i = 0; i < rows; ++i) {
-    const T* delta = i < run.n ? b.rows.data() + run.samples[i] * b.width : nullptr;
-    T* to = a + i / height * D * height + i % height;
-    for (int64_t d = 0; d < D; ++d) to[d * height] = delta ? delta[d] : T(0);
+    const T* delta = i < run.n ? b.delta(run.samples[i]) : nullptr;
+    T* to = packed + i / a.height * D * a.height + i % a.height;
+    for (int64_t d = 0; d < D; ++d) to[d * a.height] = delta ? delta[d] : T(0);
   }
   T* out = space.product.sized(rows * lanes);
-  for (int64_t s = 0; s < S; s += lanes) {
-    const int64_t count = std::min(lanes, S - s);
-    products.multiply({a, run.n, D, height}, 0, run.n, 0, D, jacobian + s * D, 0, 1, round_up(count, 16), false, out,
-                      0);
+  for (int64_t s = 0; s < b.size_S; s += lanes) {
+    const int64_t count = std::min(lanes, b.size_S - s);
+    products.multiply(a, 0, run.n, 0, D, jacobian + s * D, 0, 1, round_up(count, 16), false, out, 0);
     for (int64_t i = 0; i < run.n; ++i) {
-      T* to = b.half_statistics.data() + run.samples[i] * S + s;
+      T* to = half_S + run.samples[i] * b.size_S + s;
       for (int64_t l = 0; l < count; ++l) to[l] += out[i * lanes + l];
     }
   }
 }
 
-// Runs of at least `least` samples with one id.
+// Runs of adjacent samples with one id.
 inline std::vector<Run> runs_of(const std::vector<int32_t>& order, const std::vector<int32_t>& ids) {
   std::vector<Run> runs;
   const auto n = static_cast<int64_t>(order.size());
@@ -68,8 +65,9 @@ inline std::vector<Run> runs_of(const std::vector<int32_t>& order, const std::ve
 }  // namespace
 
 template <typename T>
-void statistics_by_jacobians(const Model<T>& m, const Products<T>& products, const Parallel& parallel, Block<T>& b) {
-  const int64_t S = m.statistics(), size = round_up(S, lanes) * m.D;
+void add_S_by_jacobians(const Model<T>& m, const Products<T>& products, const Parallel& parallel, Block<T>& b) {
+  const int64_t size = round_up(m.size_S(), lanes) * m.D;
+  T* half_S = b.half_S.data();
   std::vector<int32_t> order;
   for (int64_t i = 0; i < b.B; ++i)
     if (b.by_jacobian[b.head[i]]) order.push_back(static_cast<int32_t>(i));
@@ -80,13 +78,13 @@ void statistics_by_jacobians(const Model<T>& m, const Products<T>& products, con
     const int64_t first = item * together, n = std::min(together, count - first);
     T* jacobians[lanes] = {};
     int64_t ids[lanes] = {};
-    T* memory = scratch<T>().jacobians.sized(together * size);
+    T* memory = jacobian_scratch<T>().jacobians.sized(together * size);
     for (int64_t i = 0; i < n; ++i) {
       jacobians[i] = memory + i * size;
       ids[i] = b.head_ids[heads[first + i].id];
     }
-    half_jacobians(m, m.head, ids, ids, n, products, jacobians);
-    for (int64_t i = 0; i < n; ++i) apply_jacobian(m, jacobians[i], heads[first + i], products, b);
+    half_jacobians({m, m.head_half, products, ids, ids, n}, jacobians);
+    for (int64_t i = 0; i < n; ++i) apply_jacobian(jacobians[i], heads[first + i], products, b, half_S);
   });
   if (!m.jacobians) return;
   std::vector<int32_t> relation(b.B), by_relation(b.B);
@@ -98,34 +96,32 @@ void statistics_by_jacobians(const Model<T>& m, const Products<T>& products, con
                    [&](int32_t x, int32_t y) { return relation[x] < relation[y]; });
   std::vector<Run> relations = runs_of(by_relation, relation);
   std::stable_sort(relations.begin(), relations.end(), [](const Run& x, const Run& y) { return x.n > y.n; });
-  parallel(static_cast<int64_t>(relations.size()), [&](int64_t i) {
-    apply_jacobian(m, m.jacobians + relations[i].id * size, relations[i], products, b);
-  });
+  parallel(static_cast<int64_t>(relations.size()),
+           [&](int64_t i) { apply_jacobian(m.jacobians + relations[i].id * size, relations[i], products, b, half_S); });
 }
 
 template <typename T>
-void half_jacobians(const Model<T>& m, const Segment<T>& s, const int64_t* heads, const int64_t* relations,
-                    int64_t count, const Products<T>& products, T* const* jacobians) {
+void half_jacobians(const Pass<T>& pass, T* const* jacobians) {
   const Loops<T>& loop = loops<T>();
-  Scratch<T>& space = scratch<T>();
-  const int64_t L = chunk<T>, J = m.J, S = m.statistics(), u_rows = padded(m.D, products.height);
-  const int64_t words = mask_words(s.P);
-  T* image = space.image.sized(s.X * lanes);
-  T* v = space.v.sized(s.step * s.P * lanes);
-  Word<T>* mask = space.mask.sized(mask_size(m, s));
+  JacobianScratch<T>& space = jacobian_scratch<T>();
+  const Model<T>& m = pass.m;
+  const Segment<T>& s = pass.s;
+  const int64_t L = chunk<T>, J = m.J, words = mask_words(s.P), n = pass.n;
+  const T* image = pass.images().data;
+  T* v = scratch<T>().v.sized(s.step * s.P * lanes);
+  Word<T>* mask = scratch<T>().mask.sized(mask_size(m, s));
   T* windows = space.windows.sized(s.P * lanes);  // m patch(xn) and m of each entity, J + 1 lanes each
-  T* out = space.out.sized(u_rows * lanes);
-  loop.gather_images(m, s, heads, relations, count, image);
+  T* out = space.out.sized(pass.products.padded(m.D) * lanes);
   for (int64_t c0 = 0; c0 < m.C; c0 += s.step)
-    loop.convolve(m, s, image, round_up(count, 16), c0, std::min(m.C, c0 + s.step), v, mask);
-  for (int64_t i = 0; i < count; ++i) std::fill(jacobians[i], jacobians[i] + round_up(S, lanes) * m.D, T(0));
+    loop.convolve(m, s, image, round_up(n, 16), c0, std::min(m.C, c0 + s.step), v, mask);
+  for (int64_t i = 0; i < n; ++i) std::fill_n(jacobians[i], round_up(m.size_S(), lanes) * m.D, T(0));
   const int64_t together = std::max<int64_t>(1, lanes / (J + 1));
   for (int64_t c = 0; c < m.C; ++c) {
     const int64_t c0 = c / s.step * s.step, c1 = std::min(m.C, c0 + s.step);
-    const Operand<T> a = chunk_operand(s, s.forward, m.D, c0, c1, products.height);
-    for (int64_t e0 = 0; e0 < count; e0 += together)
+    const Operand<T> a = chunk_operand(pass.products, s, s.forward, m.D, c0, c1);
+    for (int64_t e0 = 0; e0 < n; e0 += together)
       for (int64_t j0 = 0; j0 <= J; j0 += lanes) {  // more than one round only if a filter has over 31 taps
-        const int64_t entities = std::min(together, count - e0), taps = std::min(lanes, J + 1 - j0);
+        const int64_t entities = std::min(together, n - e0), taps = std::min(lanes, J + 1 - j0);
         std::fill(windows, windows + s.P * lanes, T(0));
         for (int64_t e = e0; e < e0 + entities; ++e)
           for (int64_t p = 0; p < s.P; ++p) {
@@ -135,7 +131,8 @@ void half_jacobians(const Model<T>& m, const Segment<T>& s, const int64_t* heads
             for (int64_t j = j0; j < j0 + taps; ++j)
               to[j - j0] = j < J ? image[e / L * s.X * L + s.taps[p * J + j] * L + e % L] : T(1);
           }
-        products.multiply(a, 0, m.D, (c - c0) * s.P, s.P, windows, 0, 1, round_up(entities * taps, 16), false, out, 0);
+        pass.products.multiply(a, 0, m.D, (c - c0) * s.P, s.P, windows, 0, 1, round_up(entities * taps, 16), false, out,
+                               0);
         for (int64_t e = e0; e < e0 + entities; ++e)
           for (int64_t j = j0; j < j0 + taps; ++j) {
             const int64_t column = c * (J + 1) + j;
@@ -147,11 +144,9 @@ void half_jacobians(const Model<T>& m, const Segment<T>& s, const int64_t* heads
   }
 }
 
-template void statistics_by_jacobians(const Model<float>&, const Products<float>&, const Parallel&, Block<float>&);
-template void statistics_by_jacobians(const Model<double>&, const Products<double>&, const Parallel&, Block<double>&);
-template void half_jacobians(const Model<float>&, const Segment<float>&, const int64_t*, const int64_t*, int64_t,
-                             const Products<float>&, float* const*);
-template void half_jacobians(const Model<double>&, const Segment<double>&, const int64_t*, const int64_t*, int64_t,
-                             const Products<double>&, double* const*);
+template void add_S_by_jacobians(const Model<float>&, const Products<float>&, const Parallel&, Block<float>&);
+template void add_S_by_jacobians(const Model<double>&, const Products<double>&, const Parallel&, Block<double>&);
+template void half_jacobians(const Pass<float>&, float* const*);
+template void half_jacobians(const Pass<double>&, double* const*);
 
 }  // namespace tracin::cpu

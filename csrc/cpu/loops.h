@@ -24,7 +24,6 @@ struct MaskWord<double> {
 template <typename T>
 using Word = typename MaskWord<T>::type;
 
-static constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 static constexpr int64_t mask_words(int64_t positions) { return (positions + 31) / 32; }
 
 // Images of a panel are [32 / chunk][X][chunk]; `active` is the number of its lanes in use, rounded up to 16.
@@ -39,21 +38,22 @@ struct Loops {
                    Word<T>* mask);
   // squares[lane] += |v|^2
   void (*add_squares)(const T* v, int64_t rows, T* squares);
-  // Masks y by the bits at mask[(c words + word) 32 + place[lane]], then adds to the statistics [S][32].
+  // Masks y by the bits at mask[(c words + word) 32 + place[lane]], then adds to the statistics S [size_S][32].
   void (*statistics)(const Model<T>&, const Segment<T>&, const T* image, const Word<T>* mask, const int32_t* place,
-                     int64_t active, int64_t c0, int64_t c1, T* y, T* statistics);
+                     int64_t active, int64_t c0, int64_t c1, T* y, T* S);
   // Adds the gradient at the raw pixels [X][32] of masked y.
-  void (*pull_back)(const Model<T>&, const Segment<T>&, const T* y, int64_t active, int64_t c0, int64_t c1, T* pixels);
+  void (*pixel_gradients)(const Model<T>&, const Segment<T>&, const T* y, int64_t active, int64_t c0, int64_t c1,
+                          T* pixels);
   // rows[i][0 .. width) (+)= panel[.][i] for i < n; rows lie `stride` apart.
   void (*to_rows)(const T* panel, int64_t width, int64_t n, bool accumulate, T* const* rows);
   // panel[.][i] (+)= rows[i][0 .. width); lanes from n on are set to zero unless accumulating.
   void (*to_panel)(const T* const* rows, int64_t width, int64_t n, bool accumulate, T* panel);
   // From u [D] of a pair: un in its place, BN2's output before ReLU in z.
   void (*normalise)(const Model<T>&, T* u, T* z);
-  // Loss residual w of a sample, e and e un [D], delta [D].
-  T (*residual)(const Model<T>&, const T* un, const T* z, int64_t tail, T* error, T* normalised, T* delta);
-  // gram[i] += head[head_of[i]] + tail[relation_of[i]] for i < n; head or tail may be null.
-  void (*add_halves)(const T* head, const int32_t* head_of, const T* tail, const int32_t* relation_of, int64_t n,
+  // w of a sample; e, e un and delta [D].
+  T (*loss)(const Model<T>&, const T* un, const T* z, int64_t tail, T* e, T* e_un, T* delta);
+  // gram[i] += head[head_of[i]] + relation[relation_of[i]] for i < n; head or relation may be null.
+  void (*add_halves)(const T* head, const int32_t* head_of, const T* relation, const int32_t* relation_of, int64_t n,
                      T* gram);
   // scores[i] = rate * (dots[i] (gram[pair[i]] + fc_bias) + linear[i]) for i < n; dots and gram may be null.
   void (*combine)(const T* dots, const T* gram, const int32_t* pair, const T* linear, int64_t n, T rate, T fc_bias,

@@ -32,30 +32,39 @@ using Register = typename Types<T>::Register;
 template <typename T>
 constexpr int64_t L = chunk<T>;
 
-// Not one template with the type as its argument: that would drop the type's alignment.
+// Vectors in memory, which are aligned as their numbers are. Packed: Clang takes a reference to be aligned as a vector.
 template <typename T>
-inline Vec<T>& at(T* p) {
-  return *reinterpret_cast<Vec<T>*>(p);
+struct __attribute__((packed, may_alias)) VecAt {
+  Vec<T> value;
+};
+template <typename T>
+struct __attribute__((packed, may_alias)) IntAt {
+  Int<T> value;
+};
+template <typename T>
+struct __attribute__((packed, may_alias)) RegisterAt {
+  Register<T> value;
+};
+
+template <typename T>
+inline VecAt<T>& at(T* p) {
+  return *reinterpret_cast<VecAt<T>*>(p);
 }
 template <typename T>
-inline const Vec<T>& at(const T* p) {
-  return *reinterpret_cast<const Vec<T>*>(p);
+inline const VecAt<T>& at(const T* p) {
+  return *reinterpret_cast<const VecAt<T>*>(p);
 }
 template <typename T>
-inline Int<T>& bits_at(Word<T>* p) {
-  return *reinterpret_cast<Int<T>*>(p);
+inline IntAt<T>& bits_at(Word<T>* p) {
+  return *reinterpret_cast<IntAt<T>*>(p);
 }
 template <typename T>
-inline const Int<T>& bits_at(const Word<T>* p) {
-  return *reinterpret_cast<const Int<T>*>(p);
+inline RegisterAt<T>& register_at(T* p) {
+  return *reinterpret_cast<RegisterAt<T>*>(p);
 }
 template <typename T>
-inline Register<T>& register_at(T* p) {
-  return *reinterpret_cast<Register<T>*>(p);
-}
-template <typename T>
-inline const Register<T>& register_at(const T* p) {
-  return *reinterpret_cast<const Register<T>*>(p);
+inline const RegisterAt<T>& register_at(const T* p) {
+  return *reinterpret_cast<const RegisterAt<T>*>(p);
 }
 template <typename T>
 inline Word<T> bit(int64_t p) {
@@ -69,15 +78,15 @@ inline void product_tile(const T* a, const T* b, int64_t k, bool accumulate, T* 
   constexpr int64_t width = sizeof(V) / sizeof(T);
   V sum[height][vectors];
   for (int i = 0; i < height; ++i)
-    for (int v = 0; v < vectors; ++v) sum[i][v] = accumulate ? register_at(c + i * lanes + v * width) : V{};
+    for (int v = 0; v < vectors; ++v) sum[i][v] = accumulate ? register_at(c + i * lanes + v * width).value : V{};
   for (int64_t l = 0; l < k; ++l, a += operand_height, b += lanes) {
     V x[vectors];
-    for (int v = 0; v < vectors; ++v) x[v] = register_at(b + v * width);
+    for (int v = 0; v < vectors; ++v) x[v] = register_at(b + v * width).value;
     for (int i = 0; i < height; ++i)
       for (int v = 0; v < vectors; ++v) sum[i][v] += a[i] * x[v];
   }
   for (int i = 0; i < height; ++i)
-    for (int v = 0; v < vectors; ++v) register_at(c + i * lanes + v * width) = sum[i][v];
+    for (int v = 0; v < vectors; ++v) register_at(c + i * lanes + v * width).value = sum[i][v];
 }
 
 // 12 x 2 accumulators need 32 registers; with 16 there is room for 6 x 2.
@@ -130,16 +139,16 @@ void convolve_channels(const Model<T>& m, const Segment<T>& s, const T* image, i
       Vec<T> sum[width];
       for (int i = 0; i < width; ++i) sum[i] = Vec<T>{} + m.shift[c + i];
       for (int64_t j = 0; j < m.J; ++j) {
-        const Vec<T> x = at(image + taps[j] * L<T>);
+        const Vec<T> x = at(image + taps[j] * L<T>).value;
         for (int i = 0; i < width; ++i) sum[i] += x * m.kernel[(c + i) * m.J + j];
       }
       for (int i = 0; i < width; ++i) {
         const Int<T> positive = sum[i] > 0;
-        at(v + (i * s.P + p) * lanes) = positive ? sum[i] : Vec<T>{};
+        at(v + (i * s.P + p) * lanes).value = positive ? sum[i] : Vec<T>{};
         bits[i] |= positive & bit<T>(p);
       }
     }
-    for (int i = 0; i < width; ++i) bits_at<T>(mask + ((c + i) * words + word) * lanes) = bits[i];
+    for (int i = 0; i < width; ++i) bits_at<T>(mask + ((c + i) * words + word) * lanes).value = bits[i];
   }
 }
 
@@ -148,8 +157,7 @@ void convolve(const Model<T>& m, const Segment<T>& s, const T* image, int64_t ac
               Word<T>* mask) {
   for (int64_t lane = 0; lane < active; lane += L<T>, image += s.X * L<T>) {
     int64_t c = c0;
-    for (; c + 4 <= c1; c += 4)
-      convolve_channels<T, 4>(m, s, image, c, v + (c - c0) * s.P * lanes + lane, mask + lane);
+    for (; c + 4 <= c1; c += 4) convolve_channels<T, 4>(m, s, image, c, v + (c - c0) * s.P * lanes + lane, mask + lane);
     for (; c < c1; ++c) convolve_channels<T, 1>(m, s, image, c, v + (c - c0) * s.P * lanes + lane, mask + lane);
   }
 }
@@ -158,8 +166,8 @@ template <typename T>
 void add_squares(const T* v, int64_t rows, T* squares) {
   for (int64_t lane = 0; lane < lanes; lane += L<T>) {
     Vec<T> sum = {};
-    for (int64_t f = 0; f < rows; ++f) sum += at(v + f * lanes + lane) * at(v + f * lanes + lane);
-    at(squares + lane) += sum;
+    for (int64_t f = 0; f < rows; ++f) sum += at(v + f * lanes + lane).value * at(v + f * lanes + lane).value;
+    at(squares + lane).value += sum;
   }
 }
 
@@ -172,44 +180,45 @@ void channel_statistics(const Model<T>& m, const Segment<T>& s, const T* image, 
   for (int64_t word = 0; word < mask_words(s.P); ++word) {
     Word<T> gathered[L<T>];
     for (int64_t i = 0; i < L<T>; ++i) gathered[i] = mask[word * lanes + place[i]];
-    const Int<T> bits = bits_at<T>(gathered);
+    const Int<T> bits = bits_at<T>(gathered).value;
     const int64_t end = s.P < (word + 1) * 32 ? s.P : (word + 1) * 32;
     for (int64_t p = word * 32; p < end; ++p) {
-      const Vec<T> value = (bits & bit<T>(p)) != 0 ? at(y + p * lanes) : Vec<T>{};
-      at(y + p * lanes) = value;
+      const Vec<T> value = (bits & bit<T>(p)) != 0 ? at(y + p * lanes).value : Vec<T>{};
+      at(y + p * lanes).value = value;
       total += value;
       const int32_t* tap = s.taps + p * J;
       for (int64_t j = 0; j < J; ++j) {
-        const Vec<T> product = value * at(image + tap[j] * L<T>);
+        const Vec<T> product = value * at(image + tap[j] * L<T>).value;
         if (taps)
           sum[taps ? j : 0] += product;
         else
-          at(out + j * lanes) += product;
+          at(out + j * lanes).value += product;
       }
     }
   }
-  for (int64_t j = 0; j < taps; ++j) at(out + j * lanes) += sum[j];
-  at(out + J * lanes) += total;
+  for (int64_t j = 0; j < taps; ++j) at(out + j * lanes).value += sum[j];
+  at(out + J * lanes).value += total;
 }
 
 template <typename T>
 void statistics(const Model<T>& m, const Segment<T>& s, const T* image, const Word<T>* mask, const int32_t* place,
-                int64_t active, int64_t c0, int64_t c1, T* y, T* statistics) {
+                int64_t active, int64_t c0, int64_t c1, T* y, T* S) {
   const auto channel = m.J == 9 ? channel_statistics<T, 9> : channel_statistics<T, 0>;
   for (int64_t lane = 0; lane < active; lane += L<T>, image += s.X * L<T>)
     for (int64_t c = c0; c < c1; ++c)
       channel(m, s, image, mask + c * mask_words(s.P) * lanes, place + lane, y + (c - c0) * s.P * lanes + lane,
-              statistics + c * (m.J + 1) * lanes + lane);
+              S + c * (m.J + 1) * lanes + lane);
 }
 
 template <typename T>
-void pull_back(const Model<T>& m, const Segment<T>& s, const T* y, int64_t active, int64_t c0, int64_t c1, T* pixels) {
+void pixel_gradients(const Model<T>& m, const Segment<T>& s, const T* y, int64_t active, int64_t c0, int64_t c1,
+                     T* pixels) {
   for (int64_t lane = 0; lane < active; lane += L<T>)
     for (int64_t c = c0; c < c1; ++c)
       for (int64_t p = 0; p < s.P; ++p) {
-        const Vec<T> value = at(y + ((c - c0) * s.P + p) * lanes + lane);
+        const Vec<T> value = at(y + ((c - c0) * s.P + p) * lanes + lane).value;
         for (int64_t j = 0; j < m.J; ++j)
-          at(pixels + s.taps[p * m.J + j] * lanes + lane) += value * m.pull[c * m.J + j];
+          at(pixels + s.taps[p * m.J + j] * lanes + lane).value += value * m.pixel_kernel[c * m.J + j];
       }
 }
 
@@ -255,25 +264,26 @@ T dot(const T* a, const T* b, int64_t n) {
 }
 
 template <typename T>
-T residual(const Model<T>& m, const T* un, const T* z, int64_t tail, T* error, T* normalised, T* delta) {
+T loss(const Model<T>& m, const T* un, const T* z, int64_t tail, T* e, T* e_un, T* delta) {
   const T* t = m.entity + tail * m.D;
   const T score = dot(z, t, m.D) + (m.bias ? m.bias[tail] : T(0));
-  const T w = static_cast<T>(-1.0 / (1.0 + exp(static_cast<double>(score))));
+  const T w = w_of(score);
   for (int64_t d = 0; d < m.D; ++d) {
-    const T e = z[d] > 0 ? w * t[d] : T(0);
-    error[d] = e;
-    normalised[d] = e * un[d];
-    delta[d] = e * m.delta_scale[d];
+    const T value = z[d] > 0 ? w * t[d] : T(0);
+    e[d] = value;
+    e_un[d] = value * un[d];
+    delta[d] = value * m.delta_scale[d];
   }
   return w;
 }
 
 template <typename T>
-void add_halves(const T* head, const int32_t* head_of, const T* tail, const int32_t* relation_of, int64_t n, T* gram) {
+void add_halves(const T* head, const int32_t* head_of, const T* relation, const int32_t* relation_of, int64_t n,
+                T* gram) {
   if (head)
     for (int64_t i = 0; i < n; ++i) gram[i] += head[head_of[i]];
-  if (tail)
-    for (int64_t i = 0; i < n; ++i) gram[i] += tail[relation_of[i]];
+  if (relation)
+    for (int64_t i = 0; i < n; ++i) gram[i] += relation[relation_of[i]];
 }
 
 template <typename T>
@@ -287,9 +297,9 @@ void combine(const T* dots, const T* gram, const int32_t* pair, const T* linear,
 }
 
 template <typename T>
-constexpr Loops<T> table = {multiply<T>,   gather_images<T>, convolve<T>,  add_squares<T>, statistics<T>,
-                            pull_back<T>,  to_rows<T>,       to_panel<T>,  normalise<T>,   residual<T>,
-                            add_halves<T>, combine<T>,       dot<T>};
+constexpr Loops<T> table = {multiply<T>,        gather_images<T>, convolve<T>, add_squares<T>, statistics<T>,
+                            pixel_gradients<T>, to_rows<T>,       to_panel<T>, normalise<T>,   loss<T>,
+                            add_halves<T>,      combine<T>,       dot<T>};
 }  // namespace
 
 extern const Loops<float> float_loops;

@@ -20,9 +20,7 @@ template <typename T>
 struct Entry {
   T key, score;
   int64_t index;
-  bool operator<(const Entry& other) const {
-    return key != other.key ? key > other.key : index < other.index;
-  }
+  bool operator<(const Entry& other) const { return key != other.key ? key > other.key : index < other.index; }
 };
 
 template <typename T>
@@ -34,8 +32,7 @@ void keep_best(std::vector<Entry<T>>& entries, int64_t k) {
 }
 
 template <typename T>
-void merge_row(const T* scores, const int64_t* columns, int64_t B, int64_t k, Order order, T* best,
-               int64_t* best_index) {
+void merge_row(const T* scores, const int64_t* index, int64_t B, int64_t k, Order order, T* best, int64_t* best_index) {
   thread_local std::vector<Entry<T>> entries;
   entries.clear();
   for (int64_t i = 0; i < k && best_index[i] >= 0; ++i)
@@ -48,7 +45,7 @@ void merge_row(const T* scores, const int64_t* columns, int64_t B, int64_t k, Or
   for (int64_t b = 0; b < B; ++b) {
     const T key = key_of(scores[b], order);
     if (bounded && key < threshold) continue;
-    entries.push_back({key, scores[b], columns[b]});
+    entries.push_back({key, scores[b], index[b]});
     if (entries.size() < limit) continue;
     keep_best(entries, k);
     threshold = entries[k - 1].key;
@@ -66,11 +63,9 @@ void merge_row(const T* scores, const int64_t* columns, int64_t B, int64_t k, Or
 }  // namespace
 
 template <typename T>
-void merge_top_k(const T* scores, const int64_t* columns, int64_t Q, int64_t B, int64_t k, Order order, T* best,
+void merge_top_k(const T* scores, const int64_t* index, int64_t Q, int64_t B, int64_t k, Order order, T* best,
                  int64_t* best_index, const Parallel& parallel) {
-  parallel(Q, [&](int64_t q) {
-    merge_row(scores + q * B, columns, B, k, order, best + q * k, best_index + q * k);
-  });
+  parallel(Q, [&](int64_t q) { merge_row(scores + q * B, index, B, k, order, best + q * k, best_index + q * k); });
 }
 
 template void merge_top_k(const float*, const int64_t*, int64_t, int64_t, int64_t, Order, float*, int64_t*,

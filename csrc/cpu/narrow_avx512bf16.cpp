@@ -21,7 +21,8 @@ inline void product_tile(const uint16_t* a, const uint16_t* b, int64_t pairs, bo
     for (int i = 0; i < height; ++i) {
       int pair;
       memcpy(&pair, a + 2 * i, sizeof pair);
-      for (int v = 0; v < vectors; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)_mm512_set1_epi32(pair), x[v]);
+      for (int v = 0; v < vectors; ++v)
+        sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)_mm512_set1_epi32(pair), x[v]);
     }
   }
   for (int i = 0; i < height; ++i)

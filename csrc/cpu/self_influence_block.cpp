@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "factors.h"
+#include "operands.h"
 
 namespace tracin {
 namespace {
@@ -11,38 +12,36 @@ template <typename T>
 T self_score(const Model<T>& m, const Tracked<T>& on, const cpu::Block<T>& b, int64_t i) {
   const auto dot = cpu::loops<T>().dot;
   const int64_t D = m.D, slot = b.pair[i];
-  const T *delta = b.rows.data() + i * b.width, *pixels = delta + D, *z = b.z.data() + slot * D;
+  const T *delta = b.delta(i), *c = b.pixels(i), *q = c + D, *z = b.z.data() + slot * D;
   const T w = b.w.data()[i];
   T score = 0;
   if (on.fc) score += dot(delta, delta, D) * (b.squares.data()[slot] + T(on.fc_bias));
   if (on.bias) score += w * w;
   if (on.entity) {
-    score += dot(pixels, pixels, D) + w * w * dot(z, z, D);
-    if (b.heads[i] == b.tails[i]) score += 2 * w * dot(pixels, z, D);
+    score += dot(c, c, D) + w * w * dot(z, z, D);
+    if (b.heads[i] == b.tails[i]) score += 2 * w * dot(c, z, D);
   }
-  if (on.relation) score += dot(pixels + D, pixels + D, D);
+  if (on.relation) score += dot(q, q, D);
   return score;
 }
 
-// Adds the squares of a panel's rows to its lanes: e, e un, and S^T M S.
+// Adds the squares of a panel's rows to its samples' scores: e, e un, and S^T M S.
 template <typename T>
-void add_panel(const Model<T>& m, const Tracked<T>& on, const cpu::Block<T>& b, int64_t g, T rate, T* scores,
+void add_panel(const Model<T>& m, const Tracked<T>& on, const cpu::Block<T>& b, cpu::Range r, T rate, T* scores,
                const Products<T>& products) {
-  thread_local cpu::Buffer<T> image;
-  const int64_t D = m.D, S = m.statistics(), n = std::min(lanes, b.B - g * lanes);
-  const T* panel = b.linear.data() + g * b.columns * lanes;
-  const auto add = [&](const T* x, const T* y, int64_t rows) {
-    for (int64_t d = 0; d < rows; ++d)
-      for (int64_t i = 0; i < n; ++i) scores[i] += rate * x[d * lanes + i] * y[d * lanes + i];
+  thread_local cpu::Buffer<T> buffer;
+  const auto add = [&](const cpu::Panels<T>& x, const cpu::Panels<T>& y) {
+    for (int64_t d = 0; d < x.rows; ++d)
+      for (int64_t i = 0; i < r.n; ++i) scores[i] += rate * x.data[d * lanes + i] * y.data[d * lanes + i];
   };
-  if (on.bn2_bias) add(panel, panel, D);
-  if (on.bn2_weight) add(panel + D * lanes, panel + D * lanes, D);
-  if (!on.form) return;
-  const T* statistics = panel + 2 * D * lanes;
-  T* out = image.sized(cpu::padded(S, products.height) * lanes);
-  products.multiply({on.form, S, S, products.height ? products.height : S}, 0, S, 0, S, statistics, 0, 1, lanes, false,
-                    out, 0);
-  add(statistics, out, S);
+  const cpu::Panels<T> e = b.e(r), e_un = b.e_un(r), S = b.S(r);
+  if (on.bn2_bias) add(e, e);
+  if (on.bn2_weight) add(e_un, e_un);
+  if (!on.M) return;
+  const int64_t size_S = m.size_S();
+  const cpu::Panels<T> MS = cpu::panels_in(buffer, size_S, r.n, products.padded(size_S));
+  cpu::multiply(products, products.operand(on.M, size_S, size_S), S, false, MS);
+  add(S, MS);
 }
 
 }  // namespace
@@ -52,11 +51,12 @@ void self_influence_block(const Model<T>& m, const Tracked<T>& on, const int64_t
                           const Products<T>& products, const Parallel& parallel) {
   thread_local cpu::Block<T> block;
   cpu::Block<T>& b = block;
-  const cpu::Wanted<T> wanted = {nullptr, on.form != nullptr, on.entity || on.relation, on.fc};
+  const cpu::Wanted<T> wanted = {nullptr, on.M != nullptr, on.entity || on.relation, on.fc};
   cpu::compute_factors(m, wanted, triples, B, products, parallel, b);
   parallel(cpu::panels(B), [&](int64_t g) {
-    for (int64_t i = g * lanes; i < std::min(B, (g + 1) * lanes); ++i) scores[i] = rate * self_score(m, on, b, i);
-    add_panel(m, on, b, g, rate, scores + g * lanes, products);
+    const cpu::Range r = {g * lanes, std::min(lanes, B - g * lanes)};
+    for (int64_t i = r.first; i < r.first + r.n; ++i) scores[i] = rate * self_score(m, on, b, i);
+    add_panel(m, on, b, r, rate, scores + r.first, products);
   });
 }
 

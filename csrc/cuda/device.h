@@ -42,8 +42,8 @@ class Device {
 
 // The ops of kernels.h on the device. `triples` lie on the host; every other pointer, those inside Model, Tests and
 // Tracked included, leads to the device. Operands are packed with height 0 and all channels in one chunk: Segment's
-// forward is [C P, D], backward [D, C P]; the tests' features [C P, pairs], delta [D, Q], linear [2 D + S, Q], form
-// [S, S]; those in bfloat16 likewise. The image is taken whole, except by relation_tables.
+// forward is [C P, D], backward [D, C P]; the tests' v [C P, pairs], delta [D, Q], linear [2 D + S, Q], M [S, S];
+// those in bfloat16 likewise. The image is taken whole, except by relation_tables.
 template <typename T>
 void influence_block(const Model<T>&, const Tests<T>&, const int64_t* triples, int64_t B, T rate, T* scores, Device&);
 
@@ -57,7 +57,7 @@ void relation_tables(const Model<T>&, T* u, T* v, T* jacobians, Device&);
 constexpr int64_t most_kept = 1024;  // largest k of merge_top_k
 
 template <typename T>
-void merge_top_k(const T* scores, const int64_t* columns, int64_t Q, int64_t B, int64_t k, Order, T* best,
+void merge_top_k(const T* scores, const int64_t* index, int64_t Q, int64_t B, int64_t k, Order, T* best,
                  int64_t* best_index, Device&);
 
 }  // namespace tracin::cuda

@@ -1,18 +1,17 @@
-#include "factors.h"
-
 #include <type_traits>
 #include <vector>
 
+#include "factors.h"
 #include "launch.cuh"
 
 namespace tracin::cuda {
 namespace {
 #include "warp.cuh"
 
-#include "errors.cuh"
 #include "features.cuh"
 #include "gradients.cuh"
 #include "hidden.cuh"
+#include "loss.cuh"
 #include "narrow.cuh"
 #include "taps.cuh"
 
@@ -71,10 +70,10 @@ const uint16_t* narrowed(const float* x, int64_t n, Device& device) {
 }
 
 template <typename T>
-Factors<T> compute_factors(const Model<T>& m, bool statistics, bool pixels, const int64_t* triples, int64_t B,
+Factors<T> compute_factors(const Model<T>& m, bool has_S, bool has_cq, const int64_t* triples, int64_t B,
                            Device& device) {
   const Segment<T>& s = m.middle;
-  const int64_t D = m.D, F = m.C * s.P, columns = 2 * D + (statistics ? m.statistics() : 0);
+  const int64_t D = m.D, F = m.C * s.P, columns = 2 * D + (has_S ? m.size_S() : 0);
   const Samples samples = index_samples(triples, B, device);
   const int64_t G = samples.G;
   const Taps taps = index_taps(s, m.J, device);
@@ -87,23 +86,22 @@ Factors<T> compute_factors(const Model<T>& m, bool statistics, bool pixels, cons
       m, samples.pair_head, samples.pair_relation, u, z);
 
   T *w = device.array<T>(B), *linear = device.array<T>(B * columns), *delta = device.array<T>(B * D);
-  run("errors", errors_kernel<T>, launch_warps("errors", B), device.stream(), m, samples, u, z, columns, w, linear,
-      delta);
+  run("loss", loss_kernel<T>, launch_warps("loss", B), device.stream(), m, samples, u, z, columns, w, linear, delta);
   Factors<T> factors = {samples, columns, v, z, w, linear, delta, nullptr};
-  if (!statistics && !pixels) return factors;
+  if (!has_S && !has_cq) return factors;
 
   T* y = device.array<T>(B * F);
   backward_product<T>(s, delta, B, D, F, y, device);
-  if (statistics)
+  if (has_S)
     run("statistics", statistics_kernel<T>, launch("statistics", B, s.X * static_cast<int64_t>(sizeof(T))),
         device.stream(), m, s, samples, taps.by_tap, v, y, columns, linear);
-  if (pixels) {
-    T *t = device.array<T>(B * s.P * m.J), *gradients = device.array<T>(B * s.X);
+  if (has_cq) {
+    T *t = device.array<T>(B * s.P * m.J), *cq = device.array<T>(B * s.X);
     run("tap_gradients", tap_gradients_kernel<T>, launch_threads("tap_gradients", B * s.P), device.stream(), m, s,
         samples, v, y, t);
     run("pixel_gradients", pixel_gradients_kernel<T>, launch_threads("pixel_gradients", B * s.X), device.stream(), s,
-        m.J, B, taps.first, taps.entries, t, gradients);
-    factors.pixels = gradients;
+        m.J, B, taps.first, taps.entries, t, cq);
+    factors.cq = cq;
   }
   return factors;
 }

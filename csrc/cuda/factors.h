@@ -14,18 +14,18 @@ struct Samples {
 template <typename T>
 struct Factors {
   Samples samples;
-  int64_t columns;  // of `linear`: 2 D, and S if wanted
+  int64_t columns;  // of `linear`: 2 D, and S's if wanted
   const T* v;       // [G, F]
   const T* z;       // [G, D]
   const T* w;       // [B]
   const T* linear;  // [B, columns] e, e un, S
   const T* delta;   // [B, D]
-  const T* pixels;  // [B, 2 D] gradient at the raw pixels: c, q; null if not wanted
+  const T* cq;      // [B, 2 D] gradient at the raw pixels: c, q; null if not wanted
 };
 
 // Fills a block from triples on the host.
 template <typename T>
-Factors<T> compute_factors(const Model<T>&, bool statistics, bool pixels, const int64_t* triples, int64_t B, Device&);
+Factors<T> compute_factors(const Model<T>&, bool has_S, bool has_cq, const int64_t* triples, int64_t B, Device&);
 
 // v [G, C P] of one part of the image at G distinct pairs.
 template <typename T>

@@ -1,8 +1,6 @@
 // Per distinct pair: un = norm_scale u + norm_offset, z = relu(scale u + offset). A block per pair. Pre-activations at
 // ReLU's kink are computed again in double, by the whole block: float32 must take float64's side.
 
-constexpr double kink = 1e-5;
-
 // Every thread gets the sum of the block's x; `partial` [warps] is shared memory.
 __device__ inline double block_sum(double x, double* partial) {
   x = warp_sum(x);
@@ -40,8 +38,8 @@ __global__ void __launch_bounds__(threads) hidden_kernel(Model<T> m,
                                                          const int32_t* pair_relation,  // [G]
                                                          T* u,                          // [G, D], becomes un
                                                          T* z) {                        // [G, D], written
-  double* partial = shared_memory<double>();                    // [warps]
-  int* near = reinterpret_cast<int*>(partial + blockDim.x / warp);  // [threads]
+  double* partial = shared_memory<double>();                                            // [warps]
+  int* near = reinterpret_cast<int*>(partial + blockDim.x / warp);                      // [threads]
   const int64_t g = blockIdx.x;
   for (int64_t d0 = 0; d0 < m.D; d0 += blockDim.x) {
     const int64_t d = d0 + threadIdx.x;
@@ -51,7 +49,7 @@ __global__ void __launch_bounds__(threads) hidden_kernel(Model<T> m,
       T& value = u[g * m.D + d];
       pre = m.scale[d] * value + m.offset[d];
       value = m.norm_scale[d] * value + m.norm_offset[d];
-      settle = m.exact_pixel && fabs(pre) < kink * fmax(1.0, fabs(static_cast<double>(m.scale[d])));
+      settle = m.exact_kink && fabs(pre) < m.exact_kink[d];
     }
     near[threadIdx.x] = settle;
     __syncthreads();

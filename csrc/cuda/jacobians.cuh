@@ -7,7 +7,8 @@ __global__ void __launch_bounds__(threads) jacobians_kernel(Model<T> m, Segment<
                                                             const T* v,  // [relations, C P]
                                                             T* out) {    // [relations, ceil(S / 32), D, 32], written
   const int64_t S = m.C * (m.J + 1), panels = (S + lanes - 1) / lanes;
-  const int64_t r = blockIdx.x / (panels * lanes), i = blockIdx.x % (panels * lanes), c = i / (m.J + 1), j = i % (m.J + 1);
+  const int64_t r = blockIdx.x / (panels * lanes), i = blockIdx.x % (panels * lanes), c = i / (m.J + 1),
+                j = i % (m.J + 1);
   T* column = out + ((r * panels + i / lanes) * m.D) * lanes + i % lanes;
   for (int64_t d = threadIdx.x; d < m.D; d += blockDim.x) {
     T sum = 0;

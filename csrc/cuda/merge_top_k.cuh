@@ -51,11 +51,11 @@ __device__ void sort_list(List<T>& list, int64_t count) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(threads) merge_top_k_kernel(const T* scores,         // [Q, B]
-                                                              const int64_t* columns,  // [B]
+__global__ void __launch_bounds__(threads) merge_top_k_kernel(const T* scores,       // [Q, B]
+                                                              const int64_t* index,  // [B]
                                                               int64_t B, int64_t k, Order order, T worst,
-                                                              T* best,                 // [Q, k], changed
-                                                              int64_t* best_index) {   // [Q, k], changed
+                                                              T* best,                // [Q, k], changed
+                                                              int64_t* best_index) {  // [Q, k], changed
   int64_t* memory = shared_memory<int64_t>();
   T* score = reinterpret_cast<T*>(memory + list_size);
   List<T> list = {memory, score, reinterpret_cast<int*>(score + list_size), order, worst};
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(threads) merge_top_k_kernel(const T* scores,  
       const int64_t b = b0 + i * blockDim.x + threadIdx.x;
       if (b >= B || list.key(scores[b]) < threshold) continue;
       const int slot = atomicAdd(list.count, 1);
-      list.index[slot] = columns[b], list.score[slot] = scores[b];
+      list.index[slot] = index[b], list.score[slot] = scores[b];
     }
     __syncthreads();
     count = *list.count;

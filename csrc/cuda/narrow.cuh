@@ -1,6 +1,6 @@
 // out[i] = x[i] rounded to the nearest bfloat16, ties to even.
 
-__global__ void narrow_kernel(const float* x,    // [n]
+__global__ void narrow_kernel(const float* x,              // [n]
                               int64_t n, uint16_t* out) {  // [n], written
   const int64_t i = global_thread();
   if (i >= n) return;

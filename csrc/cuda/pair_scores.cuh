@@ -9,11 +9,11 @@ constexpr int64_t tests_at_once = 8;  // tests that a thread takes one sample th
 // What a block of training triples gives, as far as pair_scores_kernel reads it.
 template <typename T>
 struct PairSide {
-  const T* w;       // [B]
-  const T* z;       // [G, D]
-  const T* pixels;  // [B, 2 D] or null
-  const T* dots;    // [Q, B] or null
-  const T* gram;    // [test pairs, G] or null
+  const T* w;     // [B]
+  const T* z;     // [G, D]
+  const T* cq;    // [B, 2 D] or null
+  const T* dots;  // [Q, B] or null
+  const T* gram;  // [test pairs, G] or null
 };
 
 // Where `coincide`, the inner product of this lane's row with the test's; 0 elsewhere. All lanes must call it.
@@ -31,29 +31,28 @@ __device__ __forceinline__ T join(bool coincide, const T* row, const T* test, in
 
 // Three blocks a multiprocessor: left to itself the compiler takes 64 registers, for four, and spills.
 template <typename T>
-__global__ void __launch_bounds__(threads, 3) pair_scores_kernel(int64_t D, Tests<T> tests, Samples samples,
-                                                              PairSide<T> side, T rate,
-                                                              T* scores) {  // [Q, B], changed
+__global__ void __launch_bounds__(threads, 3)
+    pair_scores_kernel(int64_t D, Tests<T> tests, Samples samples, PairSide<T> side, T rate,
+                       T* scores) {  // [Q, B], changed
   const int64_t B = samples.B, columns = (B + blockDim.x - 1) / blockDim.x;
   const int64_t b = blockIdx.x % columns * blockDim.x + threadIdx.x, q0 = blockIdx.x / columns * tests_at_once;
   const bool active = b < B;
   const int64_t at = active ? b : 0;
   const int32_t head = samples.head[at], relation = samples.relation[at], tail = samples.tail[at],
                 pair = samples.pair[at];
-  const T w = side.w[at], *z = side.z + pair * D, *pixels = side.pixels ? side.pixels + at * 2 * D : nullptr;
+  const T w = side.w[at], *z = side.z + pair * D, *cq = side.cq ? side.cq + at * 2 * D : nullptr;
   for (int64_t q = q0; q < q0 + tests_at_once && q < tests.Q; ++q) {
     const int64_t *other = tests.triples + 3 * q, i = q * B + at;
     T sum = active ? scores[i] : T(0);  // an idle lane shares its index with one that writes
     if (side.dots) sum += side.dots[i] * (side.gram[tests.pair[q] * samples.G + pair] + tests.fc_bias);
-    if (tests.same_relation)
-      sum += join(active && relation == other[1], pixels + D, tests.same_relation + (3 * q + 2) * D, D);
-    if (tests.same_head) {
-      sum += join(active && head == other[0], pixels, tests.head + q * D, D);
-      sum += join(active && head == other[2], pixels, tests.pull + q * D, D);
-      sum += w * join(active && tail == other[2], z, tests.pull + q * D, D);
-      sum += w * join(active && tail == other[0], z, tests.head + q * D, D);
+    if (tests.along_q) sum += join(active && relation == other[1], cq + D, tests.along_q + (3 * q + 2) * D, D);  // q'
+    if (tests.along_c) {
+      sum += join(active && head == other[0], cq, tests.c + q * D, D);
+      sum += join(active && head == other[2], cq, tests.wz + q * D, D);
+      sum += w * join(active && tail == other[2], z, tests.wz + q * D, D);
+      sum += w * join(active && tail == other[0], z, tests.c + q * D, D);
     }
-    if (tests.residual && tail == other[2]) sum += w * tests.residual[q];
+    if (tests.w && tail == other[2]) sum += w * tests.w[q];
     if (active) scores[i] = rate * sum;
   }
 }

@@ -14,7 +14,7 @@ namespace {
 
 template <typename T>
 void relation_tables(const Model<T>& m, T* u, T* v, T* jacobians, Device& device) {
-  const Segment<T>& s = m.tail;
+  const Segment<T>& s = m.relation_half;
   const int64_t R = m.relations, D = m.D, F = m.C * s.P;
   std::vector<int32_t> ids(2 * R);  // every relation, with a head that none of its windows sees
   std::iota(ids.begin(), ids.begin() + R, 0);
@@ -22,8 +22,8 @@ void relation_tables(const Model<T>& m, T* u, T* v, T* jacobians, Device& device
   features(m, s, index_taps(s, m.J, device).by_tap, relations + R, relations, R, v, device);
   device.multiply(row_major<const T>(v, R, F), row_major(s.forward, F, D), row_major(u, R, D));
   if (!jacobians) return;
-  run("jacobians", jacobians_kernel<T>, launch("jacobians", R * ceil_div(m.statistics(), lanes) * lanes),
-      device.stream(), m, s, v, jacobians);
+  run("jacobians", jacobians_kernel<T>, launch("jacobians", R * ceil_div(m.size_S(), lanes) * lanes), device.stream(),
+      m, s, v, jacobians);
 }
 
 template void relation_tables(const Model<float>&, float*, float*, float*, Device&);

@@ -24,14 +24,12 @@ __device__ T warp_dot(const T* a, const T* b, int64_t n) {
 // xn at a pixel of the image, head's D first.
 template <typename T>
 __device__ T normalised_pixel(const Model<T>& m, int64_t head, int64_t relation, int64_t pixel) {
-  const T raw = pixel < m.D ? m.entity[head * m.D + pixel]
-                            : m.relation[relation * m.relation_step * m.D + pixel - m.D];
+  const T raw = pixel < m.D ? m.entity[head * m.D + pixel] : m.relation[relation * m.relation_step * m.D + pixel - m.D];
   return (raw - m.pixel_mean[pixel]) * m.pixel_rstd[pixel];
 }
 
 // The whole block puts a segment's X pixels into `image`; a barrier must follow.
 template <typename T>
 __device__ void load_image(const Model<T>& m, const Segment<T>& s, int64_t head, int64_t relation, T* image) {
-  for (int64_t x = threadIdx.x; x < s.X; x += blockDim.x)
-    image[x] = normalised_pixel(m, head, relation, s.pixels[x]);
+  for (int64_t x = threadIdx.x; x < s.X; x += blockDim.x) image[x] = normalised_pixel(m, head, relation, s.pixels[x]);
 }

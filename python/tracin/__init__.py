@@ -1,6 +1,7 @@
 """Training-data attribution for ConvE knowledge-graph models: exact TracIn influences from checkpoint files."""
 
-from tracin.checkpoints.load import Checkpoint, load_checkpoint, load_model, save_checkpoint
+from tracin.checkpoints.load import Checkpoint, load_checkpoint, load_model
+from tracin.checkpoints.save import save_checkpoint
 from tracin.errors import InputError
 from tracin.influence.top_k import TopK
 from tracin.influence.tracin import TracIn
@@ -16,3 +17,5 @@ __all__ = [
     "Checkpoint", "ConvE", "InputError", "TopK", "TracIn", "from_pykeen", "info", "load_checkpoint", "load_model",
     "read_dictionary", "read_triples", "save_checkpoint", "self_influence_frame", "train",
 ]  # fmt: skip
+
+__version__: str = info()["version"]

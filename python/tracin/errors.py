@@ -1,8 +1,32 @@
 """The one exception type for everything a user can mend (files, arguments, devices), and how it shows values."""
 
+from __future__ import annotations
+
 
 class InputError(ValueError):
-    """Bad input from outside: the message names the file or argument, what came, what was expected, and the remedy."""
+    """Bad input from outside: the message names the file or argument, what came, what was expected, and the remedy.
+
+    Args:
+        text: the message.
+        argument: of the library, if one is at fault.
+        called: what the text calls the argument; None: by its name.
+
+    Example:
+        >>> try:
+        ...     top = TracIn(checkpoint).top_k(train, test, k=0)
+        ... except InputError as error:
+        ...     print(error)
+        k is 0; expected a positive number of training triples
+    """
+
+    def __init__(self, text: object = "", argument: str | None = None, called: str | None = None) -> None:
+        super().__init__(text)
+        self.argument = argument
+        self.called = called or argument
+
+    def calling_it(self, name: str) -> str:
+        """The message of an argument at fault that the user knows by another name, such as a flag."""
+        return str(self).replace(self.called, name, 1) if self.called else str(self)
 
 
 def quote(value: object) -> str:

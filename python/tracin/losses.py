@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor
-from torch.nn import functional
 
 from tracin.errors import InputError
-
-
-def bce(
-    scores: Tensor,  # [B]
-) -> Tensor:  # [B]
-    """Binary cross-entropy of a true triple: softplus(-score)."""
-    return functional.softplus(-scores)
-
+from tracin_ext.losses import bce
 
 LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"bce": bce}
 

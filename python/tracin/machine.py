@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -12,6 +14,8 @@ from tracin.errors import InputError
 from tracin_ext import backends
 
 DISTRIBUTION = "tracin-ext"
+
+_processes_here = 1
 
 
 def info() -> dict[str, Any]:
@@ -88,7 +92,23 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise InputError(f"device is {device!r}; expected auto, cpu or cuda") from error
+        raise InputError(f"device is {device!r}; expected auto, cpu or cuda", "device") from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is 'cuda', but this PyTorch sees no CUDA device; take --device cpu or auto")
+        raise InputError("device is 'cuda', but this PyTorch sees no CUDA device; take --device cpu or auto", "device")
     return resolved
+
+
+def processes_here() -> int:
+    """How many processes of this run share this machine, this one among them."""
+    return _processes_here
+
+
+@contextmanager
+def shared_by(processes: int) -> Iterator[None]:
+    """While so many processes of the run share this machine."""
+    global _processes_here
+    before, _processes_here = _processes_here, processes
+    try:
+        yield
+    finally:
+        _processes_here = before

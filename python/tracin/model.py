@@ -18,8 +18,8 @@ class ConvE(nn.Module):
 
         x = stack(E[h], R[r]);  v = relu(bn1(conv(bn0(x))));  z = relu(bn2(fc(v)));  score = z . E[t] + bias[t]
 
-    Each embedding of `embedding_dim` values is viewed as `input_channels` planes of `embedding_height` x
-    `embedding_width`; the head's planes and the relation's are stacked in height or side by side in width.
+    Each embedding of `embedding_dim` values is viewed as planes of `embedding_height` x `embedding_width`, as many as
+    it fills; the head's planes and the relation's are stacked in height or side by side in width.
     The first word of every parameter name is the name of its layer (see `tracin.TracIn`, argument `layers`).
 
     Args:
@@ -41,7 +41,7 @@ class ConvE(nn.Module):
         InputError: if the sizes do not fit together.
 
     Example:
-        >>> model = ConvE(135, 46, 32, embedding_height=8, embedding_width=4)
+        >>> model = ConvE(135, 46, 32, embedding_height=8, embedding_width=4).eval()
         >>> model(torch.tensor([[0, 1, 2]])).shape
         torch.Size([1])
     """
@@ -140,7 +140,7 @@ class ConvE(nn.Module):
         heads: Tensor,  # [B]
         relations: Tensor,  # [B]
     ) -> Tensor:  # [B, D]
-        """z, the activation that is compared with the tails' embeddings."""
+        """z [B, D], the activation that is compared with the tails' embeddings."""
         planes = (len(heads), *self.plane)
         x = torch.cat(
             [self.entity(heads).view(planes), self.relation(self.relation_step * relations).view(planes)],
@@ -157,9 +157,9 @@ class ConvE(nn.Module):
         self,
         triples: Tensor,  # [B, 3] head, relation, tail
     ) -> Tensor:  # [B]
-        """Scores (logits) of triples."""
+        """Scores (logits) [B] of triples [B, 3]."""
         heads, relations, tails = triples.unbind(1)
-        score = (self.hidden(heads, relations) * self.entity(tails)).sum(1)
+        score: Tensor = (self.hidden(heads, relations) * self.entity(tails)).sum(1)
         return score if self.bias is None else score + self.bias[tails]
 
     def score_tails(
@@ -167,6 +167,6 @@ class ConvE(nn.Module):
         heads: Tensor,  # [B]
         relations: Tensor,  # [B]
     ) -> Tensor:  # [B, N]
-        """Scores (logits) of every entity as the tail of (head, relation)."""
+        """Scores (logits) [B, N] of every entity as the tail of (head, relation)."""
         scores = self.hidden(heads, relations) @ self.entity.weight.T
         return scores if self.bias is None else scores + self.bias

@@ -37,6 +37,11 @@ class Clock:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
+    def tell_apart(self, stage: str, seconds: float, within: str) -> None:
+        """Counts so many seconds of a stage for another, which was a part of it and stands before it from now on."""
+        whole = self.seconds.pop(within, 0.0)
+        self.seconds |= {stage: seconds, within: whole - seconds}
+
     def split(self, rest: str) -> str:
         """Such as "12.5 s: reading 4.1 s, scoring 8.4 s"; what no stage took goes to `rest`."""
         total = time.perf_counter() - self.start

@@ -64,7 +64,8 @@ class TripleScorer(nn.Module):
     ) -> Tensor:  # [B]
         """Scores of triples."""
         heads, relations, tails = triples.unbind(1)
-        return self._score(torch.stack([heads, self.relation_step * relations, tails], 1)).squeeze(1)
+        scores: Tensor = self._score(torch.stack([heads, self.relation_step * relations, tails], 1))
+        return scores.squeeze(1)
 
 
 def from_pykeen(model: Any, triples_factory: Any = None) -> Checkpoint:
@@ -76,6 +77,9 @@ def from_pykeen(model: Any, triples_factory: Any = None) -> Checkpoint:
     Args:
         model: a PyKEEN model. Relation ids of triples are those of its factory, also with inverse triples.
         triples_factory: the factory it was trained with, for the dictionaries of labels; None: no dictionaries.
+
+    Returns:
+        The model in eval mode, a ConvE on the CPU; learning_rate and epoch are None.
 
     Raises:
         InputError: if it is no PyKEEN model, the factory is another model's, or a weight is not finite.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -291,24 +292,37 @@ def test_unknown_sections_and_methods_are_named() -> None:
         assert result.exit_code == 2 and "nonsense" in result.output and known in result.output
 
 
-def test_readme_block_is_replaced_and_only_by_a_full_run(written: Path, tmp_path: Path) -> None:
-    path = tmp_path / "README.md"
-    path.write_text(f"# before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+def test_measured_blocks_are_replaced_and_only_by_a_full_run(written: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"]
     results = tmp_path / "results"
-    results.mkdir()
+    for folder in (results, tmp_path / "docs"):
+        folder.mkdir()
+    for path in paths:
+        path.write_text(f"# before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
     content = json.loads((written / "w1.json").read_text())
-    arguments = ["--results", str(results), "--readme", str(path)]
+    arguments = ["--results", str(results), "--readme", str(paths[0]), "--page", str(paths[1])]
     report.write_json(results / "w1.json", content)
     refused = CliRunner().invoke(readme.main, arguments)
     assert refused.exit_code == 1 and "quick run" in refused.output
     report.write_json(results / "w1.json", content | {"quick": False})
     for _ in range(2):
         assert CliRunner().invoke(readme.main, arguments).exit_code == 0
-    text = path.read_text()
-    assert text.startswith(f"# before\n{readme.BEGIN}\n") and text.endswith(f"\n{readme.END}\nafter\n")
-    assert "old" not in text and "](results/time_by_backend.png)" in text and "| factored |" in text
-    path.write_text("no markers")
+    for path in paths:
+        text = path.read_text()
+        assert text.startswith(f"# before\n{readme.BEGIN}\n") and text.endswith(f"\n{readme.END}\nafter\n")
+        assert "old" not in text and "| factored |" in text
+    whole = paths[1].read_text()
+    assert "](../results/time_by_backend.png)" in whole and "](../results/table.md)" in whole
+    assert {*methods_in(paths[0].read_text())} < {*methods_in(whole)} == {row["method"] for row in content["rows"]}
+    paths[1].write_text("no markers")
+    before = paths[0].read_text()
     assert "lacks the lines" in CliRunner().invoke(readme.main, arguments).output
+    assert paths[0].read_text() == before
+
+
+def methods_in(text: str) -> list[str]:
+    """The first column of its table."""
+    return [cell.removesuffix(" \\*") for cell in re.findall(r"^\| ([a-zA-Z].*?) \|", text, re.M) if cell != "method"]
 
 
 def test_proximity_is_verified_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:

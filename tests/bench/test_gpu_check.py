@@ -28,7 +28,7 @@ def test_without_a_gpu_it_says_so_and_fails() -> None:
 
 
 def test_tests_that_are_all_skipped_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_check, "TESTS", ["tests/test_full_float32.py"])
+    monkeypatch.setattr(gpu_check, "TESTS", ["tests/tracin_ext/test_full_float32.py"])
     assert gpu_check.run_tests("inside_and_after") == {"passed": True, "tests": {"passed": 2, "deselected": 1}}
     if not torch.cuda.is_available():
         assert gpu_check.run_tests("exact_inside")["passed"] is False

@@ -23,7 +23,8 @@ from tests.samples.foreign_weights import (
     rename,
     write,
 )
-from tracin.checkpoints.load import load_checkpoint, load_model, read_training_state, save_checkpoint
+from tracin.checkpoints.load import load_checkpoint, load_model
+from tracin.checkpoints.save import read_training_state, save_checkpoint
 from tracin.errors import InputError
 from tracin.model import ConvE
 

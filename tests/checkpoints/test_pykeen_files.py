@@ -164,6 +164,16 @@ def test_command_needs_nothing_but_the_folder(trained: Trained, tmp_path: Path) 
     assert trained.factory.entity_to_id[written["test_head_label"]] == first[0]
 
 
+def test_batch_takes_the_folders_triples(trained: Trained, tmp_path: Path) -> None:
+    triples = str(trained.folder / "folder" / "training_triples" / "numeric_triples.tsv.gz")
+    arguments = ["--model-path", str(trained.folder / "folder"), "--train", triples, "--test-triples", triples]
+    more = ["--filter-method", "none", "--max-triples", "2", "--top-k", "1", "--output-dir", str(tmp_path)]
+    result = CliRunner().invoke(main, ["batch", *arguments, *more])
+    assert result.exit_code == 0, result.stderr
+    written = [json.loads(path.read_text())[0] for path in sorted(tmp_path.glob("triple_*.json"))]
+    assert [item["test_triple"] for item in written] == trained.factory.mapped_triples[:2].tolist()
+
+
 def test_folder_with_another_runs_triples(trained: Trained, tmp_path: Path) -> None:
     source = trained.folder / "folder"
     (tmp_path / "training_triples").mkdir()

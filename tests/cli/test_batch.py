@@ -18,7 +18,8 @@ import torch
 from click.testing import CliRunner, Result
 
 import tracin
-from tests.cli.test_expected import TOLERANCE, compare, expected
+from tests.samples.jobs import files
+from tests.samples.original import TOLERANCE, compare, expected
 from tracin import batch as work
 from tracin.cli import main
 from tracin.proximity.filter import ProximityFilter, ProximityOptions
@@ -53,12 +54,6 @@ def batch(folder: Path, *more: object, output: str = "out") -> Result:
 
 def summary(folder: Path, output: str = "out") -> dict[str, Any]:
     return json.loads((folder / output / "batch_tracin_summary.json").read_text())
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file but the summary, whose times differ."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "batch_tracin_summary.json"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def ids(folder: Path, name: str) -> torch.Tensor:
@@ -154,10 +149,10 @@ def test_a_bad_triple_is_reported_and_the_rest_go_on(folder: Path) -> None:
     assert result.exit_code == 1
     failures = [line for line in result.stderr.splitlines() if "failed" in line]
     assert failures[0] == (
-        f"triple 2 (e:1, r:0, e:99) failed: {folder / 'test.txt'} line 3: tail 'e:99' is not in the dictionary "
-        f"({ENTITIES} labels)"
+        f"triple 2 (e:1, r:0, e:99) failed: {folder / 'test.txt'} line 3: tail 'e:99' is not in the entity "
+        f"dictionary ({ENTITIES} entities); is this the dictionary the model was trained with?"
     )
-    assert "line 5: expected head<TAB>relation<TAB>tail" in failures[1]
+    assert "line 5: 2 of 3 columns in 'e:1\\tr:0'; expected head<TAB>relation<TAB>tail" in failures[1]
     told = summary(folder)
     assert (told["successful"], told["failed_filtering"], told["failed_tracin"]) == (TESTS - 2, 2, 0)
     assert [entry["index"] for entry in told["results"] if not entry["tracin_success"]] == [2, 4]
@@ -211,7 +206,7 @@ def test_packed_test_triples_and_separators_within_labels(folder: Path) -> None:
     lines = (folder / "test.txt").read_text().splitlines()
     (folder / "test.txt").write_bytes(gzip.compress("\r\n".join(["x\u2028y\tr:0\te:1", *lines]).encode()))
     result = batch(folder)
-    assert result.exit_code == 1 and "line 1: head 'x\\u2028y' is not in the dictionary" in result.stderr
+    assert result.exit_code == 1 and "line 1: head 'x\\u2028y' is not in the entity dictionary" in result.stderr
     assert summary(folder)["successful"] == TESTS
 
 
@@ -345,7 +340,7 @@ def test_triples_as_ids(folder: Path) -> None:
         (folder / name).write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
     (folder / "test.txt").write_text((folder / "test.txt").read_text() + "0\t0\t40\n")
     result = batch(folder, "--numeric-triples", output="ids")
-    assert result.exit_code == 1 and "tail 'id 40' is not in the dictionary" in result.stderr
+    assert result.exit_code == 1 and "tail '40' is not an id from 0 to 39" in result.stderr
     assert files(folder / "ids") == files(folder / "labels")
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.samples.original import TOLERANCE, compare, expected, triple
 from tracin.cli import main
 
-TOLERANCE = 1e-6  # of the list's largest value
 TEST_LINES = {0: 1, 1: 3}  # index in the original's sorted test set -> line of test.txt
 
 
@@ -38,29 +38,6 @@ def run(fixtures: Path, output: Path, backend: str, *arguments: object) -> Any:
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.stderr
     return json.loads(output.read_text()) if output.exists() else None
-
-
-def expected(fixtures: Path, name: str) -> Any:
-    return json.loads((fixtures / "expected" / name).read_text())
-
-
-def triple(item: dict[str, Any], prefix: str) -> tuple[int, int, int]:
-    return item[f"{prefix}head"], item[f"{prefix}relation"], item[f"{prefix}tail"]
-
-
-def compare(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], prefix: str, score: str) -> None:
-    """Ours, without repeated triples, starts with theirs: the same fields, scores and order."""
-    distinct: dict[tuple[int, int, int], dict[str, Any]] = {}
-    for item in ours:
-        distinct.setdefault(triple(item, prefix), item)
-    bound = TOLERANCE * max(abs(item[score]) for item in theirs)
-    for ranked, item in zip(distinct.values(), theirs, strict=False):
-        mine = distinct[triple(item, prefix)]
-        assert list(mine) == list(item)
-        assert mine | {score: None} == item | {score: None}
-        assert mine[score] == pytest.approx(item[score], rel=0, abs=bound)
-        assert ranked[score] == pytest.approx(item[score], rel=0, abs=bound)
-    assert len(distinct) >= len(theirs)
 
 
 def test_single(fixtures_dir: Path, tmp_path: Path, backend: str) -> None:

@@ -19,11 +19,12 @@ from click.testing import CliRunner, Result
 from torch import Tensor
 
 import tracin
+from tests.samples.jobs import write_job
 from tracin.cli import main
-from tracin.cli import run as cli_run
+from tracin.cli.options import FileOptions, RankingOptions
+from tracin.cli.run import RunOptions, partial_path
 from tracin.influence import memory
 
-ENTITIES, RELATIONS, DIM = 40, 3, 8
 MODES = {
     "test": ("--top-k", "5", "--csv-output", "out.csv"),
     "test per triple": ("--top-k", "5", "--csv-output", "out.csv", "--output-per-triple"),
@@ -31,19 +32,6 @@ MODES = {
     "opponents": ("--top-k", "200", "--order", "opponents", "--use-last-layers-only"),
     "self": ("--mode", "self"),
 }
-
-
-def write_job(folder: Path, train: int, tests: int, seed: int = 4) -> None:
-    """A random model with its dictionaries, and random triples."""
-    torch.manual_seed(seed)
-    model = tracin.ConvE(
-        ENTITIES, RELATIONS, DIM, embedding_height=4, embedding_width=2, output_channels=3, kernel_width=2
-    ).eval()
-    entities, relations = ({f"{kind}{i}": i for i in range(n)} for kind, n in (("e", ENTITIES), ("r", RELATIONS)))
-    tracin.save_checkpoint(folder / "model.pt", model, entity_to_id=entities, relation_to_id=relations)
-    for name, count in (("train.txt", train), ("test.txt", tests)):
-        columns = [torch.randint(high, (count,)).tolist() for high in (ENTITIES, RELATIONS, ENTITIES)]
-        (folder / name).write_text("".join(f"e{h}\tr{r}\te{t}\n" for h, r, t in zip(*columns, strict=True)))
 
 
 def arguments(folder: Path, output: str) -> list[str]:
@@ -154,7 +142,7 @@ def test_what_cannot_be_written_can_be_resumed(job: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tracin.cli.modes.write_test", full)
+        patch.setattr("tracin.cli.run.write_test", full)
         result = run(job, "part", "--top-k", "5")
     assert result.exit_code == 1 and "what is finished is kept" in result.stderr
     with monkeypatch.context() as patch:
@@ -186,13 +174,14 @@ def test_nothing_to_resume(job: Path, options: tuple[str, ...], note: str) -> No
 DRIVER = """
 import tracin.influence.memory, tracin.influence.resume
 tracin.influence.memory.TEST_BYTES, tracin.influence.resume.SAVE_SECONDS = 1 << 14, 0.2
+from tests.samples.jobs import write_job
 from tracin.cli import main
 main()
 """
 
 
 def test_processes_killed_and_interrupted(tmp_path: Path) -> None:
-    write_job(tmp_path, 20_000, 40)
+    write_job(tmp_path, 60_000, 40)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     options = (
         "--top-k",
@@ -260,15 +249,6 @@ def test_memory_limit(job: Path) -> None:
         torch.testing.assert_close(torch.tensor(scores[0]), torch.tensor(scores[1]), rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("size", ["4X", "0", "-1", "G", "1e9"])
-def test_sizes_that_are_none(job: Path, size: str) -> None:
-    result = run(job, "part", "--memory-limit", size)
-    assert result.exit_code == 2
-    assert f"Invalid value for '--memory-limit': '{size}'; expected a number of bytes, or a size such" in (
-        result.stderr.replace(f": {size};", f": '{size}';")
-    )
-
-
 @pytest.mark.parametrize(
     ("options", "stages"),
     [
@@ -286,43 +266,11 @@ def test_how_the_time_splits(job: Path, options: tuple[str, ...], stages: list[s
     assert sum(map(float, parts)) == pytest.approx(float(total), abs=0.005 * len(parts) + 0.005)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            ("--use-last-layers-only", "--num-last-layers", "9"),
-            "--num-last-layers is 9; expected 1 to 5, the last n of",
-        ),
-        (("--learning-rate", "nan"), "--learning-rate is nan; expected positive numbers"),
-    ],
-)
-def test_errors_speak_of_flags(job: Path, options: tuple[str, ...], message: str) -> None:
-    assert f"tracin: error: {message}" in run(job, "part", *options).stderr
-
-
-def test_errors_about_a_dictionary_name_its_file(job: Path) -> None:
-    def write(kind: str, count: int, start: int = 0) -> Path:
-        path = job / f"{kind}s.txt"
-        path.write_text("".join(f"{kind}{i}\t{i + (i > 1) * start}\n" for i in range(count)))
-        return path
-
-    entities, relations = write("e", ENTITIES), write("r", RELATIONS)
-    files = ("--entity-to-id", str(entities), "--relation-to-id", str(relations))
-    assert run(job, "part", *files).exit_code == 0
-    write("e", ENTITIES + 1)
-    expected = f"the model has {ENTITIES} entities, but the entity dictionary {entities} has {ENTITIES + 1} entries"
-    assert expected in run(job, "part", *files).stderr
-    write("e", ENTITIES)
-    write("r", RELATIONS, start=1)
-    assert (
-        f"error: the relation dictionary {relations} has 3 entries with ids up to 3" in run(job, "part", *files).stderr
-    )
-    relations.write_text("r0\t0\nr1\t1\nx\t2\n")
-    assert f"'r2' is not in the relation dictionary {relations} (3 relations)" in run(job, "part", *files).stderr
-
-
 def test_the_file_of_partial_results_is_found_by_the_output() -> None:
-    options = cli_run.Options(output=Path("a/b.json"), top_k=3, mode="test")
-    assert cli_run.partial_path(options) == Path("a/b.json.partial")
-    assert cli_run.partial_path(cli_run.Options(output=Path("a/b.json"), top_k=None, mode="test")) is None
-    assert cli_run.partial_path(cli_run.Options(output=Path("/dev/stdout"), top_k=3, mode="test")) is None
+    def path(output: str, top_k: int | None) -> Path | None:
+        files = FileOptions(model_path=Path("model.pt"), train_path=Path("train.txt"))
+        return partial_path(RunOptions(files=files, output=Path(output), ranking=RankingOptions(top_k=top_k)))
+
+    assert path("a/b.json", 3) == Path("a/b.json.partial")
+    assert path("a/b.json", None) is None
+    assert path("/dev/stdout", 3) is None

@@ -52,30 +52,32 @@ int64_t row_of(std::vector<Id>& ids, const Id& id) {
 template <typename T>
 struct TestSide {
   std::vector<int64_t> triples, pair, pair_head, pair_relation, heads, relations;
-  std::vector<T> head_features, middle_features, tail_gram, delta, linear, residual, pull, head;
-  std::vector<T> same_head, head_is_tail, same_relation;
+  std::vector<T> head_half_v, middle_v, relation_gram, delta, linear, w, wz, c;
+  std::vector<T> along_c, along_wz, along_q;
   tracin::Tests<T> tests{};
 
   TestSide(const TestSide&) = delete;
   TestSide(const RandomModel<T>& random, const PackedModel<T>& packed, const RelationTables& tables,
-           const std::vector<Factors>& factors, const Numbers& form, const Layers& on, int64_t height) {
+           const std::vector<Factors>& factors, const Numbers& M, const Layers& on, int64_t height) {
     const auto Q = static_cast<int64_t>(factors.size());
     index(factors);
-    for (const Factors& x : factors) add(random, packed, x, form, on);
-    features(random, packed, tables, factors, height);
-    const int64_t columns = 2 * random.D + (on.statistics ? random.S : 0);
+    for (const Factors& x : factors) add(random, packed, x, M, on);
+    put_v(random, packed, tables, factors, height);
+    const int64_t columns = 2 * random.D + (on.S ? random.S : 0);
     delta = pack(delta, Q, random.D, height), linear = pack(linear, Q, columns, height);
-    tests = {Q, triples.data(), pair.data(), static_cast<int64_t>(pair_head.size()),
-             static_cast<int64_t>(heads.size()), static_cast<int64_t>(relations.size()), pair_head.data(),
-             pair_relation.data(), nullptr, nullptr, nullptr, nullptr, linear.data(), on.statistics, T(1), nullptr,
-             nullptr, nullptr, nullptr, nullptr, nullptr};
-    if (on.fc) tests.delta = delta.data(), tests.middle_features = middle_features.data();
-    if (on.fc && packed.model.head.P) tests.head_features = head_features.data(), tests.tail_gram = tail_gram.data();
-    if (on.bias) tests.residual = residual.data();
-    if (on.relation) tests.same_relation = same_relation.data();
+    tests.Q = Q, tests.triples = triples.data(), tests.pair = pair.data();
+    tests.pairs = static_cast<int64_t>(pair_head.size()), tests.heads = static_cast<int64_t>(heads.size());
+    tests.relations = static_cast<int64_t>(relations.size());
+    tests.pair_head = pair_head.data(), tests.pair_relation = pair_relation.data();
+    tests.linear = linear.data(), tests.has_S = on.S, tests.fc_bias = T(1);
+    if (on.fc) tests.delta = delta.data(), tests.middle_v = middle_v.data();
+    if (on.fc && packed.model.head_half.P)
+      tests.head_half_v = head_half_v.data(), tests.relation_gram = relation_gram.data();
+    if (on.bias) tests.w = w.data();
+    if (on.relation) tests.along_q = along_q.data();
     if (!on.entity) return;
-    tests.pull = pull.data(), tests.head = head.data();
-    tests.same_head = same_head.data(), tests.head_is_tail = head_is_tail.data();
+    tests.wz = wz.data(), tests.c = c.data();
+    tests.along_c = along_c.data(), tests.along_wz = along_wz.data();
   }
 
  private:
@@ -90,7 +92,7 @@ struct TestSide {
     }
   }
 
-  void add(const RandomModel<T>& random, const PackedModel<T>& packed, const Factors& x, const Numbers& form,
+  void add(const RandomModel<T>& random, const PackedModel<T>& packed, const Factors& x, const Numbers& M,
            const Layers& on) {
     const int64_t D = random.D;
     const auto append = [](std::vector<T>& to, const Numbers& from, double factor = 1) {
@@ -99,20 +101,20 @@ struct TestSide {
     for (int64_t d = 0; d < D; ++d) delta.push_back(static_cast<T>(x.delta[d] * random.hidden[4 * D + d]));
     append(linear, x.e);
     append(linear, x.e_un);
-    if (on.statistics) append(linear, times(form, x.S));
-    residual.push_back(static_cast<T>(x.w));
-    append(pull, x.z, x.w);
-    append(head, x.c);
+    if (on.S) append(linear, times(M, x.S));
+    w.push_back(static_cast<T>(x.w));
+    append(wz, x.z, x.w);
+    append(c, x.c);
     Factors swapped{};
     swapped.head = x.tail, swapped.relation = x.relation;
     forward(random, swapped);
-    Numbers at_head = x.c, at_tail = x.z, at_relation(D);
-    for (double& value : at_tail) value *= x.w;
-    at_relation.insert(at_relation.end(), x.q.begin(), x.q.end());
-    at_head.resize(2 * D), at_tail.resize(2 * D);
-    append(same_head, response(random, packed, 0, x.v, at_head));
-    append(head_is_tail, response(random, packed, 0, swapped.v, at_tail));
-    append(same_relation, response(random, packed, 2, x.v, at_relation));
+    Numbers along_head = x.c, along_tail = x.z, along_relation(D);
+    for (double& value : along_tail) value *= x.w;
+    along_relation.insert(along_relation.end(), x.q.begin(), x.q.end());
+    along_head.resize(2 * D), along_tail.resize(2 * D);
+    append(along_c, response(random, packed, 0, x.v, along_head));
+    append(along_wz, response(random, packed, 0, swapped.v, along_tail));
+    append(along_q, response(random, packed, 2, x.v, along_relation));
   }
 
   // What (delta, gradient at the middle's pixels) is multiplied by for the gradient along `pixels` [2 D] through the
@@ -120,19 +122,19 @@ struct TestSide {
   static Numbers response(const RandomModel<T>& m, const PackedModel<T>& packed, int64_t part, const Numbers& v,
                           const Numbers& pixels) {
     Numbers result(m.D);
-    if (packed.model.head.P)
+    if (packed.model.head_half.P)
       for (const int64_t f : m.features_of(part)) {
         double change = 0;
         for (int64_t j = 0; j < m.J && v[f] > 0; ++j)
-          change += m.pull[f / m.P * m.J + j] * pixels[m.taps[f % m.P * m.J + j]];
+          change += m.pixel_kernel[f / m.P * m.J + j] * pixels[m.taps[f % m.P * m.J + j]];
         for (int64_t d = 0; d < m.D; ++d) result[d] += m.fc[d * m.F + f] * change;
       }
     for (const int32_t pixel : packed.parts[1].pixels) result.push_back(pixels[pixel]);
     return result;
   }
 
-  void features(const RandomModel<T>& random, const PackedModel<T>& packed, const RelationTables& tables,
-                const std::vector<Factors>& factors, int64_t height) {
+  void put_v(const RandomModel<T>& random, const PackedModel<T>& packed, const RelationTables& tables,
+             const std::vector<Factors>& factors, int64_t height) {
     Numbers of_heads(heads.size() * random.F), of_pairs(pair_head.size() * random.F);
     for (size_t q = 0; q < factors.size(); ++q) {
       std::copy(factors[q].v.begin(), factors[q].v.end(), of_pairs.begin() + pair[q] * random.F);
@@ -142,13 +144,13 @@ struct TestSide {
       const auto columns = columns_of<T>(v, random.F, packed.parts[part].features);
       return pack_chunks(columns, rows, random.C, s.P, s.step, height);
     };
-    middle_features = put(of_pairs, static_cast<int64_t>(pair_head.size()), 1, packed.model.middle);
-    if (!packed.model.head.P) return;
-    head_features = put(of_heads, static_cast<int64_t>(heads.size()), 0, packed.model.head);
+    middle_v = put(of_pairs, static_cast<int64_t>(pair_head.size()), 1, packed.model.middle);
+    if (!packed.model.head_half.P) return;
+    head_half_v = put(of_heads, static_cast<int64_t>(heads.size()), 0, packed.model.head_half);
     const auto width = static_cast<int64_t>(tables.v.size()) / random.R;
     const auto row = [&](int64_t r) { return Numbers(&tables.v[r * width], &tables.v[r * width] + width); };
     for (const int64_t relation : relations)
-      for (int64_t r = 0; r < random.R; ++r) tail_gram.push_back(static_cast<T>(dot(row(relation), row(r))));
+      for (int64_t r = 0; r < random.R; ++r) relation_gram.push_back(static_cast<T>(dot(row(relation), row(r))));
   }
 };
 
@@ -182,7 +184,7 @@ struct BlockTest {
   Layers on;
   std::vector<int64_t> triples;
   int64_t B = static_cast<int64_t>(triples.size()) / 3;
-  Numbers form = normal<double>(random.S * random.S, 1.0 / random.S);
+  Numbers M = normal<double>(random.S * random.S, 1.0 / random.S);
   std::vector<Factors> left, right;
   RelationTables tables{random};
   std::string where;
@@ -190,12 +192,11 @@ struct BlockTest {
   BlockTest(const RandomModel<T>& m, const Layers& layers, const std::vector<int64_t>& samples,
             const std::vector<int64_t>& tests)
       : random(m), on(layers), triples(samples) {
-    for (int64_t i = 0; i < m.S * m.S; ++i)
-      form[i] = i / m.S <= i % m.S ? form[i] : form[i % m.S * m.S + i / m.S];
+    for (int64_t i = 0; i < m.S * m.S; ++i) M[i] = i / m.S <= i % m.S ? M[i] : M[i % m.S * m.S + i / m.S];
     for (size_t i = 0; i < tests.size(); i += 3) left.push_back(factors_of(m, &tests[i]));
     for (size_t i = 0; i < triples.size(); i += 3) right.push_back(factors_of(m, &triples[i]));
     where = "D=" + std::to_string(m.D) + " B=" + std::to_string(B) + " Q=" + std::to_string(left.size()) +
-            " layers=" + std::to_string(on.fc) + std::to_string(on.statistics) + std::to_string(on.entity);
+            " layers=" + std::to_string(on.fc) + std::to_string(on.S) + std::to_string(on.entity);
   }
 
   // rate * K of every test with every sample; of every sample with itself.
@@ -203,14 +204,14 @@ struct BlockTest {
   Numbers influences() const {
     Numbers scores;
     for (const Factors& q : left) {
-      const Numbers form_S = times(form, q.S);
-      for (const Factors& b : right) scores.push_back(rate * kernel_of(q, form_S, b, on));
+      const Numbers MS = times(M, q.S);
+      for (const Factors& b : right) scores.push_back(rate * kernel_of(q, MS, b, on));
     }
     return scores;
   }
   Numbers self_influences() const {
     Numbers scores;
-    for (const Factors& b : right) scores.push_back(rate * kernel_of(b, times(form, b.S), b, on));
+    for (const Factors& b : right) scores.push_back(rate * kernel_of(b, times(M, b.S), b, on));
     return scores;
   }
 

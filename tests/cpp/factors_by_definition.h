@@ -4,9 +4,10 @@
 
 using Numbers = std::vector<double>;
 
-inline double dot(const Numbers& a, const Numbers& b) {
-  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
-}
+inline double dot(const Numbers& a, const Numbers& b) { return std::inner_product(a.begin(), a.end(), b.begin(), 0.0); }
+
+// dloss/dscore of softplus(-score).
+inline double w_by_definition(double score) { return -1 / (1 + std::exp(score)); }
 
 struct Factors {
   int64_t head, relation, tail;
@@ -43,7 +44,7 @@ Factors factors_of(const RandomModel<T>& m, const int64_t* triple) {
     x.z[d] = std::max(m.exact_hidden[d] * x.u[d] + m.exact_hidden[D + d], 0.0);
     score += x.z[d] * m.entity[x.tail * D + d];
   }
-  x.w = -1 / (1 + std::exp(score));
+  x.w = w_by_definition(score);
   for (int64_t d = 0; d < D; ++d) {
     x.e[d] = x.z[d] > 0 ? x.w * m.entity[x.tail * D + d] : 0;
     x.e_un[d] = x.e[d] * (m.hidden[2 * D + d] * x.u[d] + m.hidden[3 * D + d]);
@@ -57,30 +58,30 @@ Factors factors_of(const RandomModel<T>& m, const int64_t* triple) {
     for (int64_t j = 0; j < m.J; ++j) {
       const int64_t pixel = m.taps[f % m.P * m.J + j];
       x.S[c * (m.J + 1) + j] += y * x.image[pixel];
-      (pixel < D ? x.c[pixel] : x.q[pixel - D]) += y * m.pull[c * m.J + j];
+      (pixel < D ? x.c[pixel] : x.q[pixel - D]) += y * m.pixel_kernel[c * m.J + j];
     }
   }
   return x;
 }
 
 // M S, symmetric M [S, S].
-inline Numbers times(const Numbers& form, const Numbers& x) {
+inline Numbers times(const Numbers& M, const Numbers& x) {
   Numbers result(x.size());
   for (size_t i = 0; i < x.size(); ++i)
-    result[i] = std::inner_product(x.begin(), x.end(), form.begin() + i * x.size(), 0.0);
+    result[i] = std::inner_product(x.begin(), x.end(), M.begin() + i * x.size(), 0.0);
   return result;
 }
 
 // Layers whose gradients count, beside bn2.
 struct Layers {
-  bool fc, statistics, entity, relation, bias;
+  bool fc, S, entity, relation, bias;
 };
 
-// The kernel of influence_block.cpp; `form_S` is M S of `a`.
-inline double kernel_of(const Factors& a, const Numbers& form_S, const Factors& b, const Layers& on) {
+// The kernel of influence_block.cpp; `MS` is M S of `a`.
+inline double kernel_of(const Factors& a, const Numbers& MS, const Factors& b, const Layers& on) {
   double sum = dot(a.e, b.e) + dot(a.e_un, b.e_un);
   if (on.fc) sum += dot(a.delta, b.delta) * (1 + dot(a.v, b.v));
-  if (on.statistics) sum += dot(form_S, b.S);
+  if (on.S) sum += dot(MS, b.S);
   if (on.bias && a.tail == b.tail) sum += a.w * b.w;
   if (on.relation && a.relation == b.relation) sum += dot(a.q, b.q);
   if (!on.entity) return sum;

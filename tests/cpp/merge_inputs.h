@@ -10,7 +10,7 @@ constexpr double nan_stand_in = 1000;  // NaN equals nothing
 
 struct Seen {
   double key, score;
-  int64_t column;
+  int64_t index;
 };
 
 inline double key_of(double score, tracin::Order order) {
@@ -18,7 +18,7 @@ inline double key_of(double score, tracin::Order order) {
   return order == tracin::Order::absolute ? std::abs(score) : order == tracin::Order::proponents ? score : -score;
 }
 
-// Three blocks of B scores of three tests, merged by merge(scores, columns, Q, B, k, order, best, best_index).
+// Three blocks of B scores of three tests, merged by merge(scores, index, Q, B, k, order, best, best_index).
 template <typename T, typename Merge>
 void test_merge_top_k(int64_t B, int64_t k, tracin::Order order, bool with_nan, const Merge& merge) {
   constexpr int64_t Q = 3, blocks = 3;
@@ -29,19 +29,18 @@ void test_merge_top_k(int64_t B, int64_t k, tracin::Order order, bool with_nan, 
     auto scores = integers<T>(Q * B, 25, -24);
     for (T& score : scores)
       if (with_nan && score > -8) score = std::numeric_limits<T>::quiet_NaN();
-    std::vector<int64_t> columns(B);
-    for (int64_t b = 0; b < B; ++b) columns[b] = (block + 1) * B - b - 1;
-    merge(scores.data(), columns.data(), Q, B, k, order, best.data(), best_index.data());
-    for (int64_t i = 0; i < Q * B; ++i) seen[i / B].push_back({key_of(scores[i], order), scores[i], columns[i % B]});
+    std::vector<int64_t> index(B);
+    for (int64_t b = 0; b < B; ++b) index[b] = (block + 1) * B - b - 1;
+    merge(scores.data(), index.data(), Q, B, k, order, best.data(), best_index.data());
+    for (int64_t i = 0; i < Q * B; ++i) seen[i / B].push_back({key_of(scores[i], order), scores[i], index[i % B]});
   }
   Numbers expected(Q * k, 0.0), expected_index(Q * k, -1.0);
   for (int64_t q = 0; q < Q; ++q) {
-    std::sort(seen[q].begin(), seen[q].end(), [](const Seen& x, const Seen& y) {
-      return x.key != y.key ? x.key > y.key : x.column < y.column;
-    });
+    std::sort(seen[q].begin(), seen[q].end(),
+              [](const Seen& x, const Seen& y) { return x.key != y.key ? x.key > y.key : x.index < y.index; });
     for (int64_t i = 0; i < std::min(k, blocks * B); ++i) {
       expected[q * k + i] = seen[q][i].score;
-      expected_index[q * k + i] = static_cast<double>(seen[q][i].column);
+      expected_index[q * k + i] = static_cast<double>(seen[q][i].index);
     }
   }
   for (T& value : best) value = std::isnan(value) ? T(nan_stand_in) : value;

@@ -88,11 +88,12 @@ struct RandomModel {
   std::vector<T> pixel = normal<T>(4 * D);   // [2, 2 D] mean, 1/sigma
   std::vector<T> hidden = normal<T>(5 * D);  // scale, offset, norm_scale, norm_offset, delta_scale
   std::vector<T> shift = normal<T>(C), kernel = normal<T>(C * J, std::pow(J, -0.5)),
-                 pull = normal<T>(C * J, std::pow(J, -0.5)), fc = normal<T>(D * F, std::pow(F, -0.5));
+                 pixel_kernel = normal<T>(C * J, std::pow(J, -0.5)), fc = normal<T>(D * F, std::pow(F, -0.5));
   std::vector<double> exact_pixel{pixel.begin(), pixel.end()}, exact_hidden{hidden.begin(), hidden.begin() + 2 * D},
-      exact_kernel{kernel.begin(), kernel.end()}, exact_shift{shift.begin(), shift.end()};
-  std::vector<int32_t> taps;                  // [P, J]
-  std::vector<int64_t> part_of;               // [P] 0: head's half, 1: middle, 2: relation's half
+      exact_kernel{kernel.begin(), kernel.end()}, exact_shift{shift.begin(), shift.end()},
+      exact_kink = std::vector<double>(D, 1e-5);
+  std::vector<int32_t> taps;     // [P, J]
+  std::vector<int64_t> part_of;  // [P] 0: head's half, 1: middle, 2: relation's half
 
   RandomModel(const RandomModel&) = delete;
   explicit RandomModel(const Shape& s) : shape(s) {
@@ -156,17 +157,18 @@ struct PackedModel {
     model.D = D, model.C = m.C, model.J = m.J, model.relations = m.R, model.relation_step = m.relation_step;
     model.entity = m.entity.data(), model.relation = m.relation.data(), model.bias = m.bias.data();
     model.pixel_mean = m.pixel.data(), model.pixel_rstd = m.pixel.data() + 2 * D;
-    model.kernel = m.kernel.data(), model.shift = m.shift.data(), model.pull = m.pull.data();
+    model.kernel = m.kernel.data(), model.shift = m.shift.data(), model.pixel_kernel = m.pixel_kernel.data();
     model.scale = m.hidden.data(), model.offset = m.hidden.data() + D, model.norm_scale = m.hidden.data() + 2 * D;
     model.norm_offset = m.hidden.data() + 3 * D, model.delta_scale = m.hidden.data() + 4 * D;
-    model.head.step = model.tail.step = 1;
-    if (halves) model.head = parts[0].fill(m, 0, m.shape.steps[0], height);
+    model.head_half.step = model.relation_half.step = 1;
+    if (halves) model.head_half = parts[0].fill(m, 0, m.shape.steps[0], height);
     model.middle = parts[1].fill(m, halves ? 1 : 3, m.shape.steps[1], height);
-    if (halves) model.tail = parts[2].fill(m, 2, m.shape.steps[2], height);
+    if (halves) model.relation_half = parts[2].fill(m, 2, m.shape.steps[2], height);
     model.P = m.P, model.taps = m.taps.data(), model.fc = m.fc.data();
     if (std::is_same_v<T, double>) return;
     model.exact_pixel = m.exact_pixel.data(), model.exact_hidden = m.exact_hidden.data();
     model.exact_kernel = m.exact_kernel.data(), model.exact_shift = m.exact_shift.data();
+    model.exact_kink = m.exact_kink.data();
   }
 };
 

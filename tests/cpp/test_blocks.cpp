@@ -34,7 +34,7 @@ void influence(const BlockTest<T>& test) {
       PackedModel<T> packed(test.random, height, halves > 0);
       packed.model.relation_u = halves ? u.data() : nullptr;
       packed.model.jacobians = halves == 2 ? jacobians.data() : nullptr;
-      const TestSide<T> side(test.random, packed, test.tables, test.left, test.form, test.on, height);
+      const TestSide<T> side(test.random, packed, test.tables, test.left, test.M, test.on, height);
       std::vector<T> scores(expected.size(), T(1));
       tracin::influence_block<T>(packed.model, side.tests, test.triples.data(), test.B, T(test.rate), scores.data(),
                                  products_of<T>(height), parallel);
@@ -49,9 +49,9 @@ void self_influence(const BlockTest<T>& test) {
   for (const int64_t height : {tracin::cpu::operand_height, int64_t(0)}) {
     const PackedModel<T> packed(test.random, height, false);
     const Layers& on = test.on;
-    const std::vector<T> form = pack(rounded<T>(test.form), test.random.S, test.random.S, height);
-    const tracin::Tracked<T> tracked{on.statistics ? form.data() : nullptr, on.fc, on.fc, true, true, on.entity,
-                                     on.relation, on.bias};
+    const std::vector<T> M = pack(rounded<T>(test.M), test.random.S, test.random.S, height);
+    const tracin::Tracked<T> tracked{
+        on.S ? M.data() : nullptr, on.fc, on.fc, true, true, on.entity, on.relation, on.bias};
     std::vector<T> scores(test.B, T(1));
     tracin::self_influence_block<T>(packed.model, tracked, test.triples.data(), test.B, T(test.rate), scores.data(),
                                     products_of<T>(height), parallel);
@@ -84,7 +84,7 @@ void test_blocks(const RandomModel<T>& random, const Layers& on, int64_t B, int6
 template <typename T>
 void test() {
   constexpr Layers all{true, true, true, true, true}, fc{true, false, false, false, false},
-      statistics{false, true, false, true, false}, entity{false, false, true, false, true};
+      S{false, true, false, true, false}, entity{false, false, true, false, true};
   RandomModel<T> odd({19, 13, 7, 9, {5, 33, 2}, {3, 2, 7}}), even({9, 12, 5, 12, {2, 3, 33}, {2, 8, 1}}),
       many_taps({9, 6, 3, 33, {3, 2, 2}, {1, 2, 3}}), many_heads({300, 5, 2, 4, {3, 3, 3}, {2, 1, 2}});
   for (const RandomModel<T>* random : {&odd, &even, &many_taps, &many_heads}) {
@@ -93,7 +93,7 @@ void test() {
   }
   for (const int64_t B : {1, 31, 32, 33, 255, 256, 257}) test_blocks(odd, all, B, 3);
   for (const int64_t Q : {95, 96, 97}) test_blocks(even, all, 65, Q);
-  for (const Layers& on : {fc, statistics, entity}) test_blocks(odd, on, 270, 3);
+  for (const Layers& on : {fc, S, entity}) test_blocks(odd, on, 270, 3);
   test_blocks(even, all, 600, 97);
   test_blocks(many_heads, all, 600, 5, false);
   const std::vector<int64_t> one{3, 1, 2};

@@ -6,19 +6,19 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
-#include "random_model.h"
+#include "factors_by_definition.h"
 
 namespace {
 
-using tracin::Model;
-using tracin::Segment;
 using tracin::lanes;
-using tracin::cpu::Loops;
-using tracin::cpu::Word;
+using tracin::Model;
+using tracin::round_up;
+using tracin::Segment;
 using tracin::cpu::chunk;
+using tracin::cpu::Loops;
 using tracin::cpu::mask_words;
 using tracin::cpu::operand_height;
-using tracin::cpu::round_up;
+using tracin::cpu::Word;
 
 template <typename T>
 std::vector<double> doubles(const std::vector<T>& values) {
@@ -126,8 +126,8 @@ struct ImageTest {
     for (int64_t i = 0; i < n; ++i)
       for (int64_t x = 0; x < s.X; ++x) {
         const int64_t at = s.pixels[x];
-        const T raw = at < m.D ? m.entity[heads[i] * m.D + at]
-                               : m.relation[relations[i] * m.relation_step * m.D + at - m.D];
+        const T raw =
+            at < m.D ? m.entity[heads[i] * m.D + at] : m.relation[relations[i] * m.relation_step * m.D + at - m.D];
         expected[pixel(i, x)] = (static_cast<double>(raw) - m.pixel_mean[at]) * m.pixel_rstd[at];
       }
     expect_close(isa, "gather_images", image, expected);
@@ -156,7 +156,7 @@ struct ImageTest {
   }
 
   void backward(int64_t c0, int64_t c1) {
-    const int64_t rows = (c1 - c0) * s.P, S = m.statistics(), panel = m.C * words * lanes;
+    const int64_t rows = (c1 - c0) * s.P, S = m.size_S(), panel = m.C * words * lanes;
     const auto column = integers<int32_t>(lanes, active);
     std::vector<int32_t> place = column;
     for (int64_t i = 0; i < lanes; i += 3) place[i] += static_cast<int32_t>(panel);
@@ -171,14 +171,14 @@ struct ImageTest {
         for (int64_t j = 0; j < m.J; ++j) {
           const int64_t x = s.taps[p * m.J + j];
           expected_sums[(c * (m.J + 1) + j) * lanes + i] += value * image[pixel(i, x)];
-          expected_pulled[x * lanes + i] += value * m.pull[c * m.J + j];
+          expected_pulled[x * lanes + i] += value * m.pixel_kernel[c * m.J + j];
         }
       }
     loops.statistics(m, s, image.data(), mask.data(), place.data(), active, c0, c1, y.data(), sums.data());
     expect_close(isa, "statistics (y)", y, masked);
     expect_close(isa, "statistics", sums, expected_sums);
-    loops.pull_back(m, s, y.data(), active, c0, c1, pulled.data());
-    expect_close(isa, "pull_back", pulled, expected_pulled);
+    loops.pixel_gradients(m, s, y.data(), active, c0, c1, pulled.data());
+    expect_close(isa, "pixel_gradients", pulled, expected_pulled);
   }
 };
 
@@ -186,7 +186,7 @@ template <typename T>
 void test_images(const char* isa, const Loops<T>& loops, const RandomModel<T>& random, int64_t n) {
   for (const bool halves : {true, false}) {
     const PackedModel<T> packed(random, operand_height, halves);
-    for (const Segment<T>* s : {&packed.model.head, &packed.model.middle, &packed.model.tail}) {
+    for (const Segment<T>* s : {&packed.model.head_half, &packed.model.middle, &packed.model.relation_half}) {
       if (!s->P) continue;
       ImageTest<T> test{isa, loops, packed.model, *s, random.N, n};
       test.gather();
@@ -236,19 +236,19 @@ void test_rows(const char* isa, const Loops<T>& loops, const Model<T>& m, int64_
   for (T& value : z) value = value > 0 ? value : 0;
   double score = m.bias ? m.bias[tail] : 0;
   for (int64_t d = 0; d < D; ++d) score += static_cast<double>(z[d]) * m.entity[tail * D + d];
-  const double w = -1 / (1 + std::exp(score));
-  std::vector<T> error(D, T(NAN)), normalised(D, T(NAN)), delta(D, T(NAN));
-  std::vector<double> error_expected(D), normalised_expected(D), delta_expected(D);
+  const double w = w_by_definition(score);
+  std::vector<T> e(D, T(NAN)), e_un(D, T(NAN)), delta(D, T(NAN));
+  std::vector<double> e_expected(D), e_un_expected(D), delta_expected(D);
   for (int64_t d = 0; d < D; ++d) {
-    error_expected[d] = z[d] > 0 ? w * m.entity[tail * D + d] : 0;
-    normalised_expected[d] = error_expected[d] * un[d];
-    delta_expected[d] = error_expected[d] * m.delta_scale[d];
+    e_expected[d] = z[d] > 0 ? w * m.entity[tail * D + d] : 0;
+    e_un_expected[d] = e_expected[d] * un[d];
+    delta_expected[d] = e_expected[d] * m.delta_scale[d];
   }
-  const T got = loops.residual(m, un.data(), z.data(), tail, error.data(), normalised.data(), delta.data());
-  expect_close(isa, "residual (w)", std::vector<T>{got}, {w});
-  expect_close(isa, "residual (e)", error, error_expected);
-  expect_close(isa, "residual (e un)", normalised, normalised_expected);
-  expect_close(isa, "residual (delta)", delta, delta_expected);
+  const T got = loops.loss(m, un.data(), z.data(), tail, e.data(), e_un.data(), delta.data());
+  expect_close(isa, "loss (w)", std::vector<T>{got}, {w});
+  expect_close(isa, "loss (e)", e, e_expected);
+  expect_close(isa, "loss (e un)", e_un, e_un_expected);
+  expect_close(isa, "loss (delta)", delta, delta_expected);
 }
 
 template <typename T>
@@ -263,16 +263,16 @@ void test_scores(const char* isa, const Loops<T>& loops, int64_t n) {
       const double fc = with_fc ? static_cast<double>(dots[i]) * (static_cast<double>(gram[pair[i]]) + fc_bias) : 0;
       expected[i] = rate * (fc + linear[i]);
     }
-    loops.combine(with_fc ? dots.data() : nullptr, with_fc ? gram.data() : nullptr, pair.data(), linear.data(), n,
-                  rate, fc_bias, scores.data());
+    loops.combine(with_fc ? dots.data() : nullptr, with_fc ? gram.data() : nullptr, pair.data(), linear.data(), n, rate,
+                  fc_bias, scores.data());
     expect_close(isa, "combine", scores, expected);
   }
   for (const int halves : {0, 1, 2, 3}) {
-    const T *head = halves & 1 ? dots.data() : nullptr, *tail = halves & 2 ? linear.data() : nullptr;
+    const T *head = halves & 1 ? dots.data() : nullptr, *relation = halves & 2 ? linear.data() : nullptr;
     std::vector<T> sums = before;
     std::vector<double> expected = doubles(before);
-    for (int64_t i = 0; i < n; ++i) expected[i] += (head ? head[pair[i]] : 0.0) + (tail ? tail[other[i]] : 0.0);
-    loops.add_halves(head, pair.data(), tail, other.data(), n, sums.data());
+    for (int64_t i = 0; i < n; ++i) expected[i] += (head ? head[pair[i]] : 0.0) + (relation ? relation[other[i]] : 0.0);
+    loops.add_halves(head, pair.data(), relation, other.data(), n, sums.data());
     expect_close(isa, "add_halves", sums, expected);
   }
   double sum = 0;

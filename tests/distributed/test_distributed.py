@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -21,16 +22,24 @@ from click.testing import CliRunner
 from torch import Tensor
 
 import tracin
-from tests.cli.test_batch import files
-from tests.cli.test_resume import write_job
+from tests.samples.jobs import files, write_job
 from tests.samples.models import random_model, random_triples
 from tracin.cli import main
-from tracin.cli import run as cli_run
-from tracin.cli.inputs import Options
-from tracin.cli.ranks import own_device
-from tracin.distributed import launch
-from tracin.distributed.ranks import RankLost, Ranks, ranks_of_environment
-from tracin.distributed.shards import Shards, best_of, sharded_top_k
+from tracin.cli.options import FileOptions, RankingOptions
+from tracin.cli.run import RunOptions, notes_on_partial, partial_files
+from tracin.cli.session import own_device
+from tracin.distributed import (
+    RankLost,
+    Ranks,
+    Shards,
+    launch,
+    ranks_of_environment,
+    sharded_top_k,
+    share_out,
+    working_together,
+)
+from tracin.distributed.shards import Whole, best_of
+from tracin.machine import processes_here
 from tracin.triples import lines as text_lines
 from tracin.triples.read import check_parts, read_triples, read_triples_part
 
@@ -52,7 +61,7 @@ MODES: dict[str, tuple[str, ...]] = {
 SEVERAL = """
 import json, sys
 from tracin.cli import main
-from tracin.distributed.ranks import working_together
+from tracin.distributed import working_together
 with working_together():
     for arguments in json.load(open(sys.argv[1])):
         main(arguments, standalone_mode=False)
@@ -259,7 +268,7 @@ def test_all_gpus_are_taken(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append((given, ranks))
         return 137, "rank 1 was ended by the signal SIGKILL"
 
-    monkeypatch.setattr("tracin.cli.ranks.launch", launched)
+    monkeypatch.setattr("tracin.cli.session.launch", launched)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     command = [option for option in arguments(job, "top-k", "ranks") if option not in ("--device", "cpu")]
     result = CliRunner().invoke(main, [*command, "--enable-multi-gpu"])
@@ -294,8 +303,42 @@ def test_one_process_is_the_only_rank() -> None:
     top = sharded_top_k(ti, train, torch.arange(50), test, 5)
     assert top is not None and torch.equal(top.indices, expected.indices) and torch.equal(top.scores, expected.scores)
     assert torch.equal(top.triples, train[expected.indices])
-    shards = Shards(ti, train)
-    assert torch.equal(shards.triples(), train) and torch.equal(shards.influence(test), ti.influence(train, test))
+    for shards in (share_out(ti, train, Ranks()), Shards(ti, train)):
+        assert len(shards) == 50 and torch.equal(shards.triples(), train)
+        assert torch.equal(shards.influence(test), ti.influence(train, test))
+        assert torch.equal(shards.self_influence(), ti.self_influence(train))
+        top = shards.top_k(test, 5, "absolute")
+        assert torch.equal(top.indices, expected.indices) and torch.equal(top.triples, train[expected.indices])
+        shards.release()
+
+
+def test_one_process_talks_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("all_gather", "broadcast", "receive", "gather", "all_reduce", "all_to_all"):
+        monkeypatch.setattr(Ranks, name, lambda *_: pytest.fail("ranks talk"))
+    train, test = random_triples(50), random_triples(3, seed=1)
+    whole = share_out(tracin.TracIn(random_model(), backend="factored"), train, Ranks())
+    assert isinstance(whole, Whole)
+    assert whole.top_k(test, 5, "opponents").triples.shape == (3, 5, 3) and len(whole.self_influence()) == 50
+    assert whole.influence(test).shape == (3, len(whole)) == (3, len(whole.triples()))
+    whole.serve()
+    whole.release()
+
+
+def test_rank_0_calls_and_the_others_serve() -> None:
+    with pytest.raises(RuntimeError, match="rank 1 broadcasts; only rank 0 does, the others receive"):
+        Ranks(1, 2).broadcast("a task")
+    with pytest.raises(RuntimeError, match="rank 0 receives; it broadcasts"):
+        Ranks(0, 2).receive()
+
+
+def test_ranks_together_share_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"RANK": "1", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with working_together() as ranks:
+        assert (ranks, processes_here()) == (Ranks(1, 8, 1, 4), 4)
+    assert processes_here() == 1
 
 
 @pytest.mark.parametrize(
@@ -336,18 +379,18 @@ def test_each_rank_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_other_numbers_of_ranks_left(tmp_path: Path) -> None:
-    options = Options(output=tmp_path / "out.json", top_k=3, mode="test", resume=True)
+    files = FileOptions(model_path=Path("model.pt"), train_path=Path("train.txt"))
+    options = RunOptions(files=files, output=tmp_path / "out.json", ranking=RankingOptions(top_k=3), resume=True)
     (tmp_path / "out.json.partial.rank2of3").touch()
     (tmp_path / "other.json.partial.rank2of4").touch()
-    assert cli_run.partial_files(options.output) == {tmp_path / "out.json.partial.rank2of3": 3}
-    assert list(cli_run.notes_on_partial(options, Ranks(0, 3))) == []
+    assert partial_files(options.output) == {tmp_path / "out.json.partial.rank2of3": 3}
+    assert list(notes_on_partial(options, Ranks(0, 3))) == []
     for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 4)):
         with pytest.raises(
             tracin.InputError, match=r"rank\*of3 was left by a run of 3 ranks, this one has \d; --resume"
         ):
-            list(cli_run.notes_on_partial(options, ranks))
-    options.resume = False
-    (note,) = cli_run.notes_on_partial(options, Ranks(0, 2))
+            list(notes_on_partial(options, ranks))
+    (note,) = notes_on_partial(dataclasses.replace(options, resume=False), Ranks(0, 2))
     assert note.startswith(f"{tmp_path}/out.json.partial.rank*of3, what an interrupted run finished, is overwritten")
 
 

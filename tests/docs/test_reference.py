@@ -8,8 +8,7 @@ from pathlib import Path
 
 import click
 
-from docs.reference import PAGE, page
-from tracin.cli import main
+from docs.reference import PAGE, commands, page
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,7 +19,7 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_every_flag_of_every_command_is_explained() -> None:
     text = PAGE.read_text()
-    for name, command in main.commands.items():
+    for name, command in commands():
         assert f"## tracin {name}\n" in text
         for parameter in command.params:
             if isinstance(parameter, click.Option):
@@ -35,7 +34,7 @@ def test_every_message_of_the_troubleshooting_table_is_one_of_ours() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
-    table = (ROOT / "README.md").read_text().split("## Troubleshooting")[1].split("\n## ")[0]
+    table = (ROOT / "docs" / "troubleshooting.md").read_text()
     messages = re.findall(r"^\| `([^`]+)` \|", table, re.M)
     assert len(messages) >= 15
     for message in messages:

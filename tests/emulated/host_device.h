@@ -43,7 +43,8 @@ class HostDevice : public tracin::cuda::Device {
 
   template <typename From, typename To>
   static void plain(const Operand<From>& a, const Operand<From>& b, const Result<To>& c) {
-    if (a.columns != b.rows || a.rows != c.rows || b.columns != c.columns) throw std::logic_error("shapes of a product");
+    if (a.columns != b.rows || a.rows != c.rows || b.columns != c.columns)
+      throw std::logic_error("shapes of a product");
     for (int64_t i = 0; i < c.rows; ++i)
       for (int64_t j = 0; j < c.columns; ++j) {
         double sum = 0;

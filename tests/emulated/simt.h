@@ -4,8 +4,8 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <source_location>
@@ -27,7 +27,21 @@ inline thread_local Axis threadIdx, blockIdx, blockDim, gridDim;
 
 namespace simt {
 
+#ifdef __cpp_lib_source_location
 using Where = std::source_location;
+#else  // Clang before 16
+struct Where {
+  static constexpr Where current(const char* file = __builtin_FILE(), unsigned line = __builtin_LINE(),
+                                 unsigned column = __builtin_COLUMN()) {
+    return {file, line, column};
+  }
+  const char* file = "";
+  unsigned in_line = 0, in_column = 0;
+  const char* file_name() const { return file; }
+  unsigned line() const { return in_line; }
+  unsigned column() const { return in_column; }
+};
+#endif
 constexpr unsigned warp = 32;
 
 // Runs body for every thread of every block. Shared memory is a heap buffer of exactly that size, filled with 0xFF,

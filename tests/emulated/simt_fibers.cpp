@@ -12,6 +12,11 @@
 
 #include "simt.h"
 
+#if defined(__has_feature) && !defined(__SANITIZE_ADDRESS__)
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__  // as GCC says it
+#endif
+#endif
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -37,7 +42,7 @@ std::vector<Fiber> fibers;
 ucontext_t scheduler;
 Fiber* running;
 unsigned char* memory;
-std::vector<Lanes> slots;  // two for each warp, in turn: who is late still reads the other
+std::vector<Lanes> slots;         // two for each warp, in turn: who is late still reads the other
 std::vector<unsigned> exchanges;  // of each thread
 
 // Tells AddressSanitizer on which stack it goes on.

@@ -41,8 +41,7 @@ thread_local unsigned exchanges;
 
 }  // namespace
 
-void launch(const char*, unsigned blocks, unsigned threads, unsigned shared_bytes,
-            const std::function<void()>& body) {
+void launch(const char*, unsigned blocks, unsigned threads, unsigned shared_bytes, const std::function<void()>& body) {
   Block state(threads);
   std::vector<std::thread> workers;
   for (unsigned i = 0; i < threads; ++i)

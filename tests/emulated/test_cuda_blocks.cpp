@@ -28,7 +28,7 @@ std::vector<uint16_t> in_bfloat16(const T* x, int64_t n) {
 template <typename T>
 void influence(const BlockTest<T>& test) {
   const PackedModel<T> packed(test.random, 0, false);
-  const TestSide<T> side(test.random, packed, test.tables, test.left, test.form, test.on, 0);
+  const TestSide<T> side(test.random, packed, test.tables, test.left, test.M, test.on, 0);
   const Numbers expected = test.influences();
   std::vector<T> scores(expected.size(), T(NAN));
   HostDevice device;
@@ -40,13 +40,13 @@ void influence(const BlockTest<T>& test) {
 // Operands in bfloat16 keep 8 bits: the scores as a whole must be within 1%, and not those of float32.
 void mixed_influence(const BlockTest<float>& test) {
   PackedModel<float> packed(test.random, 0, false);
-  TestSide<float> side(test.random, packed, test.tables, test.left, test.form, test.on, 0);
+  TestSide<float> side(test.random, packed, test.tables, test.left, test.M, test.on, 0);
   const auto backward = in_bfloat16(packed.model.middle.backward, test.random.D * test.random.F),
-             features = in_bfloat16(side.middle_features.data(), side.middle_features.size()),
+             v = in_bfloat16(side.middle_v.data(), side.middle_v.size()),
              delta = in_bfloat16(side.delta.data(), side.delta.size()),
              linear = in_bfloat16(side.linear.data(), side.linear.size());
   packed.model.middle.narrow_backward = backward.data();
-  side.tests.narrow_middle = features.data(), side.tests.narrow_delta = delta.data();
+  side.tests.narrow_middle_v = v.data(), side.tests.narrow_delta = delta.data();
   side.tests.narrow_linear = linear.data();
   const Numbers expected = test.influences();
   std::vector<float> scores(expected.size(), NAN);
@@ -67,13 +67,13 @@ template <typename T>
 void self_influence(const BlockTest<T>& test) {
   const PackedModel<T> packed(test.random, 0, false);
   const Layers& on = test.on;
-  const std::vector<T> form = rounded<T>(test.form);
-  const tracin::Tracked<T> tracked{on.statistics ? form.data() : nullptr, on.fc, on.fc, true, true, on.entity,
-                                   on.relation, on.bias};
+  const std::vector<T> M = rounded<T>(test.M);
+  const tracin::Tracked<T> tracked{
+      on.S ? M.data() : nullptr, on.fc, on.fc, true, true, on.entity, on.relation, on.bias};
   std::vector<T> scores(test.B, T(NAN));
   HostDevice device;
-  tracin::cuda::self_influence_block<T>(packed.model, tracked, test.triples.data(), test.B, T(test.rate),
-                                        scores.data(), device);
+  tracin::cuda::self_influence_block<T>(packed.model, tracked, test.triples.data(), test.B, T(test.rate), scores.data(),
+                                        device);
   test.compare("", "self_influence_block", scores, test.self_influences());
 }
 
@@ -104,8 +104,7 @@ void test_taps(const RandomModel<float>& random) {
       if (s.taps[i] == x) failures += taps.entries[at++] != i % random.J * s.P + i / random.J;
   }
   failures += taps.first[s.X] != at;
-  for (int64_t i = 0; i < s.P * random.J; ++i)
-    failures += taps.by_tap[i % random.J * s.P + i / random.J] != s.taps[i];
+  for (int64_t i = 0; i < s.P * random.J; ++i) failures += taps.by_tap[i % random.J * s.P + i / random.J] != s.taps[i];
   if (failures) std::printf("FAIL taps: J=%d\n", static_cast<int>(random.J));
 }
 
@@ -132,7 +131,7 @@ void test_blocks(const RandomModel<T>& random, const Layers& on, int64_t B, int6
 template <typename T>
 void test() {
   constexpr Layers all{true, true, true, true, true}, fc{true, false, false, false, false},
-      statistics{false, true, false, true, false}, entity{false, false, true, false, true};
+      S{false, true, false, true, false}, entity{false, false, true, false, true};
   RandomModel<T> odd({19, 13, 7, 9, {5, 33, 2}, {7, 7, 7}}), many_taps({9, 6, 3, 33, {3, 2, 2}, {3, 3, 3}}),
       wide({9, 300, 5, 4, {3, 2, 2}, {5, 5, 5}});
   test_relation_tables(odd);
@@ -146,7 +145,7 @@ void test() {
     for (const int64_t B : {1, 33}) test_blocks(odd, all, B, 3);
     test_blocks(odd, entity, 257, 9);
     test_blocks(odd, fc, 3, 2);
-    test_blocks(odd, statistics, 5, 2);
+    test_blocks(odd, S, 5, 2);
     test_blocks(many_taps, entity, 5, 2);
   }
   put_at_kink(odd, one.data());

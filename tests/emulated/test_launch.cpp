@@ -14,7 +14,7 @@ static_assert(threads % warp == 0 && warps * warp == threads);
 constexpr int64_t two_31 = int64_t(1) << 31;
 static_assert(launch_threads("", two_31).blocks == two_31 / threads);
 static_assert(launch_threads("", two_31 + 1).blocks == two_31 / threads + 1);
-static_assert(launch_threads("", most_blocks * threads).blocks == most_blocks);
+static_assert(launch_threads("", most_blocks* threads).blocks == most_blocks);
 static_assert(launch_warps("", two_31).blocks == two_31 / warps);
 static_assert(launch("", most_blocks).blocks == most_blocks);
 static_assert(launch("", 1, most_shared).shared == most_shared);

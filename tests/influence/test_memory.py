@@ -11,7 +11,8 @@ import torch
 
 from tracin import InputError
 from tracin.influence import memory
-from tracin.influence.memory import Need, format_size, out_of_memory, parse_size, share_out
+from tracin.influence.memory import Need, format_size, out_of_memory, parse_size, tile_and_block
+from tracin.machine import processes_here, shared_by
 
 CPU = torch.device("cpu")
 
@@ -73,9 +74,9 @@ def test_shares_fit_and_leave_little(monkeypatch: pytest.MonkeyPatch) -> None:
         smallest = need.test + (asked or 1) * (need.triple + need.pair)
         if limit - 1000 - need.results < smallest:
             with pytest.raises(InputError, match="this run needs at least"):
-                share_out(need, limit, tests, triples, asked, CPU)
+                tile_and_block(need, limit, tests, triples, asked, CPU)
             continue
-        tile, block = share_out(need, limit, tests, triples, asked, CPU)
+        tile, block = tile_and_block(need, limit, tests, triples, asked, CPU)
         assert 1 <= tile <= max(1, tests) and 1 <= block <= max(1, triples, asked or 1)
         assert 1000 + need.results + tile * need.test + block * (need.triple + tile * need.pair) <= limit
         assert asked in (None, block)
@@ -88,20 +89,29 @@ def test_a_limit_too_small_names_the_smallest(monkeypatch: pytest.MonkeyPatch) -
     need = Need(results=10 << 20, test=5 << 20, triple=3 << 20, pair=4)
     for block in (None, 16):
         with pytest.raises(InputError, match="memory_limit is 64M; this run needs at least") as caught:
-            share_out(need, 64 << 20, 100, 100, block, CPU)
+            tile_and_block(need, 64 << 20, 100, 100, block, CPU)
         named = re.search(r"at least (\w+): (\w+) are in use already, 10M go to the results", str(caught.value))
         assert named is not None
-        assert share_out(need, parse_size(named[1]), 100, 100, block, CPU) >= (1, block or 1)
+        assert tile_and_block(need, parse_size(named[1]), 100, 100, block, CPU) >= (1, block or 1)
 
 
 def test_without_a_limit_the_budgets_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda device: 1 << 40)
-    tile, block = share_out(Need(0, 1 << 20, 0, 4), None, 10**6, 10**9, None, CPU)
+    tile, block = tile_and_block(Need(0, 1 << 20, 0, 4), None, 10**6, 10**9, None, CPU)
     assert tile * (1 << 20) <= memory.TEST_BYTES and tile * block * 4 <= memory.SCORE_BYTES
     assert block <= memory.MAX_BLOCK and block % memory.WHOLE_BLOCK == 0
-    assert share_out(Need(0, 1 << 20, 0, 4), 1 << 40, 10_000, 10**9, None, CPU)[0] == 10_000
+    assert tile_and_block(Need(0, 1 << 20, 0, 4), 1 << 40, 10_000, 10**9, None, CPU)[0] == 10_000
     monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
-    assert share_out(Need(0, 1 << 20, 1 << 20, 4), None, 10, 10, None, CPU) == (1, 1)  # tried, not refused
+    assert tile_and_block(Need(0, 1 << 20, 1 << 20, 4), None, 10, 10, None, CPU) == (1, 1)  # tried, not refused
+
+
+def test_processes_of_the_run_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_machine_bytes", lambda: 1200)
+    monkeypatch.setattr(memory, "_group_bytes", lambda: [5000])
+    assert (processes_here(), memory.available_bytes(CPU)) == (1, 1200)
+    with shared_by(4), shared_by(3):
+        assert (processes_here(), memory.available_bytes(CPU)) == (3, 400)
+    assert (processes_here(), memory.available_bytes(CPU)) == (1, 1200)
 
 
 def test_this_process_and_machine() -> None:

@@ -15,8 +15,7 @@ from torch import Tensor
 import tracin_ext
 from tests.samples.models import random_model, random_triples
 from tracin import Checkpoint, InputError, TracIn
-from tracin.influence import memory
-from tracin.influence import resume as partial
+from tracin.influence import memory, resume
 from tracin.influence import tracin as influence
 from tracin.influence.blocks import Work
 from tracin.influence.resume import Partial, digest, held_signals
@@ -130,7 +129,7 @@ def test_saved_as_time_goes_by(tiled: Callable[..., TracIn], tmp_path: Path, mon
     """What a run that is killed leaves behind: the file of each moment is one to go on from."""
     train, test = triples()
     path, ti, seen = tmp_path / "p", tiled(), []
-    monkeypatch.setattr(partial, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(resume, "SAVE_SECONDS", -1.0)
     count_calls(ti, "scores", lambda call: seen.append(path.read_bytes() if path.exists() else b""))
     whole = ti.top_k(train, test, partial=path)
     assert len(set(seen)) == BLOCKS and seen[0] == b"" and [file.name for file in tmp_path.iterdir()] == ["p"]
@@ -148,6 +147,17 @@ def test_a_short_run_writes_nothing(tiled: Callable[..., TracIn], tmp_path: Path
     tiled().top_k(train, test, partial=tmp_path / "p")
     tiled().self_influence(train, partial=tmp_path / "q")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_short_run_keeps_what_others_wait_for(tiled: Callable[..., TracIn], tmp_path: Path) -> None:
+    train, test = triples()
+    whole = tiled().top_k(train, test, partial=tmp_path / "p", keep_finished=True)
+    own = tiled().self_influence(train, partial=tmp_path / "q", keep_finished=True)
+    again = tiled()
+    calls = [count_calls(again, method, nothing) for method in ("scores", "self_influence")]
+    assert torch.equal(again.top_k(train, test, partial=tmp_path / "p").scores, whole.scores)
+    assert torch.equal(again.self_influence(train, partial=tmp_path / "q"), own)
+    assert calls == [[], []]
 
 
 def test_sizes_halved_for_want_of_memory_are_kept(tiled: Callable[..., TracIn], tmp_path: Path) -> None:
@@ -280,13 +290,13 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "bytes changed": lambda path: path.write_bytes(path.read_bytes()[:200] + b"\xff" * 50 + path.read_bytes()[250:]),
     "a list": lambda path: torch.save([1, 2], path),
     "a state dict": lambda path: torch.save({"fc.weight": torch.zeros(2)}, path),
-    "code": lambda path: torch.save({"format": partial.FORMAT, "done": Executed()}, path),
+    "code": lambda path: torch.save({"format": resume.FORMAT, "done": Executed()}, path),
     "no scores": changed_file(lambda content: content.pop("scores")),
     "scores of another type": changed_file(lambda content: content.update(scores=content["scores"].double())),
-    "fewer rows": changed_file(lambda content: content.update(done=content["done"][1:])),
+    "fewer tests": changed_file(lambda content: content.update(done=content["done"][1:])),
     "negative count": changed_file(lambda content: content["done"].fill_(-1)),
     "count too large": changed_file(lambda content: content["done"].fill_(TRAIN + 1)),
-    "rows beyond the training set": changed_file(lambda content: content["indices"].fill_(TRAIN)),
+    "indices beyond the training set": changed_file(lambda content: content["indices"].fill_(TRAIN)),
     "no block": changed_file(lambda content: content.update(block=0)),
     "no inputs": changed_file(lambda content: content.update(inputs={})),
 }
@@ -321,7 +331,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(partial, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(resume, "SAVE_SECONDS", -1.0)
     monkeypatch.setattr(torch, "save", full)
     with pytest.warns(UserWarning, match="partial results cannot be saved in .*p: .*No space left") as told:
         assert torch.equal(ti.top_k(train, test, partial=tmp_path / "p").scores, whole.scores)
@@ -388,7 +398,7 @@ def test_results_that_disagree_with_the_work_are_not_saved(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
-def test_tiles_are_rows_that_have_come_equally_far() -> None:
+def test_tiles_are_test_triples_that_have_come_equally_far() -> None:
     work = Work(10, torch.tensor([10, 10, 4, 4, 4, 0, 0, 10, 0]), tile=2, block=3)
     tiles = []
     while (tile := work.next_tile()) is not None:

@@ -141,7 +141,7 @@ class Small:
     def __init__(self, backend: Any, error: Exception, tests: int, block: int) -> None:
         self.backend, self.error, self.tests, self.block = backend, error, tests, block
         self.test_bytes, self.triple_bytes = backend.test_bytes, backend.triple_bytes
-        self.fixed_bytes, self.label = backend.fixed_bytes, backend.label
+        self.fixed_bytes, self.name, self.label = backend.fixed_bytes, backend.name, backend.label
         self.block_device, self.free_buffers = backend.block_device, backend.free_buffers
 
     def check(self, size: int, most: int) -> None:
@@ -181,7 +181,7 @@ def test_out_of_memory_halves_and_is_said_once(error: Exception, tests: int, blo
         else:
             assert close(result.scores.abs(), whole.abs().topk(10).values)
             assert close(result.scores, whole.gather(1, result.indices))
-            assert all(len(row.unique()) == 10 for row in result.indices)
+            assert all(len(index.unique()) == 10 for index in result.indices)
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)

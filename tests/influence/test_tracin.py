@@ -41,7 +41,7 @@ def test_top_k_is_the_sorted_dense_influence(
     same = top.indices == indices[:, :kept]
     ties = torch.isclose(top.scores, ti.influence(train, test).gather(1, indices[:, :kept]), rtol=1e-9, atol=1e-15)
     assert (same | ties).all()
-    assert all(len(row.unique()) == kept for row in top.indices)
+    assert all(len(index.unique()) == kept for index in top.indices)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -56,13 +56,13 @@ def test_merge_settles_ties_by_index_in_any_order_of_blocks(
         monkeypatch.setattr(tracin_ext, "native", None)
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(-3, 4, (6, 3000), generator=generator).to(dtype)
-    columns = torch.randperm(3000, generator=generator)
+    shuffled = torch.randperm(3000, generator=generator)
     expected, expected_index = sorted_scores(scores, order)
     for k in (1, 4, 50, 3000):
-        best, index = torch.zeros(6, k, dtype=dtype), torch.full((6, k), -1)
-        for block in columns.split(271):
-            ops.merge_top_k(scores[:, block].contiguous(), block, order, best, index)
-        assert torch.equal(index, expected_index[:, :k])
+        best, best_index = torch.zeros(6, k, dtype=dtype), torch.full((6, k), -1)
+        for index in shuffled.split(271):
+            ops.merge_top_k(scores[:, index].contiguous(), index, order, best, best_index)
+        assert torch.equal(best_index, expected_index[:, :k])
         assert torch.equal(best, expected[:, :k])
 
 
@@ -125,8 +125,8 @@ def test_cuda_without_cuda_is_an_error_with_a_remedy() -> None:
 @pytest.mark.parametrize(
     ("triples", "message"),
     [
-        (torch.tensor([[0, 0, 12]]), r"train row 0: tail id 12 is outside the model's 0..11"),
-        (torch.tensor([[0, 0, 1], [0, 4, 1]]), r"train row 1: relation id 4 is outside the model's 0..3"),
+        (torch.tensor([[0, 0, 12]]), r"train row 0: tail id 12 is outside 0..11; were"),
+        (torch.tensor([[0, 0, 1], [0, 4, 1]]), r"train row 1: relation id 4 is outside 0..3; were"),
         (torch.tensor([[-1, 0, 1]]), "head id -1"),
         (torch.zeros(3, 2), "shape"),
         (torch.zeros(3, 3), "integer"),

@@ -173,9 +173,9 @@ def test_wrong_options(wrong: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        ([(0, 0, 1), (0, 0, 4)], [(0, 0, 1)], "training triple 1 has entity id 4, but ids go from 0 to 3; is this"),
-        ([(-1, 0, 1)], [(0, 0, 1)], "training triple 0 has entity id -1, but ids go from 0 to 3; is this"),
-        ([(0, 0, 1)], [(0, 0, 1), (0, 0, 7)], "test triple 1 has entity id 7, but ids go from 0 to 3; is this"),
+        ([(0, 0, 1), (0, 0, 4)], [(0, 0, 1)], "training triples row 1: tail id 4 is outside 0..3; were the"),
+        ([(-1, 0, 1)], [(0, 0, 1)], "training triples row 0: head id -1 is outside 0..3; were the"),
+        ([(0, 0, 1)], [(0, 0, 1), (0, 0, 7)], "test triples row 1: tail id 7 is outside 0..3; were the"),
     ],
 )
 def test_wrong_ids(train: list[Triple], test: list[Triple], message: str) -> None:

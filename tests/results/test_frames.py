@@ -160,7 +160,8 @@ def test_parquet_in_any_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     some = influences()
     write_test(tmp_path / "x.parquet", None, some, LABELS, num_test=3, num_train=20, top_k=4, learning_rate=1.0)
     frame = pl.read_parquet(tmp_path / "x.parquet")
-    assert frame["train_index"].to_list() == torch.cat([item.rows for item in some if item.rows is not None]).tolist()
+    indices = [item.indices for item in some if item.indices is not None]
+    assert frame["train_index"].to_list() == torch.cat(indices).tolist()
     assert frame["score"].to_list() == torch.cat([item.scores for item in some]).tolist()
     assert frame["test_self_influence"].to_list() == [0.5] * 4 + [1.5] * 4 + [2.5] * 4
     assert frame["tail_label"].to_list() == [f"e{i}" for i in frame["tail_id"].to_list()]

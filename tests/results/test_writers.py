@@ -1,12 +1,9 @@
-"""The files of influences against the samples the original scripts wrote, and how they reach the disk."""
+"""The files of influences against the samples the original scripts wrote."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from tracin.errors import InputError
 from tracin.results.writers import (
     Influences,
     Labels,
-    check_writable,
     encode,
     numbered,
-    replacing,
     write_per_triple,
     write_self,
     write_single,
@@ -200,53 +194,3 @@ def test_a_failure_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> N
         )
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_links_and_devices_are_kept(tmp_path: Path) -> None:
-    target = tmp_path / "target.json"
-    target.write_text("old")
-    link = tmp_path / "link.json"
-    link.symlink_to(target)
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    for path in (link, fifo):
-        check_writable(path)
-        with replacing(path) as file:
-            file.write("new")
-    assert link.is_symlink() and target.read_text() == "new"
-    assert fifo.is_fifo() and os.read(reader, 10) == b"new"
-    os.close(reader)
-
-
-def test_standard_output_is_written_to_also_where_it_is_a_file(tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path\nfrom tracin.results.writers import check_writable, replacing\n"
-        "path = Path('/dev/stdout')\ncheck_writable(path)\nwith replacing(path) as file: file.write('{}')"
-    )
-    command = [sys.executable, "-c", code]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    piped = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (piped.stdout, piped.stderr) == ("{}", "")
-    with open(tmp_path / "out", "w+") as file:
-        subprocess.run(command, env=environment, stdout=file, check=True)
-        assert file.read() == "{}"
-
-
-def test_check_writable(tmp_path: Path) -> None:
-    check_writable(tmp_path / "new.json")
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "file").touch()
-    for path, message in (
-        (tmp_path / "none" / "out.json", "does not exist; create the folder"),
-        (tmp_path / "file" / "out.json", "is a file, not a folder"),
-        (tmp_path, "is a folder; name a file in it"),
-    ):
-        with pytest.raises(InputError, match=message):
-            check_writable(path)
-
-
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc, a folder that nobody can write to, does not exist")
-def test_check_writable_tries_rather_than_asks() -> None:
-    with pytest.raises(InputError, match="cannot write to /proc"):
-        check_writable(Path("/proc/out.json"))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from tests.robustness import known
 from tests.robustness.jobs import Job, batch_job, finish, outputs_of, run_job, start, train_job, write_inputs
 
 OLDER = b"results of an older run\n"
@@ -153,6 +154,7 @@ def main() -> None:
     print(f"{len(found)} faults")
     for key, what in found.items():
         print(f"  {key}: {what}")
+    print(known.report("full disks", found))
     if given.json:
         given.json.write_text(json.dumps({"inputs": len(OUTPUTS) * len(given.shares), "faults": found}, indent=1))
 

@@ -23,7 +23,7 @@ from random import Random
 import torch
 
 import tracin
-from tests.robustness import pool
+from tests.robustness import known, pool
 from tests.robustness.command_kinds import run_kinds, tracin_command
 from tests.robustness.file_kinds import (
     ANY,
@@ -210,6 +210,7 @@ def main() -> None:
         print(f"  slow: {outcome.label}, {outcome.kind}, {outcome.seconds:.1f} s")
     for key, group in faults.items():
         print(f"  {len(group):4} x {key}; --seed {given.seed} --only {group[0].number}: {group[0].detail}")
+    print(known.report("files", {key: group[0].detail for key, group in faults.items()}))
     if given.json:
         told = {key: {"number": group[0].number, "detail": group[0].detail} for key, group in faults.items()}
         given.json.write_text(json.dumps({"inputs": len(outcomes), "faults": told}, indent=1))

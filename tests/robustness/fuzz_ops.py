@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.robustness import pool
+from tests.robustness import known, pool
 from tests.robustness.op_calls import (
     LARGEST,
     NUMBERS,
@@ -201,6 +201,7 @@ def main() -> None:
     for key, group in faults.items():
         detail = f"{group[0].kind}, {group[0].detail}; {describe(fuzz, group[0].number)}"
         print(f"  {len(group):3} x {key}; --seed {given.seed} --only {group[0].number}: {detail}")
+    print(known.report("ops", {key: group[0].detail for key, group in faults.items()}))
     if given.json:
         told = {
             key: {"number": group[0].number, "detail": f"{group[0].kind}: {group[0].detail}"}

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from tests.robustness import known
 from tests.robustness.jobs import JOBS, SIGNALS, Ended, Job, finish, outputs_of, start, write_inputs
 
 ACCEPTED = {  # exit codes of a run that a signal stopped; 0: it had ended
@@ -167,6 +168,7 @@ def main() -> None:
     print(f"{len(kills.faults)} faults")
     for key, what in kills.faults.items():
         print(f"  {key}: {what}")
+    print(known.report("kills", kills.faults))
     if given.json:
         told = {"inputs": sum(kills.stopped.values()), "faults": kills.faults}
         given.json.write_text(json.dumps(told, indent=1))

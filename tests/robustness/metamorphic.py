@@ -19,6 +19,7 @@ from torch import Tensor
 
 import tracin
 import tracin_ext
+from tests.robustness import known
 from tests.robustness.random_models import (
     SATURATED,
     Geometry,
@@ -239,6 +240,7 @@ def main() -> None:
     print(f"{len(checked)} checks in {time.monotonic() - begin:.0f} s, {failed} failed (left out of the table)")
     for key, what in found.items():
         print(f"  {key}: {what}")
+    print(known.report("metamorphic", found))
 
 
 if __name__ == "__main__":

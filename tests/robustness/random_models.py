@@ -117,7 +117,6 @@ def edges() -> list[Geometry]:
         geometry("two planes", plane=(2, 4, 3)),
         geometry("inverse rows", step=2),
         geometry("d 1024", plane=(1, 32, 32), channels=1),
-        geometry("d 1024 in width", plane=(1, 16, 64), channels=1, stack="width"),
         geometry("64 channels", plane=(1, 6, 4), channels=64),
         geometry("kernel 7 x 7", plane=(1, 9, 8), kernel=(7, 7), channels=4),
         geometry("only fc", layers=("fc",)),

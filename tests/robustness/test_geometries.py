@@ -22,19 +22,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_every_backend_and_precision_is_exact() -> None:
     measured = list(geometries.measure_all(edges() + RANDOM))
     assert len(measured) == len(geometries.settings(False)) * (len(edges()) + len(RANDOM))
     difference = known.compare("geometries", geometries.faults(measured))
     assert not difference, difference
-
-
-@pytest.mark.slow
-def test_the_compiled_backend_is_exact() -> None:
-    for one in (edges()[5], RANDOM[0]):
-        for backend, precision in geometries.COMPILED:
-            measured = geometries.measure(one, backend, precision)
-            assert not measured.fault, measured
 
 
 def test_the_exact_influences_are_those_of_the_definition() -> None:

@@ -17,10 +17,11 @@ import tracin_ext
 from tests.robustness import disk_full, known
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 native = pytest.mark.skipif(not tracin_ext.status()["available"], reason="no native extension")
 
 
-def differences(harness: str, module: str, folder: Path, *arguments: object, slow: bool = False) -> tuple[str, int]:
+def differences(harness: str, module: str, folder: Path, *arguments: object) -> tuple[str, int]:
     """How the faults that a harness finds differ from those known, and how many inputs it tried."""
     path = folder / "faults.json"
     command = [sys.executable, "-m", f"tests.robustness.{module}", *map(str, arguments), "--json", str(path)]
@@ -28,37 +29,32 @@ def differences(harness: str, module: str, folder: Path, *arguments: object, slo
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(path.read_text())
-    return known.compare(harness, {key: str(what) for key, what in told["faults"].items()}, slow), told["inputs"]
+    return known.compare(harness, {key: str(what) for key, what in told["faults"].items()}), told["inputs"]
 
 
-def reproducers(harness: str, slow: bool) -> list[int]:
-    return [int(fault.reproducer) for fault in known.known(harness, slow).values()]
+def reproducers(harness: str) -> list[int]:
+    return [int(fault.reproducer) for fault in known.known(harness).values()]
 
 
-@pytest.mark.parametrize(
-    ("inputs", "slow"), [(300, False), pytest.param(10_000, True, marks=pytest.mark.slow)], ids=["short", "long"]
-)
-def test_damaged_files(fixtures_dir: Path, tmp_path: Path, inputs: int, slow: bool) -> None:
-    arguments = ("--inputs", inputs, *([] if slow else ["--quick"]), "--also", *reproducers("files", slow))
-    difference, tried = differences("files", "fuzz_files", tmp_path, *arguments, slow=slow)
-    assert tried >= inputs
+def test_damaged_files(fixtures_dir: Path, tmp_path: Path) -> None:
+    arguments = ("--inputs", 300, "--quick", "--also", *reproducers("files"))
+    difference, tried = differences("files", "fuzz_files", tmp_path, *arguments)
+    assert tried >= 300
     assert not difference, difference
 
 
 @native
 def test_wrong_op_calls(tmp_path: Path) -> None:
-    arguments = ("--calls", 2000, "--also", *reproducers("ops", False))
-    difference, tried = differences("ops", "fuzz_ops", tmp_path, *arguments)
+    difference, tried = differences("ops", "fuzz_ops", tmp_path, "--calls", 2000, "--also", *reproducers("ops"))
     assert tried >= 2000
     assert not difference, difference
 
 
-@pytest.mark.parametrize(
-    ("each", "slow"), [(3, False), pytest.param(30, True, marks=pytest.mark.slow)], ids=["short", "long"]
-)
-def test_kills(tmp_path: Path, each: int, slow: bool) -> None:
-    difference, stopped = differences("kills", "kills", tmp_path, "--each", each, "--imports", 1, slow=slow)
-    assert stopped >= each  # of four times as many; the others had ended before their moment came
+def test_kills(tmp_path: Path) -> None:
+    difference, stopped = differences(
+        "kills", "kills", tmp_path, "--each", 3, "--imports", 1, "--jobs", "run", "batch", "train"
+    )
+    assert stopped >= 3  # of nine; the others had ended before their moment came
     assert not difference, difference
 
 

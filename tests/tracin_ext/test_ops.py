@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +34,7 @@ DEVICES = [pytest.param("cpu", marks=native), pytest.param("cuda", marks=cuda)]
 EACH_OP = pytest.mark.parametrize("name", REGISTERED or [pytest.param("any", marks=native)])
 
 Q, B, K = 3, 7, 4
-LITTLE = ("bn2",)  # layers: no operand but `linear`, no form, no joins
+LITTLE = ("bn2",)  # layers: no operand but `linear`, no M, no joins
 
 
 def backend(
@@ -61,70 +61,90 @@ def influence_block_arguments(count: int = B, tests: int = Q, **of_backend: Any)
     native_backend = backend(**of_backend)
     side = native_backend.test_factors(random_triples(tests, seed=1))
     return {
-        "model": native_backend.model, "sizes": native_backend.sizes, "tests": side.tensors, "heads": side.heads,
-        "statistics": side.statistics, "fc_bias": True, "triples": sorted_triples(count), "rate": 0.5,
+        "model": native_backend.model,
+        "model_sizes": native_backend.sizes,
+        "tests": side.tensors,
+        "test_sizes": side.sizes,
+        "triples": sorted_triples(count),
+        "rate": 0.5,
         "scores": native_backend.parameters.fc_weight.new_zeros(tests, count),
-    }  # fmt: skip
+    }
 
 
 def self_influence_block_arguments(count: int = B, **of_backend: Any) -> dict[str, Any]:
     native_backend = backend(**of_backend)
     p = native_backend.parameters
     model, sizes = native_backend._whole
+    everything = p.M is not None
     return {
-        "model": model, "sizes": sizes,
-        "form": p.conv_weight.new_empty(0) if p.form is None else pack(p.form, native_backend.height),
-        "tracked": 12 if p.form is None else 127, "triples": sorted_triples(count), "rate": 0.5,
+        "model": model,
+        "model_sizes": sizes,
+        "M": p.conv_weight.new_empty(0) if p.M is None else pack(p.M, native_backend.height),
+        "tracked": ops.Tracked(everything, everything, True, True, everything, everything, everything),
+        "triples": sorted_triples(count),
+        "rate": 0.5,
         "scores": p.fc_weight.new_zeros(count),
-    }  # fmt: skip
+    }
 
 
 def relation_tables_arguments(jacobians: bool = True, **of_backend: Any) -> dict[str, Any]:
     native_backend = backend(**of_backend)
-    model, features = native_backend.model, native_backend.relation_features
+    model = native_backend.model
     return {
-        "model": model, "sizes": native_backend.sizes, "u": torch.zeros_like(model.relation_u),
-        "v": torch.zeros_like(features), "jacobians": torch.zeros_like(model.jacobians[: None if jacobians else 0]),
-    }  # fmt: skip
+        "model": model,
+        "model_sizes": native_backend.sizes,
+        "u": torch.zeros_like(model.relation_u),
+        "v": torch.zeros_like(native_backend.relation_v),
+        "jacobians": torch.zeros_like(model.jacobians[: None if jacobians else 0]),
+    }
 
 
 def merge_top_k_arguments(
     dtype: torch.dtype = torch.float32, tests: int = Q, count: int = B, k: int = K, device: str = "cpu"
 ) -> dict[str, Any]:
     return {
-        "scores": torch.randn(tests, count, dtype=dtype, device=device), "columns": torch.arange(count, device=device),
-        "order": 0, "best": torch.zeros(tests, k, dtype=dtype, device=device),
+        "scores": torch.randn(tests, count, dtype=dtype, device=device),
+        "index": torch.arange(count, device=device),
+        "order": 0,
+        "best": torch.zeros(tests, k, dtype=dtype, device=device),
         "best_index": torch.full((tests, k), -1, device=device),
-    }  # fmt: skip
+    }
 
 
 def block_samples(arguments: Callable[..., dict[str, Any]], device: str) -> list[dict[str, Any]]:
     """No triple, one, more than a panel of 32; both dtypes and product kernels; everything tracked or little."""
     few: list[dict[str, Any]] = [
-        *({"count": count} for count in (0, 1, 33)), {"dtype": torch.float64}, {"products": "torch"},
-        {"layers": LITTLE}, {"variant": "kernel larger than an embedding"}, {"variant": "no entity bias"},
-    ]  # fmt: skip
+        *({"count": count} for count in (0, 1, 33)),
+        {"dtype": torch.float64},
+        {"products": "torch"},
+        {"layers": LITTLE},
+        {"variant": "kernel larger than an embedding"},
+        {"variant": "no entity bias"},
+    ]
     return [arguments(device=device, **options) for options in few]
 
 
 SAMPLES: dict[str, Callable[[str], list[dict[str, Any]]]] = {
     "influence_block": lambda device: [
-        *block_samples(influence_block_arguments, device), influence_block_arguments(tests=0, device=device),
+        *block_samples(influence_block_arguments, device),
+        influence_block_arguments(tests=0, device=device),
         influence_block_arguments(mixed=True, device=device),
     ],
     "self_influence_block": lambda device: block_samples(self_influence_block_arguments, device),
     "relation_tables": lambda device: [
-        relation_tables_arguments(device=device), relation_tables_arguments(dtype=torch.float64, device=device),
+        relation_tables_arguments(device=device),
+        relation_tables_arguments(dtype=torch.float64, device=device),
         relation_tables_arguments(jacobians=False, device=device),
         relation_tables_arguments(products="torch", device=device),
         relation_tables_arguments(variant="inverse relations at odd rows", device=device),
     ],
     "merge_top_k": lambda device: [
         *(merge_top_k_arguments(count=count, k=k, device=device) for count in (0, 1, 7) for k in (1, 10)),
-        merge_top_k_arguments(torch.float64, device=device), merge_top_k_arguments(tests=0, device=device),
+        merge_top_k_arguments(torch.float64, device=device),
+        merge_top_k_arguments(tests=0, device=device),
         merge_top_k_arguments(k=0, device=device),
     ],
-}  # fmt: skip
+}
 
 ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "influence_block": influence_block_arguments,
@@ -135,12 +155,23 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def change(**fields: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A tuple of tensors or numbers with some of its fields changed."""
+    """A named tuple with some of its fields changed; those of a tuple in it by `change` once more."""
     return lambda value: value._replace(**{name: make(getattr(value, name)) for name, make in fields.items()})
 
 
 def put(value: Any) -> Callable[[Any], Any]:
     return lambda _: value
+
+
+def flattened(value: Any) -> Any:
+    """An argument as the op takes it."""
+    if not isinstance(value, tuple):
+        return value
+    return ops.flat(value) if isinstance(value, ops.ModelTensors | ops.TestTensors) else list(map(int, value))
+
+
+def call(name: str, arguments: dict[str, Any]) -> None:
+    op(name)(**{key: flattened(value) for key, value in arguments.items()})
 
 
 def last_plus(step: int) -> Callable[[Tensor], Tensor]:
@@ -163,57 +194,97 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("influence_block", "triples", put(torch.zeros(3, B, dtype=torch.int64).t()), "triples is not contiguous"),
     ("influence_block", "scores", put(torch.zeros(Q, B + 1)), "scores has the wrong shape"),
     ("influence_block", "scores", put(torch.zeros(Q, B, dtype=torch.float64)), "wrong dtype"),
-    ("influence_block", "model", put([torch.zeros(1)]), "wrong number of tensors"),
-    ("influence_block", "tests", put([torch.zeros(1)]), "wrong number of tensors"),
-    ("influence_block", "sizes", change(height=put(7)), "height must be 0 or"),
-    ("influence_block", "sizes", change(height=put(0)), "has the wrong shape"),
-    ("influence_block", "sizes", change(head_step=put(0)), "steps must be positive"),
-    ("influence_block", "sizes", change(relations=put(RELATIONS + 1)), "more relations than rows"),
-    ("influence_block", "sizes", put([1]), "expected 6 numbers"),
-    ("influence_block", "model", change(entity=Tensor.flatten), "tables must be matrices"),
-    ("influence_block", "model", change(middle_taps=Tensor.flatten), "taps must be matrices"),
+    ("influence_block", "model", lambda x: ops.flat(x)[:-1], r"model: wrong number of tensors \(31\)"),
+    ("influence_block", "model", lambda x: [*ops.flat(x), x.fc], r"model: wrong number of tensors \(33\)"),
+    ("influence_block", "model", put([]), "entity has the wrong shape"),
+    ("influence_block", "tests", lambda x: list(x)[:-1], r"tests: wrong number of tensors \(18\)"),
+    ("influence_block", "tests", lambda x: [*x, x.w], r"tests: wrong number of tensors \(20\)"),
+    ("influence_block", "model_sizes", change(height=put(7)), "height must be 0 or"),
+    ("influence_block", "model_sizes", change(height=put(0)), "has the wrong shape"),
+    ("influence_block", "model_sizes", change(head_half_step=put(0)), "head_half_step is 0, must be at least 1"),
+    ("influence_block", "model_sizes", change(relations=put(RELATIONS + 1)), "more relations than rows"),
+    ("influence_block", "model_sizes", put([1]), r"model_sizes: wrong number of integers \(1\)"),
+    ("influence_block", "model_sizes", lambda x: [*x, 1], r"model_sizes: wrong number of integers \(7\)"),
+    ("influence_block", "test_sizes", change(heads=put(-1)), "test_sizes: heads is -1"),
+    ("influence_block", "test_sizes", put([1, 1]), r"test_sizes: wrong number of integers \(2\)"),
+    ("influence_block", "model", change(entity=Tensor.flatten), "entity has the wrong shape"),
+    ("influence_block", "model", change(middle=change(taps=Tensor.flatten)), "middle.taps has the wrong shape"),
     ("influence_block", "model", change(taps=last_plus(1)), "taps: outside the image"),
-    ("influence_block", "model", change(head_taps=last_plus(1)), "taps: outside the segment"),
-    ("influence_block", "model", change(tail_pixels=last_plus(1)), "pixels: outside the image"),
-    ("influence_block", "model", change(tail_taps=Tensor.long), "taps has the wrong dtype"),
-    ("influence_block", "model", change(middle_forward=lambda x: x[1:]), "forward has the wrong shape"),
-    ("influence_block", "model", change(middle_backward=lambda x: x[1:]), "backward has the wrong shape"),
+    ("influence_block", "model", change(head_half=change(taps=last_plus(1))), "head_half.taps: outside the segment"),
+    ("influence_block", "model", change(relation_half=change(pixels=last_plus(1))), "half.pixels: outside the image"),
+    ("influence_block", "model", change(middle=change(forward=lambda x: x[1:])), "middle.forward has the wrong shape"),
+    ("influence_block", "model", change(middle=change(backward=lambda x: x[1:])), "middle.backward has the wrong"),
     ("influence_block", "model", change(relation_u=lambda x: x[:0]), "relation_u is missing"),
     ("influence_block", "model", change(jacobians=lambda x: x[1:]), "jacobians has the wrong shape"),
+    ("influence_block", "model", change(exact_shift=lambda x: x[:0]), "exact_kink needs exact_pixel"),
     ("influence_block", "tests", change(pair=last_plus(1)), "pair: out of range"),
-    ("influence_block", "tests", change(pair_head=last_plus(1)), "pair_head or pair_relation: out of range"),
-    ("influence_block", "tests", change(pair_relation=last_plus(1)), "pair_head or pair_relation: out of range"),
+    ("influence_block", "tests", change(pair_head=last_plus(1)), "pair_head: out of range"),
+    ("influence_block", "tests", change(pair_relation=last_plus(1)), "pair_relation: out of range"),
+    ("influence_block", "tests", change(middle_v=lambda x: x[:0]), "delta needs middle_v"),
+    ("influence_block", "tests", change(relation_gram=lambda x: x[:0]), "delta needs head_half_v and relation_gram"),
     ("influence_block", "tests", change(delta=lambda x: x[1:]), "delta has the wrong shape"),
-    ("influence_block", "tests", change(same_relation=lambda x: x[:, 1:].contiguous()), "same_relation has the wrong"),
-    ("influence_block", "tests", change(pull=lambda x: x[:0]), "same_head needs pull, head and head_is_tail"),
-    ("influence_block", "tests", change(narrow_delta=put(torch.ones(1))), "narrow_delta is not bfloat16"),
-    ("influence_block", "tests", change(narrow_delta=put(torch.ones(1).bfloat16())), "narrow_delta has the wrong"),
+    ("influence_block", "tests", change(along_q=lambda x: x[:, 1:].contiguous()), "along_q has the wrong shape"),
+    ("influence_block", "tests", change(wz=lambda x: x[:0]), "along_c needs wz, c and along_wz"),
+    (
+        "influence_block",
+        "tests",
+        change(narrow_delta=put(torch.ones(1).bfloat16())),
+        "narrow_delta has the wrong shape",
+    ),
     (
         "influence_block",
         "tests",
         change(narrow_linear=put(torch.zeros(12 * (2 * 32 + 5 * 10)).bfloat16())),
         "narrow_linear needs narrow_delta|no products in bfloat16",
-    ),  # fmt: skip
-    ("influence_block", "heads", put(100), "head_features has the wrong shape"),
-    ("influence_block", "statistics", put(False), "linear has the wrong shape"),
-    ("self_influence_block", "form", lambda x: x[1:], "form has the wrong shape"),
+    ),
+    ("influence_block", "test_sizes", change(heads=put(100)), "head_half_v has the wrong shape"),
+    ("influence_block", "test_sizes", change(has_S=put(False)), "linear has the wrong shape"),
+    ("self_influence_block", "M", lambda x: x[1:], "M has the wrong shape"),
+    ("self_influence_block", "tracked", put([1] * 6), r"tracked: wrong number of integers \(6\)"),
     ("self_influence_block", "scores", put(torch.zeros(B + 1)), "scores has the wrong shape"),
     ("self_influence_block", "triples", put(torch.full((B, 3), ENTITIES)), f"id {ENTITIES} exceeds the model"),
-    ("self_influence_block", "model", put([torch.zeros(1)]), "wrong number of tensors"),
-    ("self_influence_block", "sizes", change(relation_step=put(0)), "steps must be positive"),
+    ("self_influence_block", "model", lambda x: ops.flat(x)[:-1], "wrong number of tensors"),
+    ("self_influence_block", "model_sizes", change(relation_step=put(0)), "relation_step is 0, must be at least 1"),
     ("self_influence_block", "model", lambda _: backend().model, "the image must be taken whole"),
-    ("self_influence_block", "model", change(middle_pixels=lambda x: x.repeat(2)), "the image must be taken whole"),
+    (
+        "self_influence_block",
+        "model",
+        change(middle=change(pixels=lambda x: x.repeat(2))),
+        "the image must be taken whole",
+    ),
     ("relation_tables", "u", lambda x: x[1:], "u has the wrong shape"),
     ("relation_tables", "u", Tensor.double, "wrong dtype"),
     ("relation_tables", "v", lambda x: x[:, 1:].contiguous(), "v has the wrong shape"),
     ("relation_tables", "jacobians", lambda x: x[1:], "jacobians has the wrong shape"),
-    ("relation_tables", "model", put([torch.zeros(1)]), "wrong number of tensors"),
+    ("relation_tables", "model", lambda x: ops.flat(x)[:-1], "wrong number of tensors"),
     ("merge_top_k", "order", put(3), "order must be 0"),
-    ("merge_top_k", "columns", put(torch.arange(B - 1)), "columns has the wrong shape"),
+    ("merge_top_k", "index", put(torch.arange(B - 1)), "index has the wrong shape"),
     ("merge_top_k", "best_index", put(torch.zeros(Q, K)), "best_index has the wrong dtype"),
     ("merge_top_k", "scores", put(torch.randn(B, Q).t()), "scores is not contiguous"),
     ("merge_top_k", "scores", put(torch.randn(B)), "must be matrices"),
 ]
+
+
+def fields_of(tensors: tuple[Any, ...], before: str = "") -> list[str]:
+    """The names of a named tuple's tensors, those of a tuple in it after its own: in the order of `ops.flat`."""
+    names: list[str] = []
+    for name, value in tensors._asdict().items():  # type: ignore[attr-defined]
+        names += fields_of(value, f"{before}{name}.") if isinstance(value, tuple) else [before + name]
+    return names
+
+
+@native
+@pytest.mark.parametrize("argument", ["model", "tests"])
+def test_each_field_of_a_wrong_dtype_is_named(argument: str) -> None:
+    """So the order of ops.py's tuples is that of csrc/packed.h."""
+    arguments = influence_block_arguments()
+    right = ops.flat(arguments[argument])
+    names = fields_of(arguments[argument])
+    assert len(set(names)) == len(right) > 0
+    for i, name in enumerate(names):
+        wrong = torch.ones(right[i].shape if right[i].numel() else 1, dtype=torch.int8)
+        with pytest.raises(ValueError, match=rf"^{re.escape(name)} has the wrong dtype"):
+            call("influence_block", arguments | {argument: [*right[:i], wrong, *right[i + 1 :]]})
 
 
 def op(name: str) -> Any:
@@ -244,7 +315,7 @@ def test_opcheck(name: str, device: str) -> None:
     samples = SAMPLES[name](device)
     assert samples
     for sample in samples:
-        arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in sample.items()}
+        arguments = {key: flattened(value) for key, value in sample.items()}
         assert set(torch.library.opcheck(op(name), (), arguments).values()) == {"SUCCESS"}
 
 
@@ -253,7 +324,7 @@ def test_opcheck(name: str, device: str) -> None:
 def test_wrong_arguments_are_named(name: str, argument: str, make: Callable[[Any], Any], message: str) -> None:
     arguments = ARGUMENTS[name]()
     with pytest.raises(ValueError, match=message):
-        op(name)(**{**arguments, argument: make(arguments[argument])})
+        call(name, {**arguments, argument: make(arguments[argument])})
 
 
 # The same on a GPU: what only it refuses. Values of indices in its memory are not read.
@@ -262,12 +333,12 @@ CUDA_WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("influence_block", "triples", put(torch.full((B, 3), ENTITIES)), f"id {ENTITIES} exceeds the model"),
     ("influence_block", "model", change(shift=Tensor.cpu), "tensors lie on different devices"),
     ("influence_block", "tests", change(linear=Tensor.cpu), "tensors lie on different devices"),
-    ("influence_block", "sizes", change(height=put(12)), "has the wrong shape"),
-    ("influence_block", "sizes", change(middle_step=put(1)), "middle_step must be all channels"),
-    ("influence_block", "tests", change(pull=lambda x: x[:0]), "same_head needs pull, head and head_is_tail"),
-    ("self_influence_block", "form", Tensor.cpu, "tensors lie on different devices"),
+    ("influence_block", "model_sizes", change(height=put(12)), "height must be 0"),
+    ("influence_block", "model_sizes", change(middle_step=put(1)), "middle_step must be all channels"),
+    ("influence_block", "tests", change(wz=lambda x: x[:0]), "along_c needs wz, c and along_wz"),
+    ("self_influence_block", "M", Tensor.cpu, "tensors lie on different devices"),
     ("relation_tables", "u", lambda x: x[:-1], "u has the wrong shape"),
-    ("merge_top_k", "columns", Tensor.cpu, "tensors lie on different devices"),
+    ("merge_top_k", "index", Tensor.cpu, "tensors lie on different devices"),
 ]
 
 
@@ -279,12 +350,12 @@ def test_packing_for_cuda_is_what_its_kernels_read(variant: str) -> None:
     packed, sizes, _ = pack_model(p, wide, 0, halves=False, mixed=True, chunk=p.features)
     dim = p.entity.shape[1]
     assert (sizes.height, sizes.middle_step) == (0, p.conv_weight.shape[0])
-    assert torch.equal(packed.middle_forward.view(-1, dim), p.fc_weight.T)
-    assert torch.equal(packed.middle_backward.view(dim, -1), p.fc_weight)
-    assert torch.equal(packed.narrow_middle_backward.view(dim, -1), p.fc_weight.bfloat16())
-    assert packed.middle_pixels.tolist() == list(range(2 * dim))
-    assert torch.equal(packed.middle_taps, packed.taps)
-    assert packed.head_taps.numel() == packed.tail_taps.numel() == 0
+    assert torch.equal(packed.middle.forward.view(-1, dim), p.fc_weight.T)
+    assert torch.equal(packed.middle.backward.view(dim, -1), p.fc_weight)
+    assert torch.equal(packed.middle.narrow_backward.view(dim, -1), p.fc_weight.bfloat16())
+    assert packed.middle.pixels.tolist() == list(range(2 * dim))
+    assert torch.equal(packed.middle.taps, packed.taps)
+    assert packed.head_half.taps.numel() == packed.relation_half.taps.numel() == 0
 
 
 @cuda
@@ -292,33 +363,29 @@ def test_packing_for_cuda_is_what_its_kernels_read(variant: str) -> None:
 def test_wrong_arguments_are_named_on_cuda(name: str, argument: str, make: Callable[[Any], Any], message: str) -> None:
     arguments = ARGUMENTS[name](device="cuda")
     with pytest.raises(ValueError, match=message):
-        op(name)(**{**arguments, argument: make(arguments[argument])})
+        call(name, {**arguments, argument: make(arguments[argument])})
 
 
 @cuda
 def test_halves_and_large_k_are_refused_on_cuda() -> None:
     halves = backend()
-    model = type(halves.model)(*(x.cuda() for x in halves.model))
+    model = [x.cuda() for x in ops.flat(halves.model)]
     arguments = self_influence_block_arguments(device="cuda")
     with pytest.raises(ValueError, match="height must be 0|has the wrong shape|taken whole"):
-        ops.self_influence_block(**{**arguments, "model": model, "sizes": halves.sizes})
-    with pytest.raises(ValueError, match=f"k must be at most {ops.CUDA_KEPT}"):
-        op("merge_top_k")(**merge_top_k_arguments(k=ops.CUDA_KEPT + 1, device="cuda"))
-
-
-def test_the_largest_k_on_cuda_is_the_kernels() -> None:
-    header = Path(__file__).resolve().parents[2] / "csrc" / "cuda" / "device.h"
-    assert f"most_kept = {ops.CUDA_KEPT};" in header.read_text()
+        call("self_influence_block", {**arguments, "model": model, "model_sizes": halves.sizes})
+    most = ops.constant("most_kept")
+    with pytest.raises(ValueError, match=f"k must be at most {most}"):
+        op("merge_top_k")(**merge_top_k_arguments(k=most + 1, device="cuda"))
 
 
 @cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_relation_tables_on_cuda_are_those_of_the_cpu(dtype: torch.dtype) -> None:
     halves = backend(dtype, products="torch")
-    wanted = [halves.model.relation_u, halves.relation_features, halves.model.jacobians]
+    wanted = [halves.model.relation_u, halves.relation_v, halves.model.jacobians]
     found = [torch.full_like(x, torch.nan, device="cuda") for x in wanted]
     with full_float32():
-        ops.relation_tables(type(halves.model)(*(x.cuda() for x in halves.model)), halves.sizes, *found)
+        op("relation_tables")([x.cuda() for x in ops.flat(halves.model)], list(halves.sizes), *found)
     tolerance = 1e-4 if dtype == torch.float32 else 1e-10
     for got, expected in zip(found, wanted, strict=True):
         torch.testing.assert_close(got.cpu(), expected, rtol=tolerance, atol=tolerance)
@@ -327,24 +394,32 @@ def test_relation_tables_on_cuda_are_those_of_the_cpu(dtype: torch.dtype) -> Non
 @pytest.mark.parametrize(
     ("targets", "capability", "expected"),
     [
-        (["sm_80", "sm_90"], (8, 0), True), (["sm_80", "sm_90"], (8, 9), True), (["sm_80", "sm_90"], (7, 5), False),
-        (["sm_80", "sm_90"], (10, 0), False), (["sm_80", "sm_90", "PTX"], (10, 0), True), ([], (9, 0), False),
-        (["sm_90", "PTX"], (8, 6), False), (["sm_86"], (8, 0), False), (["sm_80", "sm_100", "PTX"], (12, 0), True),
+        (["sm_80", "sm_90"], (8, 0), True),
+        (["sm_80", "sm_90"], (8, 9), True),
+        (["sm_80", "sm_90"], (7, 5), False),
+        (["sm_80", "sm_90"], (10, 0), False),
+        (["sm_80", "sm_90", "PTX"], (10, 0), True),
+        ([], (9, 0), False),
+        (["sm_90", "PTX"], (8, 6), False),
+        (["sm_86"], (8, 0), False),
+        (["sm_80", "sm_100", "PTX"], (12, 0), True),
     ],
-)  # fmt: skip
+)
 def test_targets_cover_gpus(targets: list[str], capability: tuple[int, int], expected: bool) -> None:
     assert covers(targets, capability) is expected
 
 
 @native
-@pytest.mark.parametrize("other", [{"products": "torch"}, {"dtype": torch.float64}])
-def test_bfloat16_needs_float32_and_own_products(other: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("other", "needs"),
+    [({"products": "torch"}, "the extension's own products"), ({"dtype": torch.float64}, "float32")],
+)
+def test_bfloat16_needs_float32_and_own_products(other: dict[str, Any], needs: str) -> None:
     arguments = influence_block_arguments(**other)
-    size = arguments["model"].middle_backward.numel()  # D is even: no column is filled up
-    narrow = torch.zeros(size, dtype=torch.bfloat16)
-    arguments["model"] = arguments["model"]._replace(narrow_middle_backward=narrow)
-    with pytest.raises(ValueError, match="narrow_backward needs float32 and the extension's own products"):
-        ops.influence_block(**arguments)
+    narrow = arguments["model"].middle.backward.bfloat16()  # D is even: no column is filled up
+    wrong = change(middle=change(narrow_backward=put(narrow)))
+    with pytest.raises(ValueError, match=f"middle.narrow_backward: bfloat16 needs {needs}"):
+        call("influence_block", arguments | {"model": wrong(arguments["model"])})
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -373,8 +448,8 @@ def test_merge_top_k_equals_a_full_sort(kernel: str, order: str, k: int, monkeyp
     key = {"absolute": scores.abs(), "proponents": scores, "opponents": -scores}[order].nan_to_num(-torch.inf)
     ranked = key.argsort(dim=1, descending=True, stable=True)[:, :k]
     best, index = torch.zeros(5, k, device=device), torch.full((5, k), -1, device=device)
-    for columns in torch.randperm(37).split(10):
-        ops.merge_top_k(scores[:, columns].contiguous(), columns, order, best, index)
+    for block in torch.randperm(37).split(10):
+        ops.merge_top_k(scores[:, block].contiguous(), block, order, best, index)
     filled = ranked.shape[1]
     assert torch.equal(index[:, :filled], ranked)
     torch.testing.assert_close(best[:, :filled], scores.gather(1, ranked), rtol=0, atol=0, equal_nan=True)

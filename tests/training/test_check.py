@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from torch import Tensor
 
 import tracin
-from tracin.checkpoints.layouts import AmbiguousImage
+from tracin.checkpoints.images import AmbiguousImage
 from tracin.cli import main
 from tracin.cli.demo import one_thread
 from tracin.errors import InputError
@@ -76,7 +76,7 @@ def test_separation_takes_a_seeded_sample_and_refuses_wrong_ids() -> None:
     assert separation(model, triples, 1) == separation(model, triples, 1) != separation(model, triples, 2)
     assert separation(model, triples, 1) == separation(model, choose(triples, SAMPLE, 1), 5)
     assert torch.tensor(separation(model, torch.tensor([[0, 0, 1], [2, 0, 1]]))).isnan()
-    with pytest.raises(InputError, match="entity id 50"):
+    with pytest.raises(InputError, match="head id 50"):
         separation(model, torch.tensor([[50, 0, 1]]))
 
 

@@ -12,7 +12,8 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from tracin.checkpoints.load import load_checkpoint, read_training_state, save_checkpoint
+from tracin.checkpoints.load import load_checkpoint
+from tracin.checkpoints.save import read_training_state, save_checkpoint
 from tracin.cli.train import make_dictionaries
 from tracin.cli.train import train as train_command
 from tracin.errors import InputError
@@ -170,7 +171,7 @@ def test_checkpoints_hold_what_run_needs(tmp_path: Path) -> None:
         (dict(hidden_dropout=1.0), "hidden_dropout is 1.0"),
         (dict(embedding_height=5), "embedding_dim 12 is not a multiple"),
         (dict(learn_rate=1.0), r"unknown training options \['learn_rate'\]"),
-        (dict(num_entities=4), r"entity id \d+, but ids go from 0 to 3"),
+        (dict(num_entities=4), r"triples row \d+: (head|tail) id \d+ is outside 0\.\.3; were"),
         (dict(valid=torch.empty(0, 3, dtype=torch.int64)), "valid has no triples"),
         (
             dict(learning_rate=1e30),

@@ -107,11 +107,11 @@ def test_wrong_input_names_itself() -> None:
     model, triples = make_model(), make_triples(4, 0)
     outside = triples.clone()
     outside[2, 2] = NUM_ENTITIES
-    with pytest.raises(InputError, match=r"triple 2 has entity id 11, but ids go from 0 to 10"):
+    with pytest.raises(InputError, match=r"triples row 2: tail id 11 is outside 0\.\.10; were"):
         tail_ranks(model, outside, triples)
     outside = triples.clone()
     outside[1, 1] = NUM_RELATIONS
-    with pytest.raises(InputError, match=r"triple 1 has relation id 3, but ids go from 0 to 2"):
+    with pytest.raises(InputError, match=r"triples row 1: relation id 3 is outside 0\.\.2; were"):
         evaluate(model, triples, outside, both_directions=True)
     with pytest.raises(InputError, match=r"expected \[n, 3\]"):
         tail_ranks(model, triples[:, :2], triples)

@@ -13,7 +13,7 @@ import pytest
 
 from tracin.errors import InputError
 from tracin.triples import lines as text_lines
-from tracin.triples.dictionaries import read_dictionary, read_edge_map, read_names
+from tracin.triples.dictionaries import read_dictionaries, read_dictionary, read_edge_map, read_names
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -226,3 +226,14 @@ def test_edge_map_errors(tmp_path: Path, content: str, named: str) -> None:
     path = write(tmp_path / "edge_map.json", content)
     with pytest.raises(InputError, match=re.escape(f"{path}{named}") + ".*expected a JSON object"):
         read_edge_map(path)
+
+
+def test_both_dictionaries_or_one_or_none(tmp_path: Path) -> None:
+    entities, relations = write(tmp_path / "e.txt", "a\t0\nb\t1\n"), write(tmp_path / "r.txt", "treats\t0\n")
+    assert read_dictionaries(entities, relations) == ({"a": 0, "b": 1}, {"treats": 0})
+    assert read_dictionaries(None, relations) == (None, {"treats": 0})
+    assert read_dictionaries(None, None) == (None, None)
+    wrong = write(tmp_path / "w.txt", "a\tx\n")
+    for kind, paths in (("entity", (wrong, relations)), ("relation", (entities, wrong))):
+        with pytest.raises(InputError, match=re.escape(f"the {kind} dictionary {wrong} line 1: id 'x' is not an")):
+            read_dictionaries(*paths)

@@ -12,12 +12,17 @@ from tracin_ext.backends import native
 from tracin_ext.backends.compiled import CompiledBackend
 from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend
-from tracin_ext.backends.sequential import Loss, SequentialBackend
+from tracin_ext.backends.sequential import SequentialBackend
 from tracin_ext.backends.trial import failure
 from tracin_ext.backends.vectorized import VectorizedBackend
+from tracin_ext.losses import Loss
 from tracin_ext.parameters import has_factored_form
 
-NAMES = ("native", "compiled", "factored", "vectorized", "sequential")
+CLASSES: dict[str, type[Any]] = {
+    backend.name: backend
+    for backend in (NativeBackend, CompiledBackend, FactoredBackend, VectorizedBackend, SequentialBackend)
+}
+NAMES = tuple(CLASSES)
 AUTO = ("native", "factored", "vectorized", "sequential")  # the fastest first
 
 
@@ -26,12 +31,13 @@ class Backend(Protocol):
 
     `test_bytes` and `triple_bytes` are what one test triple, one training triple of a block take in memory,
     `fixed_bytes` what is taken whatever their number;
-    `label` says what runs, `block_device` where blocks of training triples are to lie. Scores come multiplied by
-    `rate`, in memory that the next call may use again.
+    `label` says what runs, `losses` of which losses it has the gradients (None: of any), `block_device` where blocks of
+    training triples are to lie. Scores come multiplied by `rate`, in memory that the next call may use again.
     """
 
     name: str
     label: str
+    losses: tuple[Loss, ...] | None
     test_bytes: int
     triple_bytes: int
     fixed_bytes: int
@@ -56,12 +62,28 @@ class Job:
     loss: Loss
 
 
+def against_loss(name: str, loss: Loss) -> str | None:
+    """Why a backend cannot attribute a loss, and which can; None if it can."""
+
+    def has(backend: type[Any]) -> bool:
+        return backend.losses is None or loss in backend.losses
+
+    if has(CLASSES[name]):
+        return None
+    able = " or ".join(other for other, backend in CLASSES.items() if has(backend))
+    known = ", ".join(each.__name__ for each in CLASSES[name].losses)
+    asked = getattr(loss, "__name__", repr(loss))
+    return f"it has the gradients of the loss {known} only, not of {asked}; take the {able} backend"
+
+
 def reason_against(name: str, device: torch.device, job: Job | None) -> str | None:
     """Why a backend cannot do a job (None: any of a ConvE) on a device; None if it can."""
     if job is not None and not has_factored_form(job.model):
         if name not in ("vectorized", "sequential"):
             return "this model is not a ConvE"
         return failure(name, job.model, job.layers, job.dtype, device, job.loss)
+    if job is not None and (reason := against_loss(name, job.loss)):
+        return reason
     return native.reason_against(device) if name == "native" else None
 
 
@@ -86,12 +108,12 @@ def create(
     mixed: bool = False,
     recompute_activations: bool = False,
 ) -> Backend:
-    """A backend by name; raises RuntimeError with the reason if it cannot run here."""
+    """A backend by name; raises RuntimeError with the reason if it cannot run here, or not with this loss."""
+    if reason := against_loss(name, loss):
+        raise RuntimeError(f"the {name} backend cannot do this: {reason}")
     if name == "sequential":
         return SequentialBackend(model, layers, dtype, device, loss, recompute_activations)
     if name == "vectorized":
         return VectorizedBackend(model, layers, dtype, device, loss)
-    if name == "native":
-        return NativeBackend(model, layers, dtype, device, mixed)
-    factored: dict[str, type[Any]] = {"compiled": CompiledBackend, "factored": FactoredBackend}
-    return factored[name](model, layers, dtype, device, mixed)
+    backend: Backend = CLASSES[name](model, layers, dtype, device, mixed)
+    return backend

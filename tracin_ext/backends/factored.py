@@ -13,16 +13,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from tracin_ext.grouping import Grouped, group_triples
-from tracin_ext.parameters import ConvEParameters, parameters_of
-
-KINK = 1e-5  # pre-activations of the hidden layer this close to zero are settled in float64
+from tracin_ext.losses import Loss, bce, bce_by_score
+from tracin_ext.parameters import ConvEParameters, kink_of, parameters_of
 
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether products in bfloat16 are fast there."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def product(p: ConvEParameters, a: Tensor, b: Tensor) -> Tensor:  # [m, k], [k, n] -> [m, n]
@@ -38,15 +37,15 @@ class Factors:
     relations: Tensor  # [B]
     tails: Tensor  # [B]
     group: Tensor  # [B]
-    features: Tensor  # v [G, F]
-    hidden: Tensor  # z [B, D]
-    residual: Tensor  # w = dloss/dscore [B]
-    error: Tensor  # e, gradient at BN2's output [B, D]
-    normalised: Tensor  # e * un [B, D]
-    delta: Tensor  # gradient at fc's output [B, D]
-    statistics: Tensor  # S [B, C * (J + 1)]
-    head: Tensor  # c, gradient at E[h] through the convolution [B, D]
-    relation: Tensor  # q, gradient at R[r] [B, D]
+    v: Tensor  # [G, F] feature maps
+    z: Tensor  # [B, D] hidden layer
+    w: Tensor  # [B] dloss/dscore
+    e: Tensor  # [B, D] gradient at BN2's output
+    e_un: Tensor  # [B, D] e * un
+    delta: Tensor  # [B, D] gradient at fc's output
+    S: Tensor  # [B, C * (J + 1)] statistics
+    c: Tensor  # [B, D] gradient at E[h] through the convolution
+    q: Tensor  # [B, D] gradient at R[r]
 
 
 def image(p: ConvEParameters, grouped: Grouped) -> Tensor:  # [G, I, H, W]
@@ -92,7 +91,7 @@ def settle_kinks(
     pre: Tensor,  # [G, D], changed in place
 ) -> None:
     """Recomputes in float64 the pre-activations at ReLU's kink, so that float32 takes the same side as float64."""
-    rows, units = (pre.abs() < KINK * (p64.hidden_rstd * p64.hidden_gamma).abs().clamp(min=1)).nonzero(as_tuple=True)
+    rows, units = (pre.abs() < kink_of(p64)).nonzero(as_tuple=True)
     if not len(rows):
         return
     distinct, index = rows.unique(return_inverse=True)
@@ -118,18 +117,18 @@ def backward(
     score = (z * tail).sum(1)
     if p.bias is not None:
         score = score + p.bias[tails]
-    w = -torch.sigmoid(-score)
+    w = bce_by_score(score)
     e = w[:, None] * tail * (pre > 0)[group]
     delta = e * (p.hidden_gamma * p.hidden_rstd)
     size, channels = len(tails), p.conv_weight.shape[0]
-    statistics, head, relation = xn.new_zeros(size, 0), xn.new_zeros(size, 0), xn.new_zeros(size, 0)
+    S, c, q = xn.new_zeros(size, 0), xn.new_zeros(size, 0), xn.new_zeros(size, 0)
     through_image = bool({"entity", "relation"} & p.tracked)
-    if p.form is not None or through_image:
+    if p.M is not None or through_image:
         y = product(p, delta, p.fc_weight) * (v > 0)[group]
-        y = y.view(size, channels, -1)  # [B, C, P]
-    if p.form is not None:
+        y = y.unflatten(1, (channels, -1))  # [B, C, P]
+    if p.M is not None:
         patches = functional.unfold(xn, p.conv_weight.shape[2:])[group]  # [B, J, P]
-        statistics = torch.cat([y @ patches.mT, y.sum(2, keepdim=True)], 2).flatten(1)
+        S = torch.cat([y @ patches.mT, y.sum(2, keepdim=True)], 2).flatten(1)
     if through_image:
         rows, columns = (n - k + 1 for n, k in zip(xn.shape[2:], p.conv_weight.shape[2:], strict=True))
         grad = functional.conv_transpose2d(
@@ -137,11 +136,22 @@ def backward(
         )
         grad = grad * (p.image_gamma * p.image_rstd)[:, None, None]
         halves = grad.tensor_split(2, dim=2 if p.stack == "height" else 3)
-        head, relation = halves[0].flatten(1), halves[1].flatten(1)
+        c, q = halves[0].flatten(1), halves[1].flatten(1)
     return Factors(
-        grouped.heads[group], grouped.relations[group], tails, group, v, z, w, e, e * un[group], delta,
-        statistics, head, relation,
-    )  # fmt: skip
+        heads=grouped.heads[group],
+        relations=grouped.relations[group],
+        tails=tails,
+        group=group,
+        v=v,
+        z=z,
+        w=w,
+        e=e,
+        e_un=e * un[group],
+        delta=delta,
+        S=S,
+        c=c,
+        q=q,
+    )
 
 
 def compute_factors(p: ConvEParameters, grouped: Grouped, p64: ConvEParameters | None = None) -> Factors:
@@ -159,50 +169,50 @@ def pair_scores(p: ConvEParameters, test: Factors, train: Factors) -> Tensor:  #
     tracked = p.tracked
     scores = train.delta.new_zeros(len(test.tails), len(train.tails))
     if "fc" in tracked:
-        gram = product(p, test.features, train.features.T)[test.group][:, train.group]
+        gram = product(p, test.v, train.v.T)[test.group][:, train.group]
         scores = scores + (test.delta @ train.delta.T) * (gram + float("fc.bias" in tracked))
     if "bn2.bias" in tracked:
-        scores = scores + test.error @ train.error.T
+        scores = scores + test.e @ train.e.T
     if "bn2.weight" in tracked:
-        scores = scores + test.normalised @ train.normalised.T
-    if p.form is not None:
-        scores = scores + (test.statistics @ p.form) @ train.statistics.T
+        scores = scores + test.e_un @ train.e_un.T
+    if p.M is not None:
+        scores = scores + (test.S @ p.M) @ train.S.T
     same_tail = test.tails[:, None] == train.tails
-    pull = test.residual[:, None] * train.residual
+    ww = test.w[:, None] * train.w
     if "bias" in tracked:
-        scores = scores + same_tail * pull
+        scores = scores + same_tail * ww
     if "relation" in tracked:
-        scores = scores + (test.relations[:, None] == train.relations) * (test.relation @ train.relation.T)
+        scores = scores + (test.relations[:, None] == train.relations) * (test.q @ train.q.T)
     if "entity" in tracked:
-        scores = scores + (test.heads[:, None] == train.heads) * (test.head @ train.head.T)
-        scores = scores + same_tail * pull * (test.hidden @ train.hidden.T)
-        wz_test, wz_train = test.residual[:, None] * test.hidden, train.residual[:, None] * train.hidden
-        scores = scores + (test.tails[:, None] == train.heads) * (wz_test @ train.head.T)
-        scores = scores + (test.heads[:, None] == train.tails) * (test.head @ wz_train.T)
+        scores = scores + (test.heads[:, None] == train.heads) * (test.c @ train.c.T)
+        scores = scores + same_tail * ww * (test.z @ train.z.T)
+        test_wz, train_wz = test.w[:, None] * test.z, train.w[:, None] * train.z
+        scores = scores + (test.tails[:, None] == train.heads) * (test_wz @ train.c.T)
+        scores = scores + (test.heads[:, None] == train.tails) * (test.c @ train_wz.T)
     return scores
 
 
 def self_scores(p: ConvEParameters, train: Factors) -> Tensor:  # [B]
     """Squared norms of the per-sample gradients: the diagonal of `pair_scores`."""
     tracked = p.tracked
-    scores = torch.zeros_like(train.residual)
+    scores = torch.zeros_like(train.w)
     if "fc" in tracked:
-        gram = train.features.square().sum(1)[train.group]
+        gram = train.v.square().sum(1)[train.group]
         scores = scores + train.delta.square().sum(1) * (gram + float("fc.bias" in tracked))
     if "bn2.bias" in tracked:
-        scores = scores + train.error.square().sum(1)
+        scores = scores + train.e.square().sum(1)
     if "bn2.weight" in tracked:
-        scores = scores + train.normalised.square().sum(1)
-    if p.form is not None:
-        scores = scores + ((train.statistics @ p.form) * train.statistics).sum(1)
+        scores = scores + train.e_un.square().sum(1)
+    if p.M is not None:
+        scores = scores + ((train.S @ p.M) * train.S).sum(1)
     if "bias" in tracked:
-        scores = scores + train.residual.square()
+        scores = scores + train.w.square()
     if "relation" in tracked:
-        scores = scores + train.relation.square().sum(1)
+        scores = scores + train.q.square().sum(1)
     if "entity" in tracked:
-        wz = train.residual[:, None] * train.hidden
-        crossed = 2 * (train.heads == train.tails) * (train.head * wz).sum(1)
-        scores = scores + train.head.square().sum(1) + wz.square().sum(1) + crossed
+        wz = train.w[:, None] * train.z
+        crossed = 2 * (train.heads == train.tails) * (train.c * wz).sum(1)
+        scores = scores + train.c.square().sum(1) + wz.square().sum(1) + crossed
     return scores
 
 
@@ -211,6 +221,7 @@ class FactoredBackend:
 
     name = "factored"
     label = "factored form in PyTorch"
+    losses: tuple[Loss, ...] | None = (bce,)
 
     def __init__(
         self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, mixed: bool = False

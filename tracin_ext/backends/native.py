@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,9 +13,14 @@ from torch import Tensor
 import tracin_ext
 from tracin_ext.backends.factored import Factors, compute_factors, features, image, linear_image
 from tracin_ext.grouping import Grouped, group_triples, order_by_head_relation
+from tracin_ext.losses import Loss, bce
 from tracin_ext.ops import (
-    TRACKED,
+    ModelSizes,
+    ModelTensors,
+    TestSizes,
     TestTensors,
+    Tracked,
+    constant,
     has_kernel,
     influence_block,
     relation_tables,
@@ -27,16 +32,35 @@ from tracin_ext.parameters import parameters_of
 TEST_CHUNK = 256  # test triples whose factors are computed at a time
 FEATURE_COPIES = 7  # of their feature maps while they are
 THREAD_BYTES = 8 << 20  # buffers of one thread
-HEIGHTS = {"own": 12, "torch": 0}  # rows of a packed panel by the product kernel that TRACIN_PRODUCTS names
+PRODUCTS = ("own", "torch")  # product kernels that TRACIN_PRODUCTS names
 
 
-@dataclass(frozen=True)
-class NativeTests:
+class NativeTests(NamedTuple):
     """The test side, and the numbers that come with it."""
 
     tensors: TestTensors
-    heads: int
-    statistics: bool
+    sizes: TestSizes
+
+
+class TestRows(NamedTuple):
+    """What each test triple adds to TestTensors, before packing; None where no layer that needs it is tracked."""
+
+    delta: Tensor | None  # [n, D]
+    linear: Tensor  # [n, 2 D + size_S] or [n, 2 D]
+    w: Tensor | None  # [n]
+    wz: Tensor | None = None  # [n, D]
+    c: Tensor | None = None  # [n, D]
+    along_c: Tensor | None = None  # [n, D + X]
+    along_wz: Tensor | None = None  # [n, D + X]
+    along_q: Tensor | None = None  # [n, D + X]
+
+
+def joined(
+    rows: list[TestRows],
+    order: Tensor,  # [Q] of the rows together
+) -> TestRows:
+    columns: list[Any] = [None if parts[0] is None else torch.cat(parts)[order] for parts in zip(*rows, strict=True)]
+    return TestRows(*columns)
 
 
 def covers(targets: list[str], capability: tuple[int, int]) -> bool:
@@ -50,7 +74,7 @@ def reason_against(device: torch.device) -> str | None:
     """Why the native backend does not run on a device; None if it does."""
     status = tracin_ext.status()
     if status["reason"]:
-        return status["reason"]
+        return str(status["reason"])
     if not has_kernel("influence_block", device.type):
         remedy = "; install tracin-ext again with nvcc on PATH" if device.type == "cuda" else ""
         return f"this build of the native extension has no kernels for {device.type}{remedy}"
@@ -71,6 +95,7 @@ class NativeBackend:
     """
 
     name = "native"
+    losses: tuple[Loss, ...] | None = (bce,)
     block_device = torch.device("cpu")  # the ops check and group triples there
 
     def __init__(
@@ -80,9 +105,9 @@ class NativeBackend:
             raise RuntimeError(reason)
         status, self.device, cuda = tracin_ext.status(), device, device.type == "cuda"
         products = os.environ.get("TRACIN_PRODUCTS", "own")
-        if products not in HEIGHTS:
-            raise RuntimeError(f"TRACIN_PRODUCTS={products} is not one of {', '.join(HEIGHTS)}; correct or unset it")
-        self.height = 0 if cuda else HEIGHTS[products]
+        if products not in PRODUCTS:
+            raise RuntimeError(f"TRACIN_PRODUCTS={products} is not one of {', '.join(PRODUCTS)}; correct or unset it")
+        self.height = 0 if cuda or products == "torch" else constant("operand_height")
         self.mixed = mixed and (cuda or status["bfloat16"] and products == "own")
         runs = f"CUDA on {torch.cuda.get_device_name(device)}" if cuda else status["isa"]
         self.label = f"native extension ({runs}{', torch products' if products == 'torch' and not cuda else ''})"
@@ -91,10 +116,10 @@ class NativeBackend:
         self.exact = self.wide if dtype == torch.float32 else None
         self.buffer = p.conv_weight.new_empty(0)  # of a block's scores: fresh memory costs page faults
         size, dim = p.conv_weight.element_size(), p.entity.shape[1]
-        self.statistics = p.conv_weight.shape[0] * (p.conv_weight[0].numel() + 1)
-        self.test_bytes = (p.features + 8 * dim + self.statistics) * size
+        self.size_S = p.conv_weight.shape[0] * (p.conv_weight[0].numel() + 1)
+        self.test_bytes = (p.features + 8 * dim + self.size_S) * size
         self.fixed_bytes = TEST_CHUNK * FEATURE_COPIES * p.features * size
-        self.triple_bytes = (6 * dim + 3 * self.statistics) * size
+        self.triple_bytes = (6 * dim + 3 * self.size_S) * size
         if cuda:  # v and y of whole blocks, and y gathered by tap, lie in memory
             by_tap = p.features // p.conv_weight.shape[0] * p.conv_weight[0].numel()
             copies = 2.5 if self.mixed else 2  # v again in bfloat16
@@ -104,23 +129,25 @@ class NativeBackend:
         model_tensors, self.sizes, self.parts = pack_model(
             p, self.wide, self.height, not cuda, self.mixed, p.features if cuda else CHUNK
         )
-        self.model, self.relation_features = self._with_relation_tables(model_tensors)
+        self.model, self.relation_v = self._with_relation_tables(model_tensors)
 
-    def _with_relation_tables(self, model: Any) -> tuple[Any, Tensor]:
-        p, (_, _, tail) = self.parameters, self.parts
-        if not len(tail.positions):
-            return model, p.conv_weight.new_empty(0)
-        dim, relations, channels = p.entity.shape[1], self.sizes.relations, p.conv_weight.shape[0]
-        u, v = p.fc_weight.new_empty(relations, dim), p.fc_weight.new_empty(relations, channels * len(tail.positions))
-        shape = (relations, -(-self.statistics // 32), dim, 32)
+    def _with_relation_tables(self, model: ModelTensors) -> tuple[ModelTensors, Tensor]:
+        """And v of the relations' half [R, C P]."""
+        p, (_, _, half) = self.parameters, self.parts
+        relations = self.sizes.relations
+        if not len(half.positions):
+            return model, p.conv_weight.new_empty(relations, 0)
+        dim, channels, lanes = p.entity.shape[1], p.conv_weight.shape[0], constant("lanes")
+        u, v = p.fc_weight.new_empty(relations, dim), p.fc_weight.new_empty(relations, channels * len(half.positions))
+        shape = (relations, -(-self.size_S // lanes), dim, lanes)
         fits = torch.Size(shape).numel() * p.fc_weight.element_size() <= JACOBIAN_BYTES
-        jacobians = p.fc_weight.new_empty(shape if fits and p.form is not None else 0)
+        jacobians = p.fc_weight.new_empty(shape if fits and p.M is not None else 0)
         relation_tables(model, self.sizes, u, v, jacobians)
         return model._replace(relation_u=u, jacobians=jacobians), v
 
     def test_factors(self, triples: Tensor) -> NativeTests:  # [Q, 3]
         """Computed in PyTorch, a chunk of tests at a time, in the order that shares the most forward passes."""
-        p, tracked, (head, middle, _) = self.parameters, self.parameters.tracked, self.parts
+        p, (head_half, middle, _) = self.parameters, self.parts
         triples = triples.to(self.device)
         channels = p.conv_weight.shape[0]
         order = order_by_head_relation(triples)
@@ -128,74 +155,96 @@ class NativeBackend:
         pairs = group_triples(ordered)
         heads, pair_head = pairs.heads.unique_consecutive(return_inverse=True)
         relations, pair_relation = pairs.relations.unique(return_inverse=True)
-        columns: list[tuple[Tensor, ...]] = []
-        middle_features = p.fc_weight.new_empty(len(pairs.heads), channels * len(middle.positions))
-        head_features = p.fc_weight.new_empty(len(heads), channels * len(head.positions))
+        v_of_heads = p.fc_weight.new_empty(len(heads), channels * len(head_half.positions))
+        v_of_pairs = p.fc_weight.new_empty(len(pairs.heads), channels * len(middle.positions))
+        rows: list[TestRows] = []
         start = 0
-        for chunk in ordered.split(TEST_CHUNK) if len(ordered) else ():
+        for chunk in ordered.split(TEST_CHUNK):
             f = compute_factors(p, group_triples(chunk), self.exact)
             group = pairs.group[start : start + len(chunk)]
-            if "fc" in tracked:
-                middle_features[group] = columns_of(f.features, middle, channels)[f.group]
-                head_features[pair_head[group]] = columns_of(f.features, head, channels)[f.group]
-            columns.append(self._rows(f))
+            if "fc" in p.tracked:
+                v_of_pairs[group] = columns_of(f.v, middle, channels)[f.group]
+                v_of_heads[pair_head[group]] = columns_of(f.v, head_half, channels)[f.group]
+            rows.append(self._rows(f))
             start += len(chunk)
-        rows = [torch.cat(parts)[order.argsort()] if parts[0].dim() > 1 or len(parts[0]) else parts[0]
-                for parts in zip(*columns, strict=True)]  # fmt: skip
-        if not rows:
-            rows = [p.conv_weight.new_empty(0)] * 8
-        delta, linear, *joins = rows
-        gram = self.relation_features.view(self.sizes.relations, -1)
+        back = order.argsort()
+        each = joined(rows, back)
+        head_half_v, narrow_head_half_v = self._operands(v_of_heads, head_half)
+        middle_v, narrow_middle_v = self._operands(v_of_pairs, middle)
+        delta, narrow_delta = self._operands(each.delta)
+        linear, narrow_linear = self._operands(each.linear)
         tensors = TestTensors(
-            triples.contiguous(), pairs.group[order.argsort()], pair_head, pair_relation,
-            pack_chunks(head_features, head, self.height), pack_chunks(middle_features, middle, self.height),
-            (gram[relations] @ gram.T).contiguous(), pack(delta, self.height) if delta.numel() else delta,
-            pack(linear, self.height) if linear.numel() else linear, *(x.contiguous() for x in joins),
-            *self._narrow(head_features, middle_features, delta, linear),
-        )  # fmt: skip
-        return NativeTests(tensors, len(heads), p.form is not None)
+            triples=triples.contiguous(),
+            pair=pairs.group[back],
+            pair_head=pair_head,
+            pair_relation=pair_relation,
+            head_half_v=head_half_v,
+            narrow_head_half_v=narrow_head_half_v,
+            middle_v=middle_v,
+            narrow_middle_v=narrow_middle_v,
+            relation_gram=(self.relation_v[relations] @ self.relation_v.T).contiguous(),
+            delta=delta,
+            narrow_delta=narrow_delta,
+            linear=linear,
+            narrow_linear=narrow_linear,
+            w=self._or_empty(each.w),
+            wz=self._or_empty(each.wz),
+            c=self._or_empty(each.c),
+            along_c=self._or_empty(each.along_c),
+            along_wz=self._or_empty(each.along_wz),
+            along_q=self._or_empty(each.along_q),
+        )
+        return NativeTests(tensors, TestSizes(len(heads), p.M is not None, "fc.bias" in p.tracked))
 
-    def _narrow(self, head_features: Tensor, middle_features: Tensor, *rows: Tensor) -> list[Tensor]:
-        """The operands in bfloat16 where this backend uses it."""
-        if not self.mixed or not rows[-1].numel():
-            return [torch.empty(0, dtype=torch.bfloat16)] * 4
-        head, middle, _ = self.parts
-        return [
-            pack_chunks(head_features, head, self.height, packed=pack_narrow),
-            pack_chunks(middle_features, middle, self.height, packed=pack_narrow),
-            *(pack_narrow(row, self.height) if row.numel() else row.bfloat16() for row in rows),
-        ]
+    def _or_empty(self, x: Tensor | None) -> Tensor:
+        return self.parameters.conv_weight.new_empty(0) if x is None else x.contiguous()
 
-    def _rows(self, f: Factors) -> tuple[Tensor, ...]:
-        """delta, linear, residual, pull, head, same_head, head_is_tail, same_relation of some tests."""
-        p, tracked, (head, _, tail) = self.parameters, self.parameters.tracked, self.parts
-        nothing = p.conv_weight.new_empty(0)
-        linear = [f.error * float("bn2.bias" in tracked), f.normalised * float("bn2.weight" in tracked)]
-        if p.form is not None:
-            linear.append(f.statistics @ p.form)
-        pull = f.residual[:, None] * f.hidden
-        zeros = torch.zeros_like(pull)
-        own, joins = f.features[f.group], [nothing] * 5
+    def _operands(
+        self,
+        matrix: Tensor | None,  # [rows, k]
+        part: Part | None = None,  # whose chunks of channels are packed one by one
+    ) -> tuple[Tensor, Tensor]:
+        """A matrix packed, and once more in bfloat16; empty without a matrix, or where this backend has no bfloat16."""
+        nothing = self._or_empty(None)
+        if matrix is None:
+            return nothing, nothing.bfloat16()
+
+        def packed(by: Callable[[Tensor, int], Tensor]) -> Tensor:
+            return by(matrix, self.height) if part is None else pack_chunks(matrix, part, self.height, packed=by)
+
+        return packed(pack), packed(pack_narrow) if self.mixed else nothing.bfloat16()
+
+    def _rows(self, f: Factors) -> TestRows:
+        p, tracked, (head_half, _, relation_half) = self.parameters, self.parameters.tracked, self.parts
+        linear = [f.e * float("bn2.bias" in tracked), f.e_un * float("bn2.weight" in tracked)]
+        if p.M is not None:
+            linear.append(f.S @ p.M)
+        rows = TestRows(
+            delta=f.delta * (p.hidden_gamma * p.hidden_rstd) if "fc" in tracked else None,
+            linear=torch.cat(linear, 1),
+            w=f.w if "bias" in tracked else None,
+        )
+        wz, v = f.w[:, None] * f.z, f.v[f.group]
+        zeros = torch.zeros_like(wz)
         if "entity" in tracked:
             swapped = features(p, image(p, Grouped(f.tails, f.relations, f.group, f.tails)))
-            joins[:4] = [
-                pull, f.head, self._response(own, torch.cat([f.head, zeros], 1), head),
-                self._response(swapped, torch.cat([pull, zeros], 1), head),
-            ]  # fmt: skip
+            rows = rows._replace(
+                wz=wz,
+                c=f.c,
+                along_c=self._along(torch.cat([f.c, zeros], 1), v, head_half, self._head_half_W),
+                along_wz=self._along(torch.cat([wz, zeros], 1), swapped, head_half, self._head_half_W),
+            )
         if "relation" in tracked:
-            joins[4] = self._response(own, torch.cat([zeros, f.relation], 1), tail)
-        return (
-            f.delta * (p.hidden_gamma * p.hidden_rstd) if "fc" in tracked else nothing,
-            torch.cat(linear, 1),
-            f.residual if "bias" in tracked else nothing,
-            *joins,
-        )
+            q = torch.cat([zeros, f.q], 1)
+            rows = rows._replace(along_q=self._along(q, v, relation_half, self._relation_half_W))
+        return rows
 
-    def _response(
+    def _along(
         self,
-        v: Tensor,  # [Q, F] features whose signs are the mask
         direction: Tensor,  # [Q, 2 D] a change of the raw pixels of one half
+        v: Tensor,  # [Q, F] whose signs are the mask
         half: Part,
+        W: Tensor,  # [D, C P] the columns of fc that belong to the half
     ) -> Tensor:  # [Q, D + X]
         """What a sample's (delta, gradient at the middle's pixels) is multiplied by to give its gradient . direction.
 
@@ -208,34 +257,29 @@ class NativeBackend:
         channels = p.conv_weight.shape[0]
         response = columns_of(linear_image(p, direction).flatten(1), half, channels)
         response = response * (columns_of(v, half, channels) > 0)
-        return torch.cat([response @ self._half_weight[half is self.parts[0]].T, through_middle], 1)
+        return torch.cat([response @ W.T, through_middle], 1)
 
     @cached_property
-    def _half_weight(self) -> dict[bool, Tensor]:
-        """The columns of fc that belong to the head's half (True) and to the relation's (False)."""
-        head, _, tail = self.parts
-        channels = self.parameters.conv_weight.shape[0]
-        return {
-            of_head: columns_of(self.parameters.fc_weight, part, channels)
-            for of_head, part in ((True, head), (False, tail))
-        }
+    def _head_half_W(self) -> Tensor:  # [D, C P]
+        return columns_of(self.parameters.fc_weight, self.parts[0], self.parameters.conv_weight.shape[0])
+
+    @cached_property
+    def _relation_half_W(self) -> Tensor:  # [D, C P]
+        return columns_of(self.parameters.fc_weight, self.parts[2], self.parameters.conv_weight.shape[0])
 
     def scores(self, test: NativeTests, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [Q, B]
         p, shape = self.parameters, (len(test.tensors.triples), len(triples))
         if self.buffer.numel() < shape[0] * shape[1]:
             self.buffer = p.conv_weight.new_empty(shape[0] * shape[1])
         scores = self.buffer[: shape[0] * shape[1]].view(shape)
-        influence_block(
-            self.model, self.sizes, test.tensors, test.heads, test.statistics, "fc.bias" in p.tracked,
-            triples.cpu().contiguous(), rate, scores,
-        )  # fmt: skip
+        influence_block(self.model, self.sizes, *test, triples.cpu().contiguous(), rate, scores)
         return scores
 
     def free_buffers(self) -> None:
         self.buffer = self.buffer.new_empty(0)
 
     @cached_property
-    def _whole(self) -> Any:
+    def _whole(self) -> tuple[ModelTensors, ModelSizes]:
         """The model with the image taken whole, for self-influence."""
         if self.device.type == "cuda":
             return self.model, self.sizes
@@ -244,8 +288,15 @@ class NativeBackend:
     def self_influence(self, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [B]
         p = self.parameters
         scores = p.conv_weight.new_empty(len(triples))
-        tracked = sum(1 << bit for bit, name in enumerate(TRACKED) if name in p.tracked)
-        form = p.conv_weight.new_empty(0) if p.form is None else pack(p.form, self.height)
-        model, sizes = self._whole
-        self_influence_block(model, sizes, form, tracked, triples.cpu().contiguous(), rate, scores)
+        tracked = Tracked(
+            fc="fc" in p.tracked,
+            fc_bias="fc.bias" in p.tracked,
+            bn2_weight="bn2.weight" in p.tracked,
+            bn2_bias="bn2.bias" in p.tracked,
+            entity="entity" in p.tracked,
+            relation="relation" in p.tracked,
+            bias="bias" in p.tracked,
+        )
+        M = p.conv_weight.new_empty(0) if p.M is None else pack(p.M, self.height)
+        self_influence_block(*self._whole, M, tracked, triples.cpu().contiguous(), rate, scores)
         return scores

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Loss = Callable[[Tensor], Tensor]  # scores [B] -> losses [B]
+from tracin_ext.losses import Loss
 
 
 def tracked_parameters(model: nn.Module, layers: tuple[str, ...]) -> dict[str, Tensor]:
@@ -48,6 +48,7 @@ class SequentialBackend:
 
     name = "sequential"
     label = "one autograd backward per triple"
+    losses: tuple[Loss, ...] | None = None  # any
 
     def __init__(
         self,

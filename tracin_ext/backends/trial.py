@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from tracin_ext.backends.sequential import Loss, SequentialBackend
+from tracin_ext.backends.sequential import SequentialBackend
 from tracin_ext.backends.vectorized import VectorizedBackend
+from tracin_ext.losses import Loss
 
 CLOSE = 1e-3  # relative; what goes wrong gives other gradients altogether
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from tracin_ext.backends.sequential import Loss, copied, flat, size_of, tracked_parameters
+from tracin_ext.backends.sequential import copied, flat, size_of, tracked_parameters
+from tracin_ext.losses import Loss
 
 CHUNK_BYTES = 512 << 20  # dense gradients held at a time
 
@@ -18,6 +19,7 @@ class VectorizedBackend:
 
     name = "vectorized"
     label = "torch.func vmap(grad), dense gradients"
+    losses: tuple[Loss, ...] | None = None  # any
 
     def __init__(
         self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, loss: Loss

@@ -200,3 +200,22 @@ def _check_module(path: str, prefix: str, attributes: Mapping[str, Any]) -> None
 def _step(inverse: Any) -> int | None:
     """Rows between relations of a PyKEEN model, from whether it has inverse triples."""
     return (2 if inverse else 1) if isinstance(inverse, bool) else None
+
+
+def stored_dictionary(path: str, kind: str, stored: Any) -> dict[str, int] | None:
+    """Label -> id from what a file holds: a list of labels in the order of ids, or the dictionary; None from None."""
+    if stored is None:
+        return None
+    numbers = stored.values() if isinstance(stored, dict) else ()
+    if not isinstance(stored, (list, dict)) or not (
+        set(map(type, stored)) <= {str} and set(map(type, numbers)) <= {int}
+    ):
+        raise _damaged_labels(path, kind)
+    ids = stored if isinstance(stored, dict) else {label: row for row, label in enumerate(stored)}
+    if len(ids) != len(stored):
+        raise _damaged_labels(path, kind)
+    return ids
+
+
+def _damaged_labels(path: str, kind: str) -> InputError:
+    return InputError(f"{path}: the stored {kind} labels are damaged; give the {kind} dictionary as a file")

@@ -1,18 +1,15 @@
-"""How each implementation names ConvE's tensors and shapes its image; which of them a state dict belongs to.
-
-N entities, R relation rows, D embedding, C channels; a plane is the part of one embedding that one input channel sees.
-"""
+"""How each implementation names ConvE's tensors and numbers relations; which of them a state dict belongs to."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from tracin.checkpoints.libkge import BIAS_COLUMN, ENTITY, RELATION, VECTOR_COLUMNS, default_libkge_image
 from tracin.errors import InputError, plain
-from tracin.model import STACK_AXES
+from tracin.triples.dictionaries import argument_of
 
 LAYER_TENSORS = {  # layers of several tensors: the ends of their names
     "bn0": (".weight", ".bias", ".running_mean", ".running_var", ".num_batches_tracked"),
@@ -119,13 +116,6 @@ LAYOUTS = (
 )
 PYKEEN_MISNAMED = "interaction.hr1d.1."  # where PyKEEN has nothing to store
 IGNORED = ("loss.", ".regularizer.", "weight_regularizers.")  # parts of PyKEEN keys that play no part in a score
-STORED_IMAGES = (  # settings, or attributes of a pickled model, for rows and columns; stack_width counts rows
-    ("embedding_height", "embedding_width"),
-    ("image_height", "image_width"),
-    ("stack_width", "stack_height"),
-    ("embedding_shape1", "embedding_shape2"),
-    ("emb_dim1", "emb_dim2"),
-)
 
 
 def listing(names: Iterable[str], limit: int = 5) -> str:
@@ -165,109 +155,29 @@ def detect(path: str, keys: Iterable[str], settings: Mapping[str, Any]) -> Layou
     return layout
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What the tensors' shapes tell; rows and columns of the image are not among it."""
-
-    num_entities: int
-    num_relations: int
-    embedding_dim: int
-    input_channels: int
-    output_channels: int
-    kernel_height: int
-    kernel_width: int
-    features: int
-
-    def images(self, stack: str) -> list[tuple[int, int]]:
-        """All (rows, columns) of one embedding that give fc its number of inputs."""
-        plane, rest = divmod(self.embedding_dim, self.input_channels)
-        found = []
-        for height in (h for h in range(1, plane + 1) if plane % h == 0 and not rest):
-            width = plane // height
-            rows = height * (2 if stack == "height" else 1) - self.kernel_height + 1
-            columns = width * (2 if stack == "width" else 1) - self.kernel_width + 1
-            if rows > 0 and columns > 0 and self.output_channels * rows * columns == self.features:
-                found.append((height, width))
-        return found
+def check_entities(path: str, num_entities: int, entities: Mapping[str, int] | None) -> None:
+    """Raises InputError unless the dictionary, if there is one, is as large as the entity table."""
+    if entities is not None and len(entities) != num_entities:
+        raise _foreign_dictionary(path, "entity", f"{num_entities} entities", len(entities))
 
 
-class Image(NamedTuple):
-    """How one embedding is an image, and why it is taken to be."""
-
-    height: int
-    width: int
-    stack: str
-    reason: str
-
-
-class AmbiguousImage(InputError):
-    """Several (rows, columns) fit the weights, in this stacking, and nothing chooses among them."""
-
-    def __init__(self, message: str, choices: list[tuple[int, int]], stack: str) -> None:
-        super().__init__(message)
-        self.choices, self.stack = choices, stack
+def relation_step(path: str, layout: Layout, rows: int, stored: int | None, relations: Mapping[str, int] | None) -> int:
+    """How many rows of the relation table lie between relation r and r + 1; `stored` is what the file says."""
+    if relations is None:
+        return stored or 1
+    steps = {} if stored == 2 else {rows: 1}  # size of a dictionary that fits -> step
+    if rows % 2 == 0 and (stored != 1 or layout.inverse_step == 1):
+        steps[rows // 2] = stored or layout.inverse_step
+    if len(relations) in steps:
+        return steps[len(relations)]
+    whole, *half = steps
+    halves = f" (or {half[0]} and their inverses)" if half else ""
+    raise _foreign_dictionary(path, "relation", f"{whole} relations{halves}", len(relations))
 
 
-def resolve_image(
-    path: str,
-    layout: Layout,
-    sizes: Sizes,
-    settings: Mapping[str, Any],
-    height: int | None,
-    width: int | None,
-    stack: str | None,
-) -> Image:
-    """Rows, columns and stacking: as asked, else as stored, else the layout's default, else the only one that fits."""
-    for name, value in (("embedding_height", height), ("embedding_width", width)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}; expected a positive number of pixels")
-    if stack is None:
-        stored = settings.get("stack")
-        stack = stored if isinstance(stored, str) and stored in STACK_AXES else layout.stack
-    elif stack not in STACK_AXES:
-        raise InputError(f"stack is {stack!r}; expected 'height' or 'width'")
-    fitting = sizes.images(stack)
-
-    wanted, said, reason = (height, width), "the arguments ask for", "as asked for"
-    if wanted == (None, None):
-        wanted, said, reason = _stored_image(settings), "the file itself says", "as the file says"
-    if wanted != (None, None):
-        for image in fitting:
-            if wanted[0] in (None, image[0]) and wanted[1] in (None, image[1]):
-                return Image(*image, stack, reason)
-        asked = " x ".join("any" if side is None else str(side) for side in wanted)
-        raise InputError(f"{path}: {said} an image of {asked} stacked in {stack}, but {_choices(sizes)}")
-    default = layout.image(sizes.embedding_dim) if sizes.input_channels == 1 else None
-    if default in fitting:
-        return Image(*default, stack, "the default of this kind of file")
-    if len(fitting) == 1:
-        return Image(*fitting[0], stack, "the only one that fits the weights")
-    message = f"{path}: the file does not tell the shape of an embedding's image: {_choices(sizes)}"
-    raise AmbiguousImage(message, fitting, stack) if fitting else InputError(message)
-
-
-def _stored_image(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    for names in STORED_IMAGES:
-        rows, columns = (value if isinstance(value := settings.get(name), int) else None for name in names)
-        if rows is not None or columns is not None:
-            return rows, columns
-    return None, None
-
-
-def _choices(sizes: Sizes) -> str:
-    layer = (
-        f"fc takes {sizes.features} inputs from {sizes.output_channels} channels of a {sizes.kernel_height} x "
-        f"{sizes.kernel_width} kernel over {sizes.embedding_dim} values in {sizes.input_channels} plane(s)"
-    )
-    fitting = {stack: sizes.images(stack) for stack in STACK_AXES}
-    if not any(fitting.values()):
-        return f"no shape fits: {layer}; is it a ConvE without padding, with stride 1?"
-    text = "; ".join(
-        f"stacked in {stack}: {', '.join(f'{rows} x {columns}' for rows, columns in images)}"
-        for stack, images in fitting.items()
-        if images
-    )
-    return (
-        f"{layer}, and what fits (rows x columns) is {text}; choose with --embedding-height, --embedding-width and "
-        "--stack (arguments embedding_height, embedding_width, stack)"
+def _foreign_dictionary(path: str, kind: str, expected: str, size: int) -> InputError:
+    return InputError(
+        f"{path}: the model has {expected}, but the {kind} dictionary has {size} entries; is it the dictionary the "
+        "model was trained with?",
+        *argument_of(kind),
     )

@@ -1,23 +1,30 @@
-"""Checkpoints: ConvE weights of several implementations read into one `ConvE`, and a format of our own."""
+"""Checkpoints: ConvE weights of several implementations read into one `ConvE`."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tracin.checkpoints.contents import DROPOUTS, OWN_FORMAT, OWN_VERSION, Contents, read_contents
-from tracin.checkpoints.layouts import CORE_DIMENSIONS, NORMS, OWN, Layout, Sizes, detect, listing, resolve_image
-from tracin.checkpoints.torch_files import read_torch_file
+from tracin.checkpoints.contents import DROPOUTS, Contents, read_contents, stored_dictionary
+from tracin.checkpoints.images import Sizes, resolve_image
+from tracin.checkpoints.layouts import (
+    CORE_DIMENSIONS,
+    NORMS,
+    Layout,
+    check_entities,
+    detect,
+    listing,
+    relation_step,
+)
 from tracin.errors import InputError
 from tracin.model import ConvE
+from tracin.triples.dictionaries import in_id_order
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,10 @@ class Checkpoint:
         format: what the file is, for people.
         path: the file.
         image_reason: why the embeddings are read as images of this shape, for people.
+
+    Example:
+        >>> load_checkpoint("model.pt").model.num_entities
+        30
     """
 
     model: Any  # ConvE from files; tracin.from_pykeen may give another kind
@@ -68,6 +79,9 @@ def load_checkpoint(
         entity_to_id, relation_to_id: label -> id, used instead of the file's own. State dicts of PyKEEN models with
             inverse triples need `relation_to_id`: only its size tells that the row of relation r is 2 r.
 
+    Returns:
+        The model in eval mode on the CPU, and what the file says besides.
+
     Raises:
         InputError: if the file is missing, damaged, of a kind not read, no ConvE, or not what the arguments say.
 
@@ -99,10 +113,9 @@ def checkpoint_of(
     found = resolve_image(name, layout, sizes, settings, *image)
     entities = _dictionary(name, "entity", dictionaries[0], contents.entities)
     relations = _dictionary(name, "relation", dictionaries[1], contents.relations)
-    if entities is not None and len(entities) != sizes.num_entities:
-        raise _foreign_dictionary(name, "entity", f"{sizes.num_entities} entities", len(entities))
+    check_entities(name, sizes.num_entities, entities)
     shape: dict[str, Any] = dict(embedding_height=found.height, embedding_width=found.width, stack=found.stack)
-    shape["relation_step"] = _relation_step(name, layout, sizes.num_relations, contents.relation_step, relations)
+    shape["relation_step"] = relation_step(name, layout, sizes.num_relations, contents.relation_step, relations)
     model = _build(name, layout, sizes, shape, settings, tensors)
     rates = (_number(settings.get(key)) for key in ("learning_rate", "lr"))
     epoch = _number(settings.get("epoch"))
@@ -132,81 +145,8 @@ def load_model(
         >>> load_model("model.pt")(torch.tensor([[0, 0, 1]])).shape
         torch.Size([1])
     """
-    return load_checkpoint(path, embedding_height, embedding_width, stack, entity_to_id, relation_to_id).model
-
-
-def save_checkpoint(
-    path: str | os.PathLike[str],
-    model: ConvE,
-    *,
-    epoch: int | None = None,
-    learning_rate: float | None = None,
-    entity_to_id: Mapping[str, int] | None = None,
-    relation_to_id: Mapping[str, int] | None = None,
-    training: dict[str, Any] | None = None,
-) -> None:
-    """Write a model so that `load_checkpoint` needs nothing else; an older file stays intact if writing fails.
-
-    Args:
-        path: the file; its folder must exist.
-        model: in any mode, on any device.
-        epoch, learning_rate: stored for `Checkpoint`.
-        entity_to_id, relation_to_id: label -> id, 0..n-1.
-        training: what `read_training_state` returns: tensors, numbers, strings, and lists and dicts of them.
-
-    Raises:
-        InputError: if the file cannot be written or a dictionary does not belong to the model.
-
-    Example:
-        >>> save_checkpoint("model.pt", model, epoch=3, entity_to_id=entities, relation_to_id=relations)
-        >>> load_checkpoint("model.pt").epoch
-        3
-    """
-    name = os.fspath(path)
-    if not isinstance(model, ConvE):
-        raise InputError(f"{name} cannot be written: the model is a {type(model).__name__}; the format holds a ConvE")
-    config = model.config
-    entities = _dictionary(name, "entity", entity_to_id, None)
-    relations = _dictionary(name, "relation", relation_to_id, None)
-    if entities is not None and len(entities) != config["num_entities"]:
-        raise _foreign_dictionary(name, "entity", f"{config['num_entities']} entities", len(entities))
-    _relation_step(name, OWN, config["num_relations"], config["relation_step"], relations)
-    content = {
-        "format": OWN_FORMAT,
-        "version": OWN_VERSION,
-        "model_config": dict(config),
-        "state_dict": {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()},
-        "epoch": epoch,
-        "learning_rate": learning_rate,
-        "entities": None if entities is None else list(entities),
-        "relations": None if relations is None else list(relations),
-        "training": training,
-    }
-    target = Path(name)
-    if not target.parent.is_dir():
-        raise InputError(f"{name} cannot be written: there is no folder {target.parent}; create it first")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-        os.replace(temporary, target)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        reason = getattr(error, "strerror", None) or "torch could not write all of it (is the disk full?)"
-        raise InputError(f"{name} cannot be written: {reason}; choose another place") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def read_training_state(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The `training` that `save_checkpoint` was given; None if there was none or the file is another program's.
-
-    Example:
-        >>> optimizer.load_state_dict(read_training_state("model.pt")["optimizer"])
-    """
-    content = read_torch_file(os.fspath(path))
-    own = isinstance(content, Mapping) and content.get("format") == OWN_FORMAT
-    return content.get("training") if own else None
+    model: ConvE = load_checkpoint(path, embedding_height, embedding_width, stack, entity_to_id, relation_to_id).model
+    return model
 
 
 def _tensors(path: str, layout: Layout, state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -300,64 +240,10 @@ def _build(
     return model.eval()
 
 
-def _dictionary(path: str, what: str, given: Mapping[str, int] | None, stored: Any) -> dict[str, int] | None:
-    """The dictionary given, else the one stored as a list of labels or as label -> id, in id order; ids are 0..n-1."""
-    if given is None and stored is None:
-        return None
-    if given is None:
-        numbers = stored.values() if isinstance(stored, dict) else ()
-        if not isinstance(stored, (list, dict)) or not (
-            set(map(type, stored)) <= {str} and set(map(type, numbers)) <= {int}
-        ):
-            raise _damaged_labels(path, what)
-        given = stored if isinstance(stored, dict) else {label: row for row, label in enumerate(stored)}
-        if len(given) != len(stored):
-            raise _damaged_labels(path, what)
-    if not given:
-        raise InputError(f"the {what} dictionary is empty; expected the one the model was trained with")
-    if list(given.values()) == list(range(len(given))) and set(map(type, given.values())) == {int}:
-        return dict(given)
-    by_id: dict[int, str] = {}
-    for label, row in given.items():
-        if isinstance(row, bool) or not isinstance(row, int) or row < 0:
-            raise InputError(f"the {what} dictionary gives {label!r} the id {row!r}; expected ids 0, 1, 2, ...")
-        if row in by_id:
-            raise InputError(f"the {what} dictionary gives {by_id[row]!r} and {label!r} the same id {row}")
-        by_id[row] = label
-    if max(by_id) != len(by_id) - 1:
-        gap = next(row for row in range(len(by_id)) if row not in by_id)
-        raise InputError(
-            f"the {what} dictionary has {len(by_id)} entries with ids up to {max(by_id)}, but none has the id {gap}; "
-            "expected ids without gaps: is it complete?"
-        )
-    return {by_id[row]: row for row in range(len(by_id))}
-
-
-def _damaged_labels(path: str, what: str) -> InputError:
-    return InputError(f"{path}: the stored {what} labels are damaged; give the {what} dictionary as a file")
-
-
-def _foreign_dictionary(path: str, what: str, expected: str, size: int) -> InputError:
-    return InputError(
-        f"{path}: the model has {expected}, but the {what} dictionary has {size} entries; is it the dictionary the "
-        "model was trained with?"
-    )
-
-
-def _relation_step(
-    path: str, layout: Layout, rows: int, stored: int | None, relations: Mapping[str, int] | None
-) -> int:
-    """How many rows of the relation table lie between relation r and r + 1; `stored` is what the file says."""
-    if relations is None:
-        return stored or 1
-    steps = {} if stored == 2 else {rows: 1}  # size of a dictionary that fits -> step
-    if rows % 2 == 0 and (stored != 1 or layout.inverse_step == 1):
-        steps[rows // 2] = stored or layout.inverse_step
-    if len(relations) in steps:
-        return steps[len(relations)]
-    whole, *half = steps
-    halves = f" (or {half[0]} and their inverses)" if half else ""
-    raise _foreign_dictionary(path, "relation", f"{whole} relations{halves}", len(relations))
+def _dictionary(path: str, kind: str, given: Mapping[str, int] | None, stored: Any) -> dict[str, int] | None:
+    """The dictionary given, else the stored one, in the order of ids; None if there is neither."""
+    found = stored_dictionary(path, kind, stored) if given is None else given
+    return None if found is None else in_id_order(kind, found)
 
 
 def _number(value: Any) -> float | None:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
@@ -17,16 +16,26 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from tracin.checkpoints.layouts import AmbiguousImage
+from tracin.checkpoints.images import AmbiguousImage
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
-from tracin.cli.command import Command
-from tracin.cli.inputs import Options, naming_dictionaries
-from tracin.cli.options import FILE, POSITIVE, dictionary_options, image_options
-from tracin.errors import InputError
+from tracin.cli.command import Command, speaking_of_flags
+from tracin.cli.options import (
+    FILE,
+    POSITIVE,
+    DictionaryOptions,
+    ImageOptions,
+    Options,
+    argument,
+    flag,
+    group,
+    option,
+    takes,
+)
+from tracin.cli.session import dictionaries_of
 from tracin.influence.layers import layers_of
 from tracin.model import ConvE
 from tracin.training.check import Report, choose, described, examine, flags, shapes
-from tracin.triples.dictionaries import read_dictionary
+from tracin.triples.dictionaries import read_dictionaries
 from tracin.triples.read import UnknownLabels, read_triples
 
 SCORES = 1 << 27  # of one ranking: 1.6 s on 2 cores
@@ -64,46 +73,53 @@ class Facts:
     report: Report
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(Options):
+    model: Path = argument(type=FILE)
+    train_path: Path = option(
+        "--train", type=FILE, required=True, help="Training triples: head, relation, tail labels."
+    )
+    valid_path: Path | None = option("--valid", type=FILE, help="Validation triples; taken as true in the ranking.")
+    test_path: Path | None = option("--test", type=FILE, help="Triples to rank.  [default: the training triples]")
+    dictionaries: DictionaryOptions = group(DictionaryOptions)
+    image: ImageOptions = group(ImageOptions)
+    sample: int | None = option(
+        "--sample",
+        type=POSITIVE,
+        help="Triples that are ranked.  [default: 500; fewer among more than 268,000 entities]",
+    )
+    seed: int = option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
+    as_json: bool = flag("--json", help="Print the same facts as JSON.")
+
+
 @click.command("check", cls=Command, context_settings={"max_content_width": 120})
-@click.argument("model", type=FILE)
-@click.option("--train", "train_path", type=FILE, required=True, help="Training triples: head, relation, tail labels.")
-@click.option("--valid", "valid_path", type=FILE, help="Validation triples; taken as true in the ranking.")
-@click.option("--test", "test_path", type=FILE, help="Triples to rank.  [default: the training triples]")
-@dictionary_options
-@image_options
-@click.option(
-    "--sample", type=POSITIVE, help="Triples that are ranked.  [default: 500; fewer among more than 268,000 entities]"
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
-@click.option("--json", "as_json", is_flag=True, help="Print the same facts as JSON.")
-def check(model: Path, as_json: bool, **options: Any) -> int:
+@takes(CheckOptions)
+def check(options: CheckOptions) -> int:
     """Is MODEL the model of these triples, and is it read as it was trained? The exit code is 0 if so, else 1.
 
     What the file is and how it is read, what the dictionaries lack, how well training triples are told from wrong ones
     and test triples are ranked, the same with random ids, and with every other image that fits the weights.
     """
-    facts = gather(model, Options(**options))
-    if as_json:
+    facts = gather(options)
+    if options.as_json:
         click.echo(json.dumps(asdict(facts), indent=2))
     else:
         show(facts)
     return 0 if facts.report.ok else 1
 
 
-def gather(path: Path, options: Options) -> Facts:
+def gather(options: CheckOptions) -> Facts:
     """Reads every file, leaving out what the dictionaries lack, and examines the model."""
-    given = [None if name is None else read_dictionary(name) for name in (options.entity_to_id, options.relation_to_id)]
-    with naming_dictionaries(options):
-        checkpoint, told = load(path, options, given)
-    model, entities, relations = checkpoint.model, checkpoint.entity_to_id, checkpoint.relation_to_id
-    if entities is None or relations is None:
-        missing = "--entity-to-id" if entities is None else "--relation-to-id"
-        raise InputError(f"{path} holds no dictionary of labels; name one with {missing}")
+    checkpoint, told = load(options)
+    model = checkpoint.model
+    entities, relations = dictionaries_of(checkpoint, options.model)
     paths = {"train": options.train_path, "valid": options.valid_path, "test": options.test_path}
     files, triples = {}, {}
     for name, file in paths.items():
         if file is not None:
-            triples[name], files[name] = read_file(name, file, entities, relations, options.numeric_triples)
+            triples[name], files[name] = read_file(
+                name, file, entities, relations, options.dictionaries.numeric_triples
+            )
     ranked = "train" if options.test_path is None else "test"
     report = examine(
         model,
@@ -118,7 +134,7 @@ def gather(path: Path, options: Options) -> Facts:
         text = f"the file does not tell its image, and {described(own)} explains the triples best; {flags(own)}"
         report = replace(report, ok=False, verdict=text)
     return Facts(
-        model=str(path),
+        model=str(options.model),
         format=checkpoint.format,
         epoch=checkpoint.epoch,
         learning_rate=checkpoint.learning_rate,
@@ -134,13 +150,15 @@ def gather(path: Path, options: Options) -> Facts:
     )
 
 
-def load(path: Path, options: Options, given: list[dict[str, int] | None]) -> tuple[Checkpoint, bool]:
+def load(options: CheckOptions) -> tuple[Checkpoint, bool]:
     """The checkpoint, and whether its image was told; if not, one that fits the weights is as good as any to start."""
-    image = options.embedding_height, options.embedding_width, options.stack
-    try:
-        return load_checkpoint(path, *image, *given), True
-    except AmbiguousImage as error:
-        return load_checkpoint(path, *error.choices[0], error.stack, *given), False
+    dictionaries = options.dictionaries
+    given = read_dictionaries(dictionaries.entity_to_id, dictionaries.relation_to_id)
+    with speaking_of_flags(dictionaries.entity_to_id, dictionaries.relation_to_id):
+        try:
+            return load_checkpoint(options.model, *options.image.shape, *given), True
+        except AmbiguousImage as error:
+            return load_checkpoint(options.model, *error.choices[0], error.stack, *given), False
 
 
 def read_file(

@@ -7,6 +7,8 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,6 +21,17 @@ from tracin.influence.memory import out_of_memory
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 ARGUMENTS = "tracin.arguments"  # in Context.meta: the command's name and arguments, from which it can be started again
+
+# Arguments of the library that errors may be about, and the flags that set them.
+FLAGS = {
+    "backend": "--backend",
+    "batch_size": "--batch-size",
+    "device": "--device",
+    "last_layer_names": "--last-layer-names",
+    "layers": "--num-last-layers",
+    "learning_rates": "--learning-rate",
+    "memory_limit": "--memory-limit",
+}
 
 debug_option = click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
@@ -74,6 +87,22 @@ def warned_once(ranks: Ranks) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def speaking_of_flags(entity_to_id: Path | None, relation_to_id: Path | None) -> Iterator[None]:
+    """Errors about an argument of the library name its flag instead, those about a dictionary its file as well."""
+    names = dict(FLAGS)
+    if entity_to_id is not None:
+        names["entity_to_id"] = f"the entity dictionary {entity_to_id}"
+    if relation_to_id is not None:
+        names["relation_to_id"] = f"the relation dictionary {relation_to_id}"
+    try:
+        yield
+    except InputError as error:
+        if error.argument not in names:
+            raise
+        raise InputError(error.calling_it(names[error.argument])) from error
+
+
 class Command(click.Command):
     """A command whose errors are one line each, caught here and nowhere else; has the flag --debug."""
 
@@ -111,9 +140,24 @@ class Command(click.Command):
 
 
 class Group(Command, click.Group):
-    """Commands under one name; errors of all of them end here."""
+    """Commands under one name; errors of all of them end here.
+
+    `modules` names those that are imported when they are asked for: tracin.cli.NAME holds the command NAME.
+    """
+
+    def __init__(self, *args: Any, modules: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.modules = modules
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         if debug_option not in cmd.params:
             cmd.params.append(debug_option)
         super().add_command(cmd, name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *self.modules})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.modules and cmd_name not in self.commands:
+            self.add_command(getattr(import_module(f"tracin.cli.{cmd_name}"), cmd_name))
+        return super().get_command(ctx, cmd_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -14,23 +15,29 @@ from rich.console import Console
 from torch import Tensor
 
 from tracin.cli.command import Command
-from tracin.cli.train import make_dictionaries
+from tracin.cli.options import FILE, POSITIVE, Options, option, takes
 from tracin.influence.tracin import TracIn
 from tracin.results.tables import influence_table
 from tracin.results.writers import Influences, write_single
 from tracin.training.loop import DEFAULT_EPOCHS, train
 from tracin.training.ranking import Ranking, head_ranks, tail_ranks
 from tracin.triples.labels import Labels
-from tracin.triples.read import read_triples
+from tracin.triples.read import make_dictionaries, read_triples
 
 SHOWN = 4  # proponents, and opponents, of each test triple
 
 
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(Options):
+    output: Path = option("--output", "-o", type=FILE, required=True, help="Folder for model and influences.")
+    epochs: int = option("--epochs", type=POSITIVE, default=DEFAULT_EPOCHS, show_default=True)
+
+
 @click.command("demo", cls=Command)
-@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder for model and influences.")
-@click.option("--epochs", type=click.IntRange(min=1), default=DEFAULT_EPOCHS, show_default=True)
-def demo(output: Path, epochs: int) -> None:
+@takes(DemoOptions)
+def demo(options: DemoOptions) -> None:
     """Train a ConvE on UMLS, and show which training triples speak for and against some of its predictions."""
+    output, epochs = options.output, options.epochs
     console = Console(highlight=False, soft_wrap=True)
     folder = resources.files("tracin") / "data" / "umls"
     paths = [Path(str(folder / f"{name}.txt.gz")) for name in ("train", "valid", "test")]
@@ -63,7 +70,7 @@ def demo(output: Path, epochs: int) -> None:
     labels = Labels({i: label for label, i in entities.items()}, {i: label for label, i in relations.items()})
     results = explain(tracin, training, test, chosen)
     for result in results:
-        remark = f"right tail ranked {ranks[result.index]:g} of {len(entities)}"
+        remark = f"right tail ranked {ranks[result.test_index]:g} of {len(entities)}"
         console.print(influence_table(result, labels, remark=remark), soft_wrap=False)
     json_path, csv_paths = output / "influences.json", {i: output / f"influences_test_{i}.csv" for i in chosen}
     write_single(json_path, csv_paths.__getitem__, results, labels)

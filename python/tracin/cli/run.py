@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
-from click.core import ParameterSource
+from rich.console import Console
+from torch import Tensor
 
 from tracin.cli.command import say
-from tracin.cli.computing import begin, chosen_backend, notes_on_layers
-from tracin.cli.inputs import (
-    Options,
-    describe_inputs,
-    notes_on_inputs,
-    read_inputs,
-    speaking_of_flags,
-    spelled,
-)
-from tracin.cli.modes import MODES, Run
 from tracin.cli.options import (
     FILE,
     POSITIVE,
+    ComputingOptions,
+    FileOptions,
+    InputOptions,
     ManyValuesCommand,
-    computing_options,
+    Options,
+    RankingOptions,
     flag,
-    input_options,
-    model_options,
-    ranking_options,
+    group,
+    option,
+    spelled,
+    takes,
 )
-from tracin.cli.ranks import check_alike, joined, reporter, take_all_gpus
+from tracin.cli.session import Inputs, Session, notes_on_layers, opened
 from tracin.distributed.ranks import Ranks
-from tracin.distributed.shards import Shards
+from tracin.distributed.shards import TrainingSet, share_out
 from tracin.errors import InputError
-from tracin.progress import Clock
-from tracin.results.frames import is_parquet
-from tracin.results.writers import check_writable, is_device
+from tracin.files import check_writable, is_device, is_parquet
+from tracin.influence.top_k import ranked_index
+from tracin.results.tables import influence_table, self_influence_table
+from tracin.results.writers import (
+    Influences,
+    numbered,
+    write_per_triple,
+    write_self,
+    write_single,
+    write_test,
+)
 
+TESTS_SHOWN = 5  # by --show
+SCORES_HELD = 64 << 20  # influences in memory at a time when all of them are written
 NO_EFFECT_IN_MODE = {
     "test": ("test_indices",),
     "single": ("max_test_triples", "output_per_triple"),
@@ -54,87 +60,114 @@ NO_EFFECT_IN_MODE = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    files: FileOptions = group(FileOptions)
+    test_path: Path | None = option("--test", type=FILE, help="Test triples; needed in modes test and single.")
+    inputs: InputOptions = group(InputOptions)
+    output: Path = option(
+        "--output", "-o", type=FILE, required=True, help="JSON file to write; Parquet if it ends in .parquet."
+    )
+    csv_output: Path | None = option(
+        "--csv-output",
+        type=FILE,
+        help="CSV file to write (Parquet if it ends in .parquet): one for all triples in mode test, <stem>_test_<i> "
+        "per triple with --output-per-triple and with several --test-indices.",
+    )
+    show: int | None = option(
+        "--show",
+        type=POSITIVE,
+        metavar="N",
+        help="Print tables of the first N influences on the first 5 test triples; in mode self, one of N.",
+    )
+    output_per_triple: bool = flag(
+        "--output-per-triple", help="Mode test: tracin_test_<i>.json for each triple, in the folder of --output."
+    )
+    mode: str = option(
+        "--mode",
+        type=click.Choice(["test", "self", "single"]),
+        default="test",
+        show_default=True,
+        help="All test triples; self-influence of training triples; the test triples of --test-indices.",
+    )
+    test_indices: tuple[int, ...] = option(
+        "--test-indices",
+        type=int,
+        multiple=True,
+        default=(0,),
+        metavar="INDEX...",
+        help="Mode single: lines of the test file, counted from 0.  [default: 0]",
+    )
+    max_test_triples: int | None = option(
+        "--max-test-triples", type=POSITIVE, help="Mode test: only the first so many lines of the test file."
+    )
+    ranking: RankingOptions = group(RankingOptions)
+    computing: ComputingOptions = group(ComputingOptions)
+    resume: bool = flag(
+        "--resume", help="Go on where an interrupted run of the same inputs stopped; with --top-k and in mode self."
+    )
+
+
 @click.command("run", cls=ManyValuesCommand, context_settings={"max_content_width": 120})
-@model_options
-@click.option("--test", "test_path", type=FILE, help="Test triples; needed in modes test and single.")
-@input_options
-@click.option("--output", "-o", type=FILE, required=True, help="JSON file to write; Parquet if it ends in .parquet.")
-@click.option(
-    "--csv-output",
-    type=FILE,
-    help="CSV file to write (Parquet if it ends in .parquet): one for all triples in mode test, <stem>_test_<i> per "
-    "triple with --output-per-triple and with several --test-indices.",
-)
-@click.option(
-    "--show",
-    type=POSITIVE,
-    metavar="N",
-    help="Print tables of the first N influences on the first 5 test triples; in mode self, one of N.",
-)
-@flag("--output-per-triple", help="Mode test: tracin_test_<i>.json for each triple, in the folder of --output.")
-@click.option(
-    "--mode",
-    type=click.Choice(["test", "self", "single"]),
-    default="test",
-    show_default=True,
-    help="All test triples; self-influence of training triples; the test triples of --test-indices.",
-)
-@click.option(
-    "--test-indices",
-    type=int,
-    multiple=True,
-    default=(0,),
-    metavar="INDEX...",
-    help="Mode single: lines of the test file, counted from 0.  [default: 0]",
-)
-@click.option("--max-test-triples", type=POSITIVE, help="Mode test: only the first so many lines of the test file.")
-@ranking_options
-@computing_options(device="cpu")
-@flag("--resume", help="Go on where an interrupted run of the same inputs stopped; with --top-k and in mode self.")
-@click.pass_context
-def run(ctx: click.Context, **values: Any) -> None:
+@takes(RunOptions)
+def run(options: RunOptions) -> None:
     """Influences of training triples on test triples, from a checkpoint and triples to JSON, CSV and Parquet.
 
     Outputs are ordered by |influence|, greatest first, and are complete or not there at all.
     """
-    given = [name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    options = Options(**values, given=given)
-    take_all_gpus(ctx, options)
-    with joined(options) as ranks:
-        run_on(options, ranks)
-
-
-def run_on(options: Options, ranks: Ranks) -> None:
-    """What a rank does: all of them score, rank 0 reports and writes."""
-    report = reporter(options, ranks)
-    clock = Clock()
-    backend = chosen_backend(options)
-    partial = partial_path(options, ranks)
-    for note in (*notes(options), *notes_on_partial(options, ranks)):
-        report(f"note: {note}")
-    if ranks.first:
-        prepare_outputs(options)
-    with clock("reading"):
-        inputs = read_inputs(options, None if options.mode == "self" else options.test_path, ranks)
-        check_alike(options, inputs, ranks)
-    report(describe_inputs(options, inputs))
-    for note in notes_on_inputs(options, inputs):
-        report(f"note: {note}")
-    with speaking_of_flags():
-        tracin = begin(options, inputs, backend, ranks, clock, report)
+    with opened(options) as session:
+        ranks, clock = session.ranks, session.clock
+        partial = partial_path(options, ranks)
+        session.note(*notes(options), *notes_on_partial(options, ranks))
+        if ranks.first:
+            prepare_outputs(options)
+        inputs = session.read(None if options.mode == "self" else options.test_path)
+        tracin = session.begin(inputs, len(inputs.test))
         if partial is not None and not options.resume:
             for path in partial_files(options.output):
                 path.unlink(missing_ok=True)
-        written = work(Run(options, inputs, Shards(tracin, inputs.train, ranks, partial), clock), report)
-    if "test factors" in tracin.seconds:
-        scoring = clock.seconds.pop("scoring", 0.0)
-        clock.seconds["test factors"] = tracin.seconds["test factors"]
-        clock.seconds["scoring"] = scoring - tracin.seconds["test factors"]
-    report(f"wrote {written}")
-    report(clock.split("writing"))
+        written = work(Run(options, session, inputs, share_out(tracin, inputs.train, ranks, partial)))
+        if "test factors" in tracin.seconds:
+            clock.tell_apart("test factors", tracin.seconds["test factors"], within="scoring")
+        session.report(f"wrote {written}")
+        session.report(clock.split("writing"))
 
 
-def work(run: Run, report: Callable[[str], None]) -> str:
+def notes(options: RunOptions) -> Iterator[str]:
+    """One line for each flag that does not do here what its name says."""
+    unnamed = options.mode == "self" and not is_parquet(options.output) and options.show is None
+    for name in NO_EFFECT_IN_MODE[options.mode] + (("edge_map", "node_name_dict") if unnamed else ()):
+        if name in options.given:
+            yield f"{spelled(options, name)} has no effect in mode {options.mode}"
+    yield from notes_on_layers(options.ranking)
+
+
+def prepare_outputs(options: RunOptions) -> None:
+    """Finds out before the work whether its results can be written; makes the folder of a file per triple."""
+    if options.mode != "self" and options.test_path is None:
+        raise click.UsageError(f"mode {options.mode} needs --test")
+    outputs = [path for path in (options.output, options.csv_output) if path is not None]
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise click.UsageError("--output and --csv-output name the same file")
+    if options.mode == "test" and options.output_per_triple and is_parquet(options.output):
+        raise click.UsageError("--output-per-triple writes JSON, a Parquet file holds all test triples; leave one out")
+    for path in outputs:
+        if options.mode == "test" and options.output_per_triple:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(path)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a mode needs."""
+
+    options: RunOptions
+    session: Session
+    inputs: Inputs
+    shards: TrainingSet
+
+
+def work(run: Run) -> str:
     """Scores, writes, and removes what it kept of unfinished results; returns the names of the outputs."""
     shards, ranks, partial = run.shards, run.shards.ranks, run.shards.partial
     resumed = run.options.resume and partial is not None and partial.exists()
@@ -153,17 +186,127 @@ def work(run: Run, report: Callable[[str], None]) -> str:
             say(f"note: what is finished is kept in {kept}; the same command with --resume goes on from there")
         raise
     scored = ("self-influence" if run.options.mode == "self" else "influence") in shards.tracin.seconds
-    finished = [str(rank) for rank, before in enumerate(ranks.all(resumed and not scored)) if before]
+    finished = [str(rank) for rank, before in enumerate(ranks.all_gather(resumed and not scored)) if before]
     if ranks.size > 1 and finished:
-        report(f"note: the parts of these ranks were finished before, nothing was scored: {', '.join(finished)}")
+        run.session.note(f"the parts of these ranks were finished before, nothing was scored: {', '.join(finished)}")
     if partial is not None:
         partial.unlink(missing_ok=True)
     return written
 
 
-def partial_path(options: Options, ranks: Ranks = Ranks()) -> Path | None:  # noqa: B008
+def score(run: Run, indices: list[int], with_self: bool = True) -> Iterable[Influences]:
+    """The influences on the test triples of these indices, one after the other; with --top-k, all scored by now.
+
+    Without it, all training triples count, and a few test triples are scored at a time.
+    """
+    test = run.inputs.test[indices]
+    own: list[float | None] = [None] * len(test)
+    if with_self:
+        with run.session.clock("scoring"):
+            own = run.shards.tracin.self_influence(test).tolist()
+    ranking = run.options.ranking
+    if ranking.top_k is None:
+        best = all_ranked(run, test)
+    else:
+        with run.session.clock("scoring"):
+            top = run.shards.top_k(test, ranking.top_k, ranking.order)
+        best = zip(top.indices, top.triples, top.scores, strict=True)
+    return (
+        Influences(index, (head, relation, tail), self_influence, train, scores, rows)
+        for index, (head, relation, tail), self_influence, (rows, train, scores) in zip(
+            indices, test.tolist(), own, best, strict=True
+        )
+    )
+
+
+def shown(run: Run, results: Iterable[Influences]) -> Iterator[Influences]:
+    """The same results; with --show, the first few are printed as they pass."""
+    console = Console(highlight=False)
+    for count, result in enumerate(results):
+        if run.options.show is not None and count < TESTS_SHOWN:
+            console.print(influence_table(result, run.inputs.labels, run.options.show))
+        yield result
+
+
+def all_ranked(
+    run: Run,
+    test: Tensor,  # [n_test, 3]
+) -> Iterable[tuple[Tensor, Tensor, Tensor]]:  # rows [n], training triples [n, 3], influences [n], a test triple each
+    """All training triples in the order to be written."""
+    train, order = run.shards.triples(), run.options.ranking.order
+    for tests in test.split(max(1, SCORES_HELD // len(train))):
+        with run.session.clock("scoring"):
+            dense = run.shards.influence(tests)
+        for scores in dense:
+            with run.session.clock("scoring"):
+                rows = ranked_index(scores, order)
+                scores = scores[rows]
+            yield rows, train[rows], scores
+
+
+def run_test(run: Run) -> str:
+    options, inputs = run.options, run.inputs
+    test = inputs.test[: options.max_test_triples]
+    indices = list(range(len(test)))
+    if options.output_per_triple:
+        results = shown(run, score(run, indices))
+        write_per_triple(
+            options.output.parent,
+            options.csv_output,
+            results,
+            inputs.labels,
+            top_k=options.ranking.top_k,
+            learning_rate=options.ranking.learning_rate,
+        )
+        csv = "" if options.csv_output is None else f", {numbered(options.csv_output, 0)}, ..."
+        return f"{len(test)} files {options.output.parent / 'tracin_test_<i>.json'}{csv}"
+    with_self = options.csv_output is not None or is_parquet(options.output)
+    results = shown(run, score(run, indices, with_self))
+    write_test(
+        options.output,
+        options.csv_output,
+        results,
+        inputs.labels,
+        num_test=len(test),
+        num_train=inputs.num_train,
+        top_k=options.ranking.top_k,
+        learning_rate=options.ranking.learning_rate,
+    )
+    csv = "" if options.csv_output is None else f", {options.csv_output} (one file of all test triples)"
+    return f"{options.output}{csv}"
+
+
+def run_single(run: Run) -> str:
+    options, inputs = run.options, run.inputs
+    indices, csv = list(options.test_indices), options.csv_output
+    tables = {} if csv is None else {i: csv if len(indices) == 1 else numbered(csv, i) for i in indices}
+    for index in indices:
+        if not 0 <= index < len(inputs.test):
+            raise InputError(
+                f"--test-indices {index}: {options.test_path} has {len(inputs.test)} test triples; "
+                f"expected an index from 0 to {len(inputs.test) - 1}"
+            )
+    results = shown(run, score(run, indices))
+    write_single(options.output, tables.__getitem__ if tables else None, results, inputs.labels)
+    return ", ".join(map(str, [options.output, *(tables[index] for index in indices if tables)]))
+
+
+def run_self(run: Run) -> str:
+    with run.session.clock("scoring"):
+        own = run.shards.self_influence()
+    train, labels = run.shards.triples(), run.inputs.labels
+    if run.options.show is not None:
+        Console(highlight=False).print(self_influence_table(train, own, labels, run.options.show))
+    write_self(run.options.output, train, own, labels)
+    return str(run.options.output)
+
+
+MODES = {"test": run_test, "single": run_single, "self": run_self}
+
+
+def partial_path(options: RunOptions, ranks: Ranks = Ranks()) -> Path | None:  # noqa: B008
     """Where a rank's unfinished results are kept, beside the output; None for results that are written as they come."""
-    if (options.top_k is None and options.mode != "self") or is_device(options.output):
+    if (options.ranking.top_k is None and options.mode != "self") or is_device(options.output):
         return None
     return options.output.with_name(partial_name(options.output, ranks.rank, ranks.size))
 
@@ -180,11 +323,11 @@ def partial_files(output: Path) -> dict[Path, int]:
     return {path: int(match[1] or 1) for path, match in matches if match}
 
 
-def notes_on_partial(options: Options, ranks: Ranks) -> Iterator[str]:
+def notes_on_partial(options: RunOptions, ranks: Ranks) -> Iterator[str]:
     """Raises InputError if the results to go on from are those of another number of ranks."""
     if partial_path(options) is None:
         if options.resume:
-            reason = "without --top-k" if options.top_k is None else "for an output that is no file"
+            reason = "without --top-k" if options.ranking.top_k is None else "for an output that is no file"
             yield f"--resume has no effect {reason}: influences are written as they come"
         return
     left_by = sorted(set(partial_files(options.output).values()))
@@ -204,27 +347,3 @@ def notes_on_partial(options: Options, ranks: Ranks) -> Iterator[str]:
 
 def count(ranks: int) -> str:
     return "1 process" if ranks == 1 else f"{ranks} ranks"
-
-
-def notes(options: Options) -> Iterator[str]:
-    """One line for each flag that does not do here what its name says."""
-    unnamed = options.mode == "self" and not is_parquet(options.output) and options.show is None
-    for name in NO_EFFECT_IN_MODE[options.mode] + (("edge_map", "node_name_dict") if unnamed else ()):
-        if name in options.given:
-            yield f"{spelled(name)} has no effect in mode {options.mode}"
-    yield from notes_on_layers(options)
-
-
-def prepare_outputs(options: Options) -> None:
-    """Finds out before the work whether its results can be written; makes the folder of a file per triple."""
-    if options.mode != "self" and options.test_path is None:
-        raise click.UsageError(f"mode {options.mode} needs --test")
-    outputs = [path for path in (options.output, options.csv_output) if path is not None]
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise click.UsageError("--output and --csv-output name the same file")
-    if options.mode == "test" and options.output_per_triple and is_parquet(options.output):
-        raise click.UsageError("--output-per-triple writes JSON, a Parquet file holds all test triples; leave one out")
-    for path in outputs:
-        if options.mode == "test" and options.output_per_triple:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        check_writable(path)

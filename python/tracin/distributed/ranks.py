@@ -13,8 +13,10 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from tracin.errors import InputError
+from tracin.machine import shared_by
 
 T = TypeVar("T")
 
@@ -47,8 +49,8 @@ class Ranks:
         """Whether this rank prints and writes."""
         return self.rank == 0
 
-    def all(self, value: T) -> list[T]:
-        """Every rank's value, on every rank."""
+    def all_gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of ranks, on every rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -56,16 +58,24 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
-    def told(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
-        if self.size == 1:
-            return value
-        values = [value]
-        with _talking_to(None if self.first else 0):
+    def broadcast(self, value: object) -> None:
+        """From rank 0 to all others, which `receive` it meanwhile."""
+        if not self.first:
+            raise RuntimeError(f"rank {self.rank} broadcasts; only rank 0 does, the others receive")
+        if self.size > 1:
+            with _talking_to(None):
+                dist.broadcast_object_list([value], 0)
+
+    def receive(self) -> Any:
+        """What rank 0 broadcasts next, on any other rank."""
+        if self.first:
+            raise RuntimeError("rank 0 receives; it broadcasts, only the others receive")
+        values: list[Any] = [None]
+        with _talking_to(0):
             dist.broadcast_object_list(values, 0)
         return values[0]
 
-    def joined(
+    def gather(
         self,
         part: Tensor,
         dim: int = 0,
@@ -95,20 +105,20 @@ class Ranks:
             parts.append(received.cpu())
         return torch.cat(parts, dim)
 
-    def total(self, counts: Tensor) -> Tensor:
+    def all_reduce(self, counts: Tensor) -> Tensor:
         """The sum of all ranks' counts, which have one shape, on every rank."""
         if self.size > 1:
             with _talking_to(None):
                 dist.all_reduce(counts)
         return counts
 
-    def exchanged(self, parts: list[Tensor]) -> Tensor:
+    def all_to_all(self, parts: list[Tensor]) -> Tensor:
         """What each rank has for this one, in the order of ranks; parts[i] goes to rank i. On the CPU."""
         if self.size == 1:
             return parts[0]
         sent = torch.cat(parts)
         sizes = [len(part) for part in parts]
-        coming = [row[self.rank] for row in self.all(sizes)]
+        coming = [row[self.rank] for row in self.all_gather(sizes)]
         received = sent.new_empty(sum(coming), *sent.shape[1:])
         with _talking_to(None):
             dist.all_to_all_single(received, sent, coming, sizes)
@@ -119,7 +129,7 @@ class Ranks:
         if self.size == 1:
             return True
         with suppress(*UNREACHABLE):
-            return store().add(name, 1) == 1
+            return bool(store().add(name, 1) == 1)
         return True
 
     def speaks(self, common: bool) -> bool:
@@ -174,7 +184,8 @@ def working_together(device: str = "cpu") -> Iterator[Ranks]:
     """
     ranks = ranks_of_environment()
     if ranks.size == 1 or dist.is_initialized():
-        yield ranks
+        with shared_by(ranks.local_size):
+            yield ranks
         return
     if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
         raise InputError(
@@ -183,14 +194,15 @@ def working_together(device: str = "cpu") -> Iterator[Ranks]:
         )
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, store=store(), rank=ranks.rank, world_size=ranks.size, timeout=TIMEOUT)
-    yield ranks
+    with shared_by(ranks.local_size):
+        yield ranks
     dist.destroy_process_group()  # after an error, the others may be gone
 
 
 @cache
-def store() -> dist.Store:
+def store() -> torch._C._distributed_c10d.Store:
     """Where all ranks find each other: that of torchrun's agent, which outlives them."""
-    return cast(dist.Store, next(dist.rendezvous("env://", timeout=TIMEOUT))[0])
+    return cast("torch._C._distributed_c10d.Store", next(rendezvous("env://", timeout=TIMEOUT))[0])
 
 
 @contextmanager

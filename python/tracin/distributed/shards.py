@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from tracin.distributed.ranks import Ranks, ranks_of_environment
-from tracin.influence.tracin import TopK, TracIn
+from tracin.influence.top_k import TopK
+from tracin.influence.tracin import TracIn
 from tracin_ext.ops import merge_top_k
+
+Result = TypeVar("Result", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -23,31 +26,31 @@ class ShardedTopK(TopK):
 
 
 def parted_by_head(
-    train: Tensor,  # [n, 3] this rank's rows of a file, which follow those of the ranks before it
+    train: Tensor,  # [n, 3] this rank's lines of a file, which follow those of the ranks before it
     ranks: Ranks,
-) -> tuple[Tensor, Tensor]:  # triples [n_part, 3], their rows among those of all ranks [n_part], ascending
+) -> tuple[Tensor, Tensor]:  # triples [n_part, 3], their index among those of all ranks [n_part], ascending
     """Passes triples on, so that every head is on one rank and each rank has about as many triples.
 
     The forward pass is shared by the triples of one (head, relation): with two contiguous parts of FB15k-237's file,
     118,531 of them are computed instead of 93,372, and scoring takes a fifth longer.
     """
-    rows = torch.arange(len(train)) + sum(ranks.all(len(train))[: ranks.rank])
+    index = torch.arange(len(train)) + sum(ranks.all_gather(len(train))[: ranks.rank])
     if ranks.size == 1:
-        return train, rows
+        return train, index
     heads = train[:, 0]
-    entities = max(ranks.all(int(heads.max()) + 1 if len(heads) else 1))
-    counts = ranks.total(torch.bincount(heads, minlength=entities))
+    entities = max(ranks.all_gather(int(heads.max()) + 1 if len(heads) else 1))
+    counts = ranks.all_reduce(torch.bincount(heads, minlength=entities))
     middle = 2 * counts.cumsum(0) - counts  # of each head's triples, among twice as many
     target = (middle * ranks.size // (2 * counts.sum()).clamp(min=1)).clamp(max=ranks.size - 1)[heads]
-    numbered = torch.cat([rows[:, None], train], 1)
-    mine = ranks.exchanged([numbered[target == rank] for rank in range(ranks.size)])
+    numbered = torch.cat([index[:, None], train], 1)
+    mine = ranks.all_to_all([numbered[target == rank] for rank in range(ranks.size)])
     return mine[:, 1:].contiguous(), mine[:, 0].contiguous()
 
 
 def sharded_top_k(
     ti: TracIn,
     train_part: Tensor,  # [n_part, 3]
-    rows: Tensor,  # [n_part]
+    index: Tensor,  # [n_part]
     test: Tensor,  # [n_test, 3]
     k: int = 10,
     order: str = "absolute",
@@ -59,7 +62,7 @@ def sharded_top_k(
     Args:
         ti: the same model and settings on every rank.
         train_part: this rank's training triples [n_part, 3] of ids.
-        rows: their numbers [n_part] among the training triples of all ranks, ascending: what indices count.
+        index: theirs [n_part] among the training triples of all ranks, ascending.
         test: the same test triples [n_test, 3] on every rank.
         k, order: as for `TracIn.top_k`.
         partial: a file for what this rank has finished, each rank its own, as for `TracIn.top_k`.
@@ -78,29 +81,29 @@ def sharded_top_k(
         ...     top = sharded_top_k(ti, *parted_by_head(part, ranks), test, k=10)
     """
     ranks = ranks or ranks_of_environment()
-    found = ti.top_k(train_part, test, k, order, partial)
-    indices = ranks.joined(rows[found.indices], 1, ti.device)
-    scores = ranks.joined(found.scores, 1, ti.device)
-    triples = ranks.joined(train_part[found.indices], 1, ti.device)
+    found = ti.top_k(train_part, test, k, order, partial, keep_finished=ranks.size > 1)
+    indices = ranks.gather(index[found.indices], 1, ti.device)
+    scores = ranks.gather(found.scores, 1, ti.device)
+    triples = ranks.gather(train_part[found.indices], 1, ti.device)
     if indices is None or scores is None or triples is None:
         return None
     return ShardedTopK(indices, scores, triples) if ranks.size == 1 else best_of(indices, scores, triples, k, order)
 
 
 def best_of(
-    indices: Tensor,  # [Q, n] of training triples, distinct in a row
+    indices: Tensor,  # [Q, n] of training triples, distinct for a test triple
     scores: Tensor,  # [Q, n]
     triples: Tensor,  # [Q, n, 3]
     k: int,
     order: str,
 ) -> ShardedTopK:
-    """The k best of each row, ties by index."""
-    rows = indices.shape[0]
+    """The k best for each test triple, ties by index."""
     k = min(k, indices.shape[1])
-    best, best_index = torch.zeros(rows, k, dtype=scores.dtype), torch.full((rows, k), -1)
-    for row in range(rows):
-        this = slice(row, row + 1)
-        merge_top_k(scores[this], indices[row], order, best[this], best_index[this])
+    best = torch.zeros(len(indices), k, dtype=scores.dtype)
+    best_index = torch.full((len(indices), k), -1)
+    for test, index in enumerate(indices):
+        this = slice(test, test + 1)
+        merge_top_k(scores[this], index, order, best[this], best_index[this])
     sorted_indices, by_index = indices.sort(1)
     positions = by_index.gather(1, torch.searchsorted(sorted_indices, best_index))
     return ShardedTopK(best_index, best, triples.gather(1, positions[:, :, None].expand(-1, -1, 3)))
@@ -108,21 +111,107 @@ def best_of(
 
 def in_order(
     part: Tensor,
-    rows: Tensor,  # [n_part] where `part` belongs along `dim`
+    index: Tensor,  # [n_part] where `part` belongs along `dim`
     dim: int,
     ranks: Ranks,
     device: torch.device,
 ) -> Tensor | None:
-    """All ranks' parts at their rows, on rank 0; None on the others."""
-    whole = ranks.joined(part, dim, device)
-    if ranks.size == 1:
-        return whole
-    order = ranks.joined(rows, 0, device)
+    """All ranks' parts, each in its place, on rank 0; None on the others."""
+    whole = ranks.gather(part, dim, device)
+    order = ranks.gather(index, 0, device)
     return None if whole is None or order is None else torch.empty_like(whole).index_copy_(dim, order, whole)
 
 
+class TrainingSet(Protocol):
+    """All training triples, to work with as if this process held them; made by `share_out`.
+
+    Attributes:
+        tracin: what scores.
+        ranks: this process among the others; rank 0 works with the triples, the others `serve` meanwhile.
+        partial: the file for what this process has finished.
+    """
+
+    tracin: TracIn
+    ranks: Ranks
+    partial: Path | None
+
+    def __len__(self) -> int: ...
+
+    def triples(self) -> Tensor: ...  # [n_train, 3]
+
+    def influence(self, test: Tensor) -> Tensor: ...  # [n_test, 3] -> [n_test, n_train]
+
+    def top_k(self, test: Tensor, k: int, order: str) -> ShardedTopK: ...  # test: [n_test, 3]
+
+    def self_influence(self) -> Tensor: ...  # [n_train]
+
+    def serve(self) -> None:
+        """On the other ranks: does what rank 0 calls, until it calls `release`."""
+
+    def release(self) -> None:
+        """On rank 0: the others' `serve` returns."""
+
+
+def share_out(
+    tracin: TracIn,
+    train: Tensor,  # [n, 3]
+    ranks: Ranks,
+    partial: Path | None = None,
+) -> TrainingSet:
+    """The training triples of all ranks: `Shards` of them where there are several, else all of them in this process.
+
+    Args: those of `Shards`.
+    """
+    return Whole(tracin, train, partial) if ranks.size == 1 else Shards(tracin, train, ranks, partial)
+
+
+class Whole:
+    """The training triples of a process by itself: a `TrainingSet` that calls TracIn and talks to nobody."""
+
+    def __init__(
+        self,
+        tracin: TracIn,
+        train: Tensor,  # [n_train, 3]
+        partial: Path | None = None,
+    ) -> None:
+        self.tracin = tracin
+        self.train = train
+        self.ranks = Ranks()
+        self.partial = partial
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+    def triples(self) -> Tensor:  # [n_train, 3]
+        return self.train
+
+    def influence(
+        self,
+        test: Tensor,  # [n_test, 3]
+    ) -> Tensor:  # [n_test, n_train]
+        return self.tracin.influence(self.train, test)
+
+    def top_k(
+        self,
+        test: Tensor,  # [n_test, 3]
+        k: int,
+        order: str,
+    ) -> ShardedTopK:
+        found = self.tracin.top_k(self.train, test, k, order, self.partial)
+        return ShardedTopK(found.indices, found.scores, self.train[found.indices])
+
+    def self_influence(self) -> Tensor:  # [n_train]
+        return self.tracin.self_influence(self.train, self.partial)
+
+    def serve(self) -> None:
+        """There is nobody to serve."""
+
+    def release(self) -> None:
+        """There is nobody to release."""
+
+
 class Shards:
-    """All training triples, for rank 0 to work with as if it held them; a process by itself does hold them.
+    """The training triples of several ranks: a `TrainingSet` that divides the work among all of them.
 
     What rank 0 calls, the others do too, as long as they `serve`: until rank 0 calls `release`. Triples are passed on
     between ranks first, see `parted_by_head`.
@@ -134,6 +223,8 @@ class Shards:
         partial: this rank's file for what it has finished.
 
     Attributes:
+        train: this rank's training triples [n_part, 3] from now on.
+        index: theirs [n_part] among the training triples of all ranks, ascending.
         sizes: training triples of each rank.
     """
 
@@ -145,22 +236,22 @@ class Shards:
         partial: Path | None = None,
     ) -> None:
         self.tracin = tracin
-        self.train, self.rows = parted_by_head(train, ranks)
+        self.train, self.index = parted_by_head(train, ranks)
         self.ranks = ranks
         self.partial = partial
-        self.sizes = ranks.all(len(self.train))
+        self.sizes = ranks.all_gather(len(self.train))
 
     def __len__(self) -> int:
         return sum(self.sizes)
 
     def triples(self) -> Tensor:  # [n_train, 3]
-        return self._everywhere("_triples")
+        return self._everywhere(Triples())
 
     def influence(
         self,
         test: Tensor,  # [n_test, 3]
     ) -> Tensor:  # [n_test, n_train]
-        return self._everywhere("_influence", test)
+        return self._everywhere(Influence(test))
 
     def top_k(
         self,
@@ -168,35 +259,67 @@ class Shards:
         k: int,
         order: str,
     ) -> ShardedTopK:
-        return self._everywhere("_top_k", test, k, order)
+        return self._everywhere(BestK(test, k, order))
 
     def self_influence(self) -> Tensor:  # [n_train]
-        return self._everywhere("_self_influence")
+        return self._everywhere(SelfInfluence())
 
     def serve(self) -> None:
-        """On the other ranks: does what rank 0 calls."""
-        while (task := self.ranks.told(None)) is not None:
-            name, arguments = task
-            getattr(self, name)(*arguments)
+        """On the other ranks: does what rank 0 calls, until it calls `release`."""
+        while not isinstance(task := self.ranks.receive(), Release):
+            task.work(self)
 
     def release(self) -> None:
         """On rank 0: the others' `serve` returns."""
-        self.ranks.told(None)
+        self.ranks.broadcast(Release())
 
-    def _everywhere(self, name: str, *arguments: object) -> Any:
-        self.ranks.told((name, arguments))
-        return getattr(self, name)(*arguments)
+    def _everywhere(self, task: Task[Result]) -> Result:
+        self.ranks.broadcast(task)
+        return cast(Result, task.work(self))  # None on the other ranks only
 
-    def _triples(self) -> Tensor | None:
-        return in_order(self.train, self.rows, 0, self.ranks, self.tracin.device)
 
-    def _influence(self, test: Tensor) -> Tensor | None:
-        scores = self.tracin.influence(self.train, test)
-        return in_order(scores, self.rows, 1, self.ranks, self.tracin.device)
+class Task(Protocol[Result]):
+    """What rank 0 has all ranks do, each with its shard."""
 
-    def _top_k(self, test: Tensor, k: int, order: str) -> ShardedTopK | None:
-        return sharded_top_k(self.tracin, self.train, self.rows, test, k, order, self.partial, self.ranks)
+    def work(self, shards: Shards) -> Result | None:
+        """The result on rank 0, None on the others."""
 
-    def _self_influence(self) -> Tensor | None:
-        own = self.tracin.self_influence(self.train, self.partial)
-        return in_order(own, self.rows, 0, self.ranks, self.tracin.device)
+
+@dataclass(frozen=True)
+class Triples:
+    def work(self, shards: Shards) -> Tensor | None:  # [n_train, 3]
+        return in_order(shards.train, shards.index, 0, shards.ranks, shards.tracin.device)
+
+
+@dataclass(frozen=True)
+class Influence:
+    test: Tensor  # [n_test, 3]
+
+    def work(self, shards: Shards) -> Tensor | None:  # [n_test, n_train]
+        scores = shards.tracin.influence(shards.train, self.test)
+        return in_order(scores, shards.index, 1, shards.ranks, shards.tracin.device)
+
+
+@dataclass(frozen=True)
+class BestK:
+    test: Tensor  # [n_test, 3]
+    k: int
+    order: str
+
+    def work(self, shards: Shards) -> ShardedTopK | None:
+        return sharded_top_k(
+            shards.tracin, shards.train, shards.index, self.test, self.k, self.order, shards.partial, shards.ranks
+        )
+
+
+@dataclass(frozen=True)
+class SelfInfluence:
+    def work(self, shards: Shards) -> Tensor | None:  # [n_train]
+        several = shards.ranks.size > 1
+        own = shards.tracin.self_influence(shards.train, shards.partial, keep_finished=several)
+        return in_order(own, shards.index, 0, shards.ranks, shards.tracin.device)
+
+
+@dataclass(frozen=True)
+class Release:
+    """No task: there are no more."""

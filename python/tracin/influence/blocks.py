@@ -17,21 +17,24 @@ Result = TypeVar("Result")
 
 @dataclass
 class Work:
-    """How many training triples, in the order of work, are finished for each row of the results."""
+    """How many training triples, in the order of work, are finished for each test triple.
+
+    Self-influences are the work of one test triple.
+    """
 
     total: int  # training triples
-    done: Tensor  # [rows] int64
-    tile: int  # rows at a time
+    done: Tensor  # [n_test] int64
+    tile: int  # test triples at a time
     block: int  # training triples at a time
     short: bool = False  # memory ran out once
 
     @property
     def finished(self) -> int:
-        """Pairs of a row and a training triple."""
+        """Pairs of a test triple and a training triple."""
         return int(self.done.sum())
 
     def next_tile(self) -> slice | None:
-        """The first unfinished rows, as many as are adjacent and have come equally far; None at the end."""
+        """The first unfinished test triples, as many as are adjacent and have come equally far; None at the end."""
         unfinished = (self.done < self.total).nonzero()
         if not len(unfinished):
             return None
@@ -49,7 +52,8 @@ class Work:
 
     def _halved(self, size: int, what: str, remedy: str) -> int:
         if size == 1:
-            raise InputError(f"out of memory with one {what} triple at a time; close other programs{remedy}")
+            text = f"out of memory with one {what} triple at a time; close other programs{remedy}"
+            raise InputError(text, "memory_limit" if remedy else None)
         if not self.short:
             told = f"out of memory with {size} {what} triples at a time; going on with {size // 2}"
             warnings.warn(told, stacklevel=4)

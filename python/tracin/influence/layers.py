@@ -35,7 +35,8 @@ def layers_named(names: Iterable[str], model: Any) -> list[str]:
     for name in names:
         layer = layer_of(name)
         if layer not in present:
-            raise InputError(f"last_layer_names: this model has no {name!r}; its layers are {', '.join(present)}")
+            text = f"last_layer_names: this model has no {name!r}; its layers are {', '.join(present)}"
+            raise InputError(text, "last_layer_names")
         layers.append(layer)
     return layers
 
@@ -59,10 +60,12 @@ def select_layers(model: Any, layers: str | int | Sequence[str]) -> tuple[str, .
         return tuple(present)
     if isinstance(layers, int):
         if not isinstance(model, ConvE):
-            raise InputError(f"layers is {layers}; only a ConvE has last layers; this model has {', '.join(present)}")
+            text = f"layers is {layers}; only a ConvE has last layers; this model has {', '.join(present)}"
+            raise InputError(text, "layers")
         depth = [layer for layer in DEPTH if layer in present]
         if not 1 <= layers <= len(depth):
-            raise InputError(f"layers is {layers}; expected 1 to {len(depth)}, the last n of {', '.join(depth)}")
+            text = f"layers is {layers}; expected 1 to {len(depth)}, the last n of {', '.join(depth)}"
+            raise InputError(text, "layers")
         return tuple(depth[-layers:])
     names = [layers] if isinstance(layers, str) else list(layers)
     if isinstance(model, ConvE):
@@ -71,5 +74,5 @@ def select_layers(model: Any, layers: str | int | Sequence[str]) -> tuple[str, .
         unknown = [name for name in names if not tracked_parameters(model, (name,))]
     if unknown or not names:
         came = ", ".join(map(repr, unknown)) or "empty"
-        raise InputError(f"layers has {came}; this model has {', '.join(present)}")
+        raise InputError(f"layers has {came}; this model has {', '.join(present)}", "layers")
     return tuple(layer for layer in present if layer in names) if isinstance(model, ConvE) else tuple(names)

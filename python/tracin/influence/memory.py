@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from tracin.distributed.ranks import ranks_of_environment
 from tracin.errors import InputError
+from tracin.machine import processes_here
+from tracin_ext.backends import Backend
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+SIZES = "a number of bytes, or a size such as '4G' or '512M'"
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 TEST_BYTES = 2 << 30  # test factors held at a time, unless a limit allows more
 BLOCK_BYTES = 512 << 20  # a block of training triples
@@ -30,6 +33,9 @@ GROUP_FILES = {  # controller -> limit, use
     "": ("memory.max", "memory.current"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 }
+# Arrays [Q, B] of scores alive at a time: the factored form adds up its terms one by one, and compares them all.
+SCORE_COPIES = {("native", "cpu"): 2, ("native", "cuda"): 4}
+OTHER_SCORE_COPIES = 8
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # what torch's RuntimeErrors say
 
 
@@ -41,6 +47,28 @@ class Need:
     test: int  # for each test triple of a tile
     triple: int  # for each training triple of a block
     pair: int  # for each pair of them
+
+    def of(self, tests: int, triples: int) -> int:
+        """Bytes of a tile and a block of these sizes."""
+        return tests * self.test + triples * (self.triple + tests * self.pair)
+
+
+def need_of(
+    backends: Sequence[Backend],  # of all checkpoints
+    device: torch.device,
+    dtype: torch.dtype,
+    results: int,  # their bytes
+    tests: bool,  # whether there are test factors: self-influences have none
+) -> Need:
+    """What scores on these backends take."""
+    copies = SCORE_COPIES.get((backends[0].name, device.type), OTHER_SCORE_COPIES) + (len(backends) > 1)
+    triple = max(backend.triple_bytes for backend in backends)
+    return Need(
+        results=results + sum(backend.fixed_bytes for backend in backends),
+        test=max(triple, sum(backend.test_bytes for backend in backends)) if tests else 0,
+        triple=triple,
+        pair=copies * dtype.itemsize,
+    )
 
 
 def parse_size(size: int | str) -> int:
@@ -54,7 +82,7 @@ def parse_size(size: int | str) -> int:
     match = SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
     value = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
     if value < 1:
-        raise InputError(f"memory_limit is {size!r}; expected a number of bytes, or a size such as '4G' or '512M'")
+        raise InputError(f"memory_limit is {size!r}; expected {SIZES}", "memory_limit")
     return value
 
 
@@ -85,11 +113,11 @@ def used_bytes(device: torch.device) -> int:
 
 
 def available_bytes(device: torch.device) -> int:
-    """What the machine, or the control group of the process, can still give to each of the ranks that run there."""
+    """What the machine, or the control group of the process, can still give to each process of the run there."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     found = [_machine_bytes(), *_group_bytes()]
-    return max(0, min(found)) // ranks_of_environment().local_size
+    return max(0, min(found)) // processes_here()
 
 
 def _machine_bytes() -> int:
@@ -129,7 +157,7 @@ def _file_cache(group: Path) -> int:
     return 0
 
 
-def share_out(
+def tile_and_block(
     need: Need,
     limit: int | None,  # of the whole process
     tests: int,
@@ -142,37 +170,57 @@ def share_out(
     Raises:
         InputError: if the limit leaves no room for one test triple and one block.
     """
-    block = None if block is None else max(1, min(block, triples))
-    one_block = (block or 1) * (need.triple + need.pair)
-    smallest = need.test + one_block
+    asked = None if block is None else max(1, min(block, triples))
+    smallest = need.of(1, asked or 1)
     if limit is None:
         free = max(smallest, available_bytes(device) // 2 - need.results)
         most_tests = TEST_BYTES // max(1, need.test)
     else:
-        used = used_bytes(device)
-        free = limit - used - need.results
+        free = _free_below(limit, need, smallest, device)
         most_tests = tests
-        if free < smallest:
-            raise InputError(
-                f"memory_limit is {format_size(limit)}; this run needs at least "
-                f"{format_size(used + need.results + smallest + SLACK)}: {format_size(used)} are in use already, "
-                f"{format_size(need.results)} go to the results, {format_size(smallest)} to one test triple and one "
-                f"block of training triples; raise the limit"
-            )
-    least = block or max(1, min(triples, LEAST_BLOCK, (free - need.test) // max(1, need.triple + need.pair)))
-    spare = free - need.test - least * (need.triple + need.pair)
-    more = spare * (1.0 if block else TEST_SHARE) / max(1, need.test + least * need.pair)
-    tile = max(1, min(tests, most_tests, 1 + int(more)))
-    tile = -(-tests // -(-tests // tile)) if tests else 1  # tiles of one size
-    if block is not None:
-        return tile, block
-    fits = min(
+    tile = min(tests, most_tests, _tests_beside(asked, need, free, triples))
+    tile = _even(tests, max(1, tile))
+    return tile, asked or _block_beside(tile, need, free, triples)
+
+
+def _free_below(limit: int, need: Need, smallest: int, device: torch.device) -> int:
+    """What the limit leaves to tiles and blocks."""
+    used = used_bytes(device)
+    free = limit - used - need.results
+    if free < smallest:
+        raise InputError(
+            f"memory_limit is {format_size(limit)}; this run needs at least "
+            f"{format_size(used + need.results + smallest + SLACK)}: {format_size(used)} are in use already, "
+            f"{format_size(need.results)} go to the results, {format_size(smallest)} to one test triple and one "
+            f"block of training triples; raise the limit",
+            "memory_limit",
+        )
+    return free
+
+
+def _tests_beside(asked: int | None, need: Need, free: int, triples: int) -> int:
+    """Test triples that fit beside a block of the size asked for, else beside a small one that leaves room to grow."""
+    block = asked or max(1, min(triples, LEAST_BLOCK, (free - need.test) // max(1, need.triple + need.pair)))
+    spare = free - need.of(1, block)
+    share = 1.0 if asked else TEST_SHARE
+    return 1 + int(spare * share / max(1, need.test + block * need.pair))
+
+
+def _even(tests: int, tile: int) -> int:
+    """Smaller tiles, no more of them, of one size."""
+    tiles = -(-tests // tile)
+    return -(-tests // tiles) if tiles else 1
+
+
+def _block_beside(tile: int, need: Need, free: int, triples: int) -> int:
+    """Training triples that fit beside a tile, and of which a block is worth while."""
+    fit = min(
         MAX_BLOCK,
         (free - tile * need.test) // max(1, need.triple + tile * need.pair),
         BLOCK_BYTES // max(1, need.triple),
         SCORE_BYTES // max(1, tile * need.pair),
     )
-    return tile, max(1, triples if fits >= triples else _round_down(fits))
+    return max(1, triples if fit >= triples else _round_down(fit))
 
 
 def _round_down(size: int) -> int:

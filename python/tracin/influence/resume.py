@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracin.distributed.ranks import ranks_of_environment
 from tracin.errors import InputError
+from tracin.files import check_writable, remove_parts, replacing_bytes
 from tracin.influence.blocks import Work
-from tracin.results.writers import check_writable
 
 FORMAT, VERSION = "tracin partial results", 1
 SAVE_SECONDS = 10.0
@@ -37,6 +36,7 @@ class Partial:
         work: where the work stands; changed by `restore`.
         results: name -> tensor, changed by `restore`.
         asked: batch size and memory limit as asked for: only with the same ones the sizes of blocks are restored.
+        keep_finished: whether what is finished is saved however short the work was: for others, which may yet fail.
     """
 
     def __init__(
@@ -46,12 +46,14 @@ class Partial:
         work: Work,
         results: Mapping[str, Tensor],
         asked: str,
+        keep_finished: bool = False,
     ) -> None:
         self.path = None if path is None else Path(path)
         self.inputs = inputs
         self.work = work
         self.results = results
         self.asked = asked
+        self.keep_finished = keep_finished
         self._known: dict[str, str] | None = None
         self._whole = True  # False while results and work disagree
         self._warned = False
@@ -90,8 +92,9 @@ class Partial:
         done = content["done"]
         if not all(type(content.get(name)) is int and content[name] > 0 for name in ("tile", "block")):
             raise damaged(self.path)
-        rows = content.get("indices", done[:0])  # of training triples; -1: not found yet
-        if (done < 0).any() or (done > self.work.total).any() or (rows < -1).any() or (rows >= self.work.total).any():
+        index = content.get("indices", done[:0])  # of training triples; -1: not found yet
+        total = self.work.total
+        if (done < 0).any() or (done > total).any() or (index < -1).any() or (index >= total).any():
             raise damaged(self.path)
         for name, tensor in expected.items():
             tensor.copy_(content[name])
@@ -122,7 +125,7 @@ class Partial:
         if self.path is None:
             yield
             return
-        part_of(self.path).unlink(missing_ok=True)  # of a run that was killed
+        remove_parts(self.path)
         with held_signals() as self._stop:
             try:
                 yield
@@ -130,8 +133,7 @@ class Partial:
             except BaseException:
                 self.save()
                 raise
-            awaited = ranks_of_environment().size > 1  # by ranks that may yet fail: what is finished here is kept
-            if self._saved or awaited or time.monotonic() - self._time > SAVE_SECONDS:
+            if self._saved or self.keep_finished or time.monotonic() - self._time > SAVE_SECONDS:
                 self.save()
 
     @contextmanager
@@ -165,19 +167,15 @@ class Partial:
             "done": work.done,
             **{name: tensor.cpu() for name, tensor in self.results.items()},
         }
-        part = part_of(self.path)
         try:
-            with open(part, "wb") as file:
+            with replacing_bytes(self.path) as file:
                 torch.save(content, file)
-            os.replace(part, self.path)
             self._saved = finished
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             if not self._warned:
                 warnings.warn(f"partial results cannot be saved in {self.path}: {error}", stacklevel=2)
             self._warned = True
         finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
             self._time = time.monotonic()
 
 
@@ -192,11 +190,6 @@ def change(name: str, then: object, now: str) -> str:
 
 def is_digest(value: str) -> bool:
     return value.startswith(DIGEST)
-
-
-def part_of(path: Path) -> Path:
-    """The file while it is being written."""
-    return path.with_name(f".{path.name}.part")
 
 
 def damaged(path: Path) -> InputError:

@@ -15,9 +15,19 @@ from tracin.triples.labels import Dictionaries, Labels, labels_of
 
 @dataclass(frozen=True)
 class TopK:
-    """The k most influential training triples of each test triple, best first, ties by row."""
+    """The k most influential training triples of each test triple, best first, ties by index.
 
-    indices: Tensor  # [n_test, k] rows of the training triples
+    Args:
+        indices: [n_test, k] int64, of the training triples.
+        scores: [n_test, k], their influences: positive for proponents, negative for opponents.
+
+    Example:
+        >>> top = TracIn(checkpoint).top_k(train, test, k=3)
+        >>> train[top.indices].shape == (*top.scores.shape, 3)
+        True
+    """
+
+    indices: Tensor  # [n_test, k] of the training triples
     scores: Tensor  # [n_test, k] influences, signed
 
     def to_frame(
@@ -36,6 +46,9 @@ class TopK:
             test: the test triples; without them only test_index tells the test triple.
             labels: what has the dictionaries label -> id, a Checkpoint or a PyKEEN triples factory; None for ids only.
 
+        Returns:
+            n_test * k rows; ids and indices are Int64, labels String, scores in the precision they were computed in.
+
         Raises:
             InputError: if the triples are not those that were scored, or ids have no label.
 
@@ -52,7 +65,16 @@ class TopK:
             raise InputError(
                 f"test has {len(test)} triples for influences on {len(self.indices)}; give the triples that were scored"
             )
-        rows = torch.arange(len(self.indices)).repeat_interleave(self.indices.shape[1])
+        test_index = torch.arange(len(self.indices)).repeat_interleave(self.indices.shape[1])
         index = self.indices.flatten()
-        tests = None if test is None else test[rows]
-        return influence_frame(labels_of(labels), rows, tests, None, index, train[index], self.scores.flatten())
+        tests = None if test is None else test[test_index]
+        return influence_frame(labels_of(labels), test_index, tests, None, index, train[index], self.scores.flatten())
+
+
+def ranked_index(
+    scores: Tensor,  # [n]
+    order: str,  # one of ORDERS
+) -> Tensor:  # [n] best first, ties by index
+    """The order of `TracIn.top_k` for all influences on one test triple."""
+    key = -scores.abs() if order == "absolute" else -scores if order == "proponents" else scores
+    return key.argsort(stable=True)

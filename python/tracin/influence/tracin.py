@@ -13,27 +13,31 @@ from torch import Tensor, nn
 
 from tracin.checkpoints.load import Checkpoint
 from tracin.errors import InputError
-from tracin.influence.arguments import check_batch_size, check_models, check_triples, resolve_learning_rates
+from tracin.influence.arguments import (
+    AUTOGRAD_BACKENDS,
+    PRECISIONS,
+    check_batch_size,
+    check_models,
+    check_ranking,
+    check_triples,
+    create_backend,
+    resolve_backend,
+    resolve_learning_rates,
+)
 from tracin.influence.blocks import Work, attempt
 from tracin.influence.layers import layers_of, select_layers
-from tracin.influence.memory import Need, parse_size, share_out
+from tracin.influence.memory import need_of, parse_size, tile_and_block
+from tracin.influence.passes import Pass
 from tracin.influence.resume import Partial, digest, digest_models
 from tracin.influence.top_k import TopK
 from tracin.losses import loss_named
 from tracin.machine import resolve_device, version
-from tracin.progress import Clock, progress_stages
+from tracin.progress import Clock, Stage, progress_stages
 from tracin.pykeen import from_pykeen, is_pykeen
-from tracin_ext import backends
+from tracin_ext.backends import Backend, Job
 from tracin_ext.full_float32 import full_float32
 from tracin_ext.grouping import order_by_head_relation
-from tracin_ext.ops import ORDERS, merge_top_k
-
-PRECISIONS = {"float32": torch.float32, "mixed": torch.float32, "float64": torch.float64}
-
-# Arrays [Q, B] of scores alive at a time: the factored form adds up its terms one by one, and compares them all.
-SCORE_COPIES = {("native", "cpu"): 2, ("native", "cuda"): 4}
-OTHER_SCORE_COPIES = 8
-AUTOGRAD_BACKENDS = ("vectorized", "sequential")
+from tracin_ext.ops import merge_top_k
 
 
 class TracIn:
@@ -118,35 +122,14 @@ class TracIn:
         self.loss = loss
         self._timed = Clock()
         self.seconds = self._timed.seconds
-        self.backend = self._resolve_backend(backend)
-        self._backends = [self._create(model, loss) for model in self.models]
+        job = Job(self.models[0], self.layers, PRECISIONS[precision], loss_named(loss))
+        self.backend = resolve_backend(backend, self.device, job)
+        self._backends = [self._create(model) for model in self.models]
 
-    def _resolve_backend(self, asked: str) -> str:
-        if asked not in ("auto", *backends.NAMES):
-            raise InputError(f"backend is {asked!r}; expected auto or one of {', '.join(backends.NAMES)}")
-        job = backends.Job(self.models[0], self.layers, PRECISIONS[self.precision], loss_named(self.loss))
-        name, against = backends.choose(asked, self.device, job)
-        if name is None:
-            raise InputError(f"backend {asked!r} cannot run here: {'; '.join(against)}")
-        for reason, faster in against.items():
-            warnings.warn(f"using the {name} backend, not {' or '.join(faster)}: {reason}", stacklevel=3)
-        return name
-
-    def _create(self, model: nn.Module, loss: str) -> backends.Backend:
-        dtype, mixed = PRECISIONS[self.precision], self.precision == "mixed"
-        try:
-            backend = backends.create(
-                self.backend,
-                model,
-                self.layers,
-                dtype,
-                self.device,
-                loss_named(loss),
-                mixed,
-                self.recompute_activations,
-            )
-        except RuntimeError as error:
-            raise InputError(f"backend {self.backend!r} cannot run here: {error}") from error
+    def _create(self, model: nn.Module) -> Backend:
+        mixed = self.precision == "mixed"
+        job = Job(model, self.layers, PRECISIONS[self.precision], loss_named(self.loss))
+        backend = create_backend(self.backend, self.device, job, mixed, self.recompute_activations)
         if mixed and not getattr(backend, "mixed", False):
             where = f"the {self.backend} backend" if self.backend in AUTOGRAD_BACKENDS else f"this {self.device.type}"
             warnings.warn(
@@ -188,11 +171,11 @@ class TracIn:
         test = check_triples(test, "test", self.models[0])
         result = torch.empty(len(test), len(train), dtype=PRECISIONS[self.precision])
 
-        def keep(rows: slice, columns: Tensor, scores: Tensor) -> None:
-            result[rows, columns] = scores.cpu()
+        def keep(tests: slice, index: Tensor, scores: Tensor) -> None:
+            result[tests, index] = scores.cpu()
 
         work = self._work(len(train), len(test), result.nbytes)
-        self._score(train, test, work, keep, Partial(None, dict, work, {}, ""))
+        self._score(train, test, Partial(None, dict, work, {}, ""), keep)
         return result
 
     def top_k(
@@ -202,6 +185,8 @@ class TracIn:
         k: int = 10,
         order: str = "absolute",
         partial: str | os.PathLike[str] | None = None,
+        *,
+        keep_finished: bool = False,
     ) -> TopK:
         """The k most influential training triples of each test triple, without a test-by-train matrix.
 
@@ -213,6 +198,7 @@ class TracIn:
             partial: a file for what is finished, saved every 10 s and when the work is stopped (an exception, SIGINT,
                 SIGTERM). A call with the same inputs and the same file goes on from there, to the same results. Remove
                 the file once the results are safe.
+            keep_finished: save `partial` at the end of a call of less than 10 s too, for what may yet fail elsewhere.
 
         Returns:
             TopK(indices [n_test, k], scores [n_test, k]).
@@ -224,10 +210,7 @@ class TracIn:
         Example:
             >>> TracIn(model).top_k(train, test, k=3, order="proponents").indices
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise InputError(f"k is {k!r}; expected a positive number of training triples")
-        if order not in ORDERS:
-            raise InputError(f"order is {order!r}; expected one of {', '.join(ORDERS)}")
+        check_ranking(k, order)
         train = check_triples(train, "train", self.models[0])
         test = check_triples(test, "test", self.models[0])
         k = min(k, len(train))
@@ -235,27 +218,29 @@ class TracIn:
         indices = torch.full((len(test), k), -1, device=self.device)
         scores = torch.zeros(len(test), k, dtype=dtype, device=self.device)
 
-        def keep(rows: slice, columns: Tensor, block: Tensor) -> None:
-            merge_top_k(block.contiguous(), columns, order, scores[rows], indices[rows])
+        def keep(tests: slice, index: Tensor, block: Tensor) -> None:
+            merge_top_k(block.contiguous(), index, order, scores[tests], indices[tests])
 
         def inputs() -> dict[str, str]:
             return self._inputs("top_k", train) | {"test triples": digest({"": test}), "k": str(k), "order": order}
 
         work = self._work(len(train), len(test), indices.nbytes + scores.nbytes)
         results = {"indices": indices, "scores": scores}
-        self._score(train, test, work, keep, Partial(partial, inputs, work, results, self._asked))
+        self._score(train, test, Partial(partial, inputs, work, results, self._asked, keep_finished), keep)
         return TopK(indices.cpu(), scores.cpu())
 
     def self_influence(
         self,
         train: Tensor,  # [n_train, 3]
         partial: str | os.PathLike[str] | None = None,
+        *,
+        keep_finished: bool = False,
     ) -> Tensor:  # [n_train]
         """Influence of each triple on itself: learning rate times the squared norm of its gradient.
 
         Args:
             train: triples [n_train, 3] of ids.
-            partial: a file for what is finished, as in `top_k`.
+            partial, keep_finished: a file for what is finished, as in `top_k`.
 
         Returns:
             Self-influences [n_train], in the precision of this object, on the CPU. Large: mislabelled or hard.
@@ -268,67 +253,62 @@ class TracIn:
         """
         train = check_triples(train, "train", self.models[0])
         result = torch.zeros(len(train), dtype=PRECISIONS[self.precision])
+
+        def inputs() -> dict[str, str]:
+            return self._inputs("self_influence", train)
+
+        def keep(_: slice, index: Tensor, scores: Tensor) -> None:
+            result[index] = scores.cpu()
+
         work = self._work(len(train), None, result.nbytes)
-        saved = Partial(partial, lambda: self._inputs("self_influence", train), work, {"scores": result}, self._asked)
-        saved.restore()
+        saved = Partial(partial, inputs, work, {"scores": result}, self._asked, keep_finished)
         order = order_by_head_relation(train)
-        with progress_stages(self.progress) as stage, torch.no_grad(), self._cleaning_up(), saved.saving():
+        with self._running(saved) as stage:
             advance = stage("self-influence", len(train), "triples", done=work.finished)
             advance(0)
-            while (start := int(work.done[0])) < len(train):
-                columns = order[start : start + work.block]
-                with self._timed("self-influence"):
-                    scores = attempt(self._diagonal, train[columns])
-                    if scores is None:
-                        work.halve_block(len(columns))
-                        continue
-                    with saved.changing():
-                        result[columns] = scores.cpu()
-                        work.done[0] += len(columns)
-                advance(len(columns))
-                saved.tick()
+            diagonal = Pass(train, order, saved, keep, self._timed, "self-influence", advance)
+            while (tests := work.next_tile()) is not None:
+                diagonal.score_next(tests, self._diagonal)
         return result
 
     def _score(
         self,
         train: Tensor,  # [n_train, 3]
         test: Tensor,  # [n_test, 3]
-        work: Work,
-        keep: Callable[[slice, Tensor, Tensor], None],
         saved: Partial,
+        keep: Callable[[slice, Tensor, Tensor], None],
     ) -> None:
-        """Calls keep(test rows, training rows [B], scores [Q, B]) for every tile of tests and block of training.
+        """Calls keep(test triples, index [B] of training triples, scores [Q, B]) for every tile and every block.
 
         Blocks run through the training triples ordered by (head, relation), whose forward pass is shared.
         """
-        saved.restore()
-        order = order_by_head_relation(train)
-        with progress_stages(self.progress) as stage, torch.no_grad(), self._cleaning_up(), saved.saving():
-            prepared = stage("test factors", len(test), "triples", done=int((work.done == work.total).sum()))
+        work, order = saved.work, order_by_head_relation(train)
+        with self._running(saved) as stage:
+            ready = int((work.done == work.total).sum())  # test triples whose factors have been computed
+            prepared = stage("test factors", len(test), "triples", done=ready)
             advance = stage("influence", len(test) * len(train), "pairs", done=work.finished)
-            while (rows := work.next_tile()) is not None:
-                factors: list[Any] | None = None
-                while (start := int(work.done[rows.start])) < len(train):
-                    if factors is None or not self.cache_test_factors:
-                        first, factors = factors is None, None
-                        with self._timed("test factors"):
-                            factors = attempt(self._test_factors, test[rows])
-                        if factors is None:
-                            work.halve_tile(rows.stop - rows.start)
-                            break
-                        prepared((rows.stop - rows.start) * first)
-                        advance(0)
-                    columns = order[start : start + work.block]
-                    with self._timed("influence"):
-                        scores = attempt(self._block_scores, factors, train[columns])
-                        if scores is None:
-                            work.halve_block(len(columns))
-                            continue
-                        with saved.changing():
-                            keep(rows, columns, scores)
-                            work.done[rows] += len(columns)
-                    advance(scores.numel())
-                    saved.tick()
+            pairs = Pass(train, order, saved, keep, self._timed, "influence", advance)
+            while (tests := work.next_tile()) is not None:
+                with self._timed("test factors"):
+                    factors = attempt(self._test_factors, test[tests])
+                if factors is None:
+                    work.halve_tile(tests.stop - tests.start)
+                    continue
+                prepared(max(0, tests.stop - ready))
+                ready = max(ready, tests.stop)
+                advance(0)
+                while work.done[tests.start] < len(train):
+                    pairs.score_next(tests, self._block_scores, factors)
+                    if not self.cache_test_factors:
+                        break  # the same tile comes next, its factors computed anew
+                del factors  # before the next ones are computed
+
+    @contextmanager
+    def _running(self, saved: Partial) -> Iterator[Stage]:
+        """Around the work of a call: what it begins with, is interrupted by, and leaves behind."""
+        saved.restore()
+        with progress_stages(self.progress) as stage, torch.no_grad(), self._cleaning_up(), saved.saving():
+            yield stage
 
     @full_float32()
     def _test_factors(
@@ -340,13 +320,13 @@ class TracIn:
     @full_float32()
     def _block_scores(
         self,
-        tests: list[Any],
+        factors: list[Any],  # of the test triples, by each backend
         block: Tensor,  # [B, 3]
     ) -> Tensor:  # [Q, B]
         block = block.to(self._backends[0].block_device)
         return added_up(
-            backend.scores(factors, block, rate)
-            for rate, backend, factors in zip(self.learning_rates, self._backends, tests, strict=True)
+            backend.scores(own, block, rate)
+            for rate, backend, own in zip(self.learning_rates, self._backends, factors, strict=True)
         )
 
     @full_float32()
@@ -374,19 +354,11 @@ class TracIn:
 
     def _work(self, triples: int, tests: int | None, results: int) -> Work:
         """Nothing done yet; `tests` None: self-influences; `results`: their bytes."""
-        size = PRECISIONS[self.precision].itemsize
-        copies = SCORE_COPIES.get((self.backend, self.device.type), OTHER_SCORE_COPIES) + (len(self._backends) > 1)
-        triple = max(backend.triple_bytes for backend in self._backends)
-        need = Need(
-            results=results + sum(backend.fixed_bytes for backend in self._backends),
-            test=0 if tests is None else max(triple, sum(backend.test_bytes for backend in self._backends)),
-            triple=triple,
-            pair=copies * size,
-        )
+        need = need_of(self._backends, self.device, PRECISIONS[self.precision], results, tests is not None)
         block = self.batch_size if isinstance(self.batch_size, int) else None
-        rows = 1 if tests is None else tests
-        sizes = share_out(need, self.memory_limit, rows, triples, block, self.device)
-        return Work(triples, torch.zeros(rows, dtype=torch.int64), *sizes)
+        count = 1 if tests is None else tests
+        sizes = tile_and_block(need, self.memory_limit, count, triples, block, self.device)
+        return Work(triples, torch.zeros(count, dtype=torch.int64), *sizes)
 
     @property
     def _asked(self) -> str:
@@ -419,12 +391,3 @@ def added_up(terms: Iterator[Tensor]) -> Tensor:
     for term in terms:
         total += term
     return total
-
-
-def ranked_rows(
-    scores: Tensor,  # [n]
-    order: str,  # one of ORDERS
-) -> Tensor:  # [n] positions, best first, ties by position
-    """The order of `TracIn.top_k` for all influences of one test triple."""
-    key = -scores.abs() if order == "absolute" else -scores if order == "proponents" else scores
-    return key.argsort(stable=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tracin.errors import InputError
 from tracin.proximity.graph import FAR, EntityGraph, Ids, Mask
 from tracin.proximity.simple_paths import edges_on_simple_paths
+from tracin.triples.ids import check_ids
 
 METHODS = ("pyg", "networkx", "igraph")
 MAX_ENTITIES = 2**31 - 1
@@ -148,7 +149,8 @@ class ProximityFilter:
     ) -> Mask:  # [E]
         """Edges with both ends around the test heads, or both around the test tails."""
         balls = (from_head < FAR) + 2 * (to_tail < FAR).astype(np.int8)  # one bit each
-        return (balls[self._graph.lower] & balls[self._graph.upper]) != 0
+        inside: Mask = (balls[self._graph.lower] & balls[self._graph.upper]) != 0
+        return inside
 
     def _on_the_way(
         self,
@@ -187,15 +189,5 @@ def _ends(
     num_entities: int | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # [n], [n] heads, tails
     """Raises InputError unless `triples` is [n, 3] int64 with entity ids from 0, and below num_entities if given."""
-    if triples.dim() != 2 or triples.shape[1] != 3 or triples.dtype != torch.int64:
-        raise InputError(f"{kind} triples are {list(triples.shape)} of {triples.dtype}; expected [n, 3] of torch.int64")
-    heads, tails = triples[:, 0].numpy(), triples[:, 2].numpy()
-    most = MAX_ENTITIES if num_entities is None else num_entities
-    for ids in (heads, tails):
-        wrong = np.flatnonzero((ids < 0) | (ids >= most))
-        if len(wrong):
-            raise InputError(
-                f"{kind} triple {wrong[0]} has entity id {ids[wrong[0]]}, but ids go from 0 to {most - 1}; "
-                "is this the dictionary of these triples?"
-            )
-    return heads, tails
+    check_ids(triples, MAX_ENTITIES if num_entities is None else num_entities, None, f"{kind} triples")
+    return triples[:, 0].numpy(), triples[:, 2].numpy()

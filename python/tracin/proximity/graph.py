@@ -71,7 +71,8 @@ class EntityGraph:
         if 4 * int((rows[entities + 1] - rows[entities]).sum()) > self._neighbours.nnz:
             chosen = np.zeros(self.num_entities, np.bool_)
             chosen[entities] = True
-            return self._neighbours @ chosen
+            touched: np.ndarray = self._neighbours @ chosen
+            return touched
         reached = np.zeros(self.num_entities, np.bool_)
         reached[self._neighbours[entities].indices] = True
         return reached

@@ -12,10 +12,10 @@ import polars as pl
 from torch import Tensor
 
 from tracin.errors import InputError
+from tracin.files import PARQUET, replacing_path
 from tracin.triples.labels import Dictionaries, Labels, labels_of
 
 ROWS = 1 << 17  # of a row group: 30 MiB in memory, with names
-SUFFIX = ".parquet"
 
 
 def triple_columns(
@@ -74,6 +74,9 @@ def self_influence_frame(
         train: the triples it was given.
         labels: what has the dictionaries label -> id, a Checkpoint or a PyKEEN triples factory; None for ids only.
 
+    Returns:
+        n rows; train_index is the row of the triple in `train`.
+
     Raises:
         InputError: if the triples are not those that were scored, or ids have no label.
 
@@ -97,32 +100,26 @@ def ordered_self_influence_frame(
     return pl.DataFrame([index, *triple_columns(train, labels), values])
 
 
-def is_parquet(path: Path) -> bool:
-    return path.suffix.lower() == SUFFIX
-
-
 @contextmanager
 def parquet_file(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
     """Gives a function that writes a frame; all of them, of one schema, become one file that takes the place of `path`.
 
     polars writes a file at once or from a query: each frame is a file until all are copied, in pieces, into one.
     """
-    target = path.resolve()  # a link stays a link
-    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        parts: list[Path] = []
+    with replacing_path(path) as whole, TemporaryDirectory(prefix=f"{whole.name}.", dir=whole.parent) as folder:
+        pieces: list[Path] = []
 
         def write(frame: pl.DataFrame) -> None:
-            parts.append(Path(folder) / f"{len(parts)}{SUFFIX}")
-            frame.write_parquet(parts[-1])
+            pieces.append(Path(folder) / f"{len(pieces)}{PARQUET}")
+            frame.write_parquet(pieces[-1])
 
         yield write
-        if not parts:
+        if not pieces:
             raise InputError(f"{path}: there are no rows to write")
-        whole = parts[0]
-        if len(parts) > 1:
-            whole = Path(folder) / f"whole{SUFFIX}"
-            pl.scan_parquet(parts).sink_parquet(whole, row_group_size=ROWS)
-        os.replace(whole, target)
+        if len(pieces) > 1:
+            pl.scan_parquet(pieces).sink_parquet(whole, row_group_size=ROWS)
+        else:
+            os.replace(pieces[0], whole)
 
 
 def _integers(name: str, values: Tensor) -> pl.Series:

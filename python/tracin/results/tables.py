@@ -7,8 +7,9 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from tracin.results.writers import Influences, Triple
+from tracin.results.writers import Influences
 from tracin.triples.labels import Labels
+from tracin.triples.read import Triple
 
 NUMBERS = ("influence", "self-influence", "row")  # columns that are not wrapped
 
@@ -24,10 +25,10 @@ def influence_table(result: Influences, labels: Labels, limit: int | None = None
     """
     head, relation, tail = _names(result.triple, labels)
     title = Text(f"{head} --{relation}-> {tail}", "bold").append(f"\n{remark}" if remark else "", "not bold")
-    table = _table(title, "", "influence", "head", "relation", "tail", *([] if result.rows is None else ["row"]))
-    for row, (triple, score) in enumerate(zip(result.train[:limit].tolist(), result.scores.tolist(), strict=False)):
+    table = _table(title, "", "influence", "head", "relation", "tail", *([] if result.indices is None else ["row"]))
+    for line, (triple, score) in enumerate(zip(result.train[:limit].tolist(), result.scores.tolist(), strict=False)):
         kind, style = ("for", "green") if score > 0 else ("against", "red") if score < 0 else ("", "")
-        place = [] if result.rows is None else [str(int(result.rows[row]))]
+        place = [] if result.indices is None else [str(int(result.indices[line]))]
         table.add_row(Text(kind, style), Text(f"{score:+.2e}", style), *map(Text, (*_names(triple, labels), *place)))
     return table
 
@@ -40,8 +41,8 @@ def self_influence_table(
 ) -> Table:
     """The training triples of the greatest self-influence."""
     table = _table(Text("greatest self-influence", "bold"), "self-influence", "head", "relation", "tail", "row")
-    for row in scores.argsort(descending=True, stable=True)[:limit].tolist():
-        table.add_row(f"{scores[row]:.2e}", *map(Text, (*_names(train[row].tolist(), labels), str(row))))
+    for index in scores.argsort(descending=True, stable=True)[:limit].tolist():
+        table.add_row(f"{scores[index]:.2e}", *map(Text, (*_names(train[index].tolist(), labels), str(index))))
     return table
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -20,12 +18,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tracin.errors import InputError
-from tracin.results.frames import ROWS, influence_frame, is_parquet, ordered_self_influence_frame, parquet_file
+from tracin.files import is_parquet, replacing
+from tracin.results.frames import ROWS, influence_frame, ordered_self_influence_frame, parquet_file
 from tracin.results.text import csv_records, json_records
 from tracin.triples.labels import Labels
-
-Triple = tuple[int, int, int]  # head, relation, tail
+from tracin.triples.read import Triple
 
 CSV_HEADER = (
     "TestHead",
@@ -49,12 +46,12 @@ CSV_HEADER = (
 class Influences:
     """The training triples that matter to one test triple, in the order to be written."""
 
-    index: int  # of the test triple in its file
+    test_index: int  # number of the test triple in its file, from 0
     triple: Triple
     self_influence: float | None  # None where the output does not hold it
     train: Tensor  # [k, 3] head, relation, tail
     scores: Tensor  # [k]
-    rows: Tensor | None = None  # [k] of the training triples in their file, counted from 0; None where unknown
+    indices: Tensor | None = None  # [k] numbers of the training triples in their file, from 0; None where unknown
 
 
 def write_test(
@@ -98,14 +95,14 @@ def write_single(
 ) -> None:
     """Mode single: a JSON list with one labelled object per test triple; `csv_path` gives the CSV file of an index."""
     if csv_path is not None:
-        results = _through(lambda result: write_influences(csv_path(result.index), [result], labels), results)
+        results = _through(lambda result: write_influences(csv_path(result.test_index), [result], labels), results)
     if is_parquet(path):
         write_influences(path, results, labels)
         return
 
     def record(result: Influences) -> dict[str, Any]:
         return (
-            {"test_triple": list(result.triple), "test_triple_index": result.index}
+            {"test_triple": list(result.triple), "test_triple_index": result.test_index}
             | _ids("test", result.triple)
             | {"self_influence": result.self_influence}
             | _labels("test", result.triple, labels)
@@ -128,15 +125,15 @@ def write_per_triple(
     """Mode test, files per triple: `tracin_test_<i>.json` in `folder`, `<stem>_test_<i><suffix>` beside `csv_path`."""
     for result in results:
         if csv_path is not None:
-            write_influences(numbered(csv_path, result.index), [result], labels)
+            write_influences(numbered(csv_path, result.test_index), [result], labels)
         record = (
-            {"test_index": result.index}
+            {"test_index": result.test_index}
             | _ids("test", result.triple)
             | _labels("test", result.triple, labels)
             | {"self_influence": result.self_influence, "top_influences": _Records(result, labels)}
             | {"top_k": top_k, "learning_rate": learning_rate}
         )
-        with replacing(folder / f"tracin_test_{result.index}.json") as file:
+        with replacing(folder / f"tracin_test_{result.test_index}.json") as file:
             file.writelines(encode(record))
 
 
@@ -148,7 +145,7 @@ def write_self(
 ) -> None:
     """Mode self: a JSON list of the training triples, greatest self-influence first, ties in the given order.
 
-    Parquet adds labels, names and rows.
+    Parquet adds labels, names and indices.
     """
     order = scores.argsort(descending=True, stable=True)
     if is_parquet(path):
@@ -233,8 +230,8 @@ def _parquet_writer(path: Path, labels: Labels) -> Iterator[Callable[[Influences
 
 
 def _part(result: Influences, rows: slice) -> Influences:
-    index = None if result.rows is None else result.rows[rows]
-    return replace(result, train=result.train[rows], scores=result.scores[rows], rows=index)
+    indices = None if result.indices is None else result.indices[rows]
+    return replace(result, train=result.train[rows], scores=result.scores[rows], indices=indices)
 
 
 def _frame(results: list[Influences], labels: Labels) -> pl.DataFrame:
@@ -242,13 +239,13 @@ def _frame(results: list[Influences], labels: Labels) -> pl.DataFrame:
     counts = torch.tensor([len(result.scores) for result in results], dtype=torch.int64)
     scores = torch.cat([result.scores for result in results])
     own = [result.self_influence for result in results if result.self_influence is not None]
-    rows = [result.rows for result in results if result.rows is not None]
+    indices = [result.indices for result in results if result.indices is not None]
     return influence_frame(
         labels,
-        torch.tensor([result.index for result in results]).repeat_interleave(counts),
+        torch.tensor([result.test_index for result in results]).repeat_interleave(counts),
         torch.tensor([result.triple for result in results]).repeat_interleave(counts, 0),
         torch.tensor(own, dtype=scores.dtype).repeat_interleave(counts) if len(own) == len(results) else None,
-        torch.cat(rows) if len(rows) == len(results) else None,
+        torch.cat(indices) if len(indices) == len(results) else None,
         torch.cat([result.train for result in results]),
         scores,
     )
@@ -309,48 +306,3 @@ def encode(value: object, depth: int = 0) -> Iterator[str]:
         yield from encode(item, depth + 1)
         separator = ","
     yield left + right if separator == left else end + right
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """Opens a text file that takes the place of `path` once it is written whole; a failure leaves `path` as it was."""
-    if is_device(path):
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            yield file
-        return
-    target = path.resolve()  # a link stays a link
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with open(part, "w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def is_device(path: Path) -> bool:
-    """Devices and pipes are written to, never replaced; so is /dev/stdout, which may lead to a plain file."""
-    return str(path.parent) in ("/dev", "/dev/fd") or (path.exists() and not path.is_file())
-
-
-def check_writable(path: Path) -> None:
-    """Raises unless a file can be written at `path`, so that a wrong output shows before the work and not after it.
-
-    Raises:
-        InputError: if the folder does not exist or cannot be written to, or `path` is a folder.
-    """
-    if path.is_dir():
-        raise InputError(f"output {path} is a folder; name a file in it")
-    if is_device(path):
-        if is_parquet(path):
-            raise InputError(f"output {path} is no plain file, which Parquet needs; name another file")
-        return
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        kind = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise InputError(f"output {path}: {folder} {kind}; create the folder or name another")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"output {path}: cannot write to {folder} ({error.strerror}); choose another folder") from None

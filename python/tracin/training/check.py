@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracin.checkpoints.layouts import Sizes
+from tracin.checkpoints.images import Sizes
 from tracin.model import STACK_AXES, ConvE
 from tracin.training.ranking import Ranking, evaluate
-from tracin.triples.known_tails import check_ids
+from tracin.triples.ids import check_ids
 
 SAMPLE = 500  # training triples that are compared; the separation is then known to about 0.02
 GLANCE = 200  # the same where nobody asked for a check: 0.03 s an image for FB15k-237 on 2 cores

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tracin.checkpoints.load import Checkpoint, load_checkpoint, read_training_state, save_checkpoint
+from tracin.checkpoints.load import Checkpoint, load_checkpoint
+from tracin.checkpoints.save import read_training_state, save_checkpoint
 from tracin.errors import InputError
+from tracin.files import check_writable
 from tracin.machine import resolve_device
 from tracin.model import ConvE
 from tracin.progress import progress_bar
-from tracin.results.writers import check_writable
 from tracin.training.ranking import Ranking, evaluate, inverse_rows
-from tracin.triples.known_tails import KnownTails, check_ids
+from tracin.triples.ids import check_ids
+from tracin.triples.known_tails import KnownTails
 
 MODEL_OPTIONS = (
     "embedding_dim",
@@ -140,7 +142,7 @@ def train(
         entity_to_id, relation_to_id: labels to store in the checkpoints.
         device: "auto", "cpu" or "cuda".
         progress: whether to show progress on stderr; None shows it on a terminal.
-        options: fields of `TrainingOptions`; a resumed run has those of its checkpoint.
+        options: fields of `tracin.training.TrainingOptions`; a resumed run has those of its checkpoint.
 
     Returns:
         The last checkpoint (its path is empty without `output`), the loss of every epoch and the last ranking.

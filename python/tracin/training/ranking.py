@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tracin.errors import InputError
 from tracin.model import ConvE
-from tracin.triples.known_tails import KnownTails, check_ids
+from tracin.triples.ids import check_ids
+from tracin.triples.known_tails import KnownTails
 
 SCORES_PER_BLOCK = 1 << 24  # 64 MiB of float32 scores at a time
 

@@ -6,7 +6,7 @@ import io
 import json
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import polars as pl
@@ -31,6 +31,12 @@ def read_dictionary(path: PathLike) -> dict[str, int]:
                             both do, the name decides (.del: the id comes first), and without that it is an error
         {"label": id, ...}  a JSON object
         pickle              of a list whose first item is the dict label -> id, as spodernet writes vocabularies
+
+    Args:
+        path: the file.
+
+    Returns:
+        label -> id, in the file's order.
 
     Raises:
         InputError: if the file cannot be read, has no line or another form, for a line with fewer than two columns, an
@@ -59,6 +65,67 @@ def read_dictionary(path: PathLike) -> dict[str, int]:
     if len(ids) < table.height:
         _check_distinct(path, table, "label", "id", first_line)
     return ids
+
+
+def read_dictionaries(
+    entity_to_id: PathLike | None, relation_to_id: PathLike | None
+) -> tuple[dict[str, int] | None, dict[str, int] | None]:
+    """Reads the dictionaries of entities and of relations by `read_dictionary`; None where no file is named.
+
+    Raises:
+        InputError: as `read_dictionary`, saying which of the two it is.
+
+    Example:
+        >>> read_dictionaries(None, "rel_dict.txt")
+        (None, {'predicate:0': 0, 'predicate:1': 1})
+    """
+
+    def read(kind: str, path: PathLike | None) -> dict[str, int] | None:
+        try:
+            return None if path is None else read_dictionary(path)
+        except InputError as error:
+            raise InputError(f"the {kind} dictionary {error}") from error
+
+    return read("entity", entity_to_id), read("relation", relation_to_id)
+
+
+def argument_of(kind: str) -> tuple[str, str]:
+    """The argument that is the dictionary of a kind, "entity" or "relation", and what errors call it."""
+    return f"{kind}_to_id", f"the {kind} dictionary"
+
+
+def in_id_order(kind: str, dictionary: Mapping[str, int]) -> dict[str, int]:
+    """The same label -> id in the order of ids, as a model needs it.
+
+    Args:
+        kind: what errors call it, "entity" or "relation".
+        dictionary: label -> id, in any order.
+
+    Raises:
+        InputError: if it is empty, or the ids are not 0 to n - 1, each once.
+    """
+    named = argument_of(kind)
+    called = named[1]
+    if not dictionary:
+        raise InputError(f"{called} is empty; expected the one the model was trained with", *named)
+    ids = list(dictionary.values())
+    if ids == list(range(len(ids))) and set(map(type, ids)) == {int}:
+        return dict(dictionary)
+    by_id: dict[int, str] = {}
+    for label, number in dictionary.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise InputError(f"{called} gives {label!r} the id {number!r}; expected ids 0, 1, 2, ...", *named)
+        if number in by_id:
+            raise InputError(f"{called} gives {by_id[number]!r} and {label!r} the same id {number}", *named)
+        by_id[number] = label
+    if max(by_id) != len(by_id) - 1:
+        gap = next(number for number in range(len(by_id)) if number not in by_id)
+        raise InputError(
+            f"{called} has {len(by_id)} entries with ids up to {max(by_id)}, but none has the id {gap}; "
+            "expected ids without gaps: is it complete?",
+            *named,
+        )
+    return {by_id[number]: number for number in range(len(by_id))}
 
 
 def read_names(path: PathLike) -> dict[int, str]:
@@ -140,7 +207,8 @@ def _read_vocabulary(path: PathLike) -> Iterable[tuple[Any, Any]]:
         raise InputError(f"{path}: the pickle is damaged or is no dictionary; copy or write it again") from error
     if not isinstance(content, (list, tuple)) or not content or not isinstance(content[0], dict):
         raise InputError(f"{path}: a pickle of something else; expected a list whose first item is a dict label -> id")
-    return cast(dict[Any, Any], content[0]).items()
+    entries: dict[Any, Any] = content[0]
+    return entries.items()
 
 
 def _checked(path: PathLike, entries: Iterable[tuple[Any, Any]]) -> dict[str, int]:

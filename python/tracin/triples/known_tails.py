@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tracin.errors import InputError
+from tracin.triples.ids import check_ids
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,3 @@ class KnownTails:
         shift = (start - count.cumsum(0) + count)[position]
         index = torch.arange(len(position), device=heads.device) + shift
         return position, self.codes[index] % self.num_entities
-
-
-def check_ids(
-    triples: Tensor,  # [n, 3] int64
-    num_entities: int,
-    num_relations: int,
-) -> None:
-    """Raise InputError unless `triples` is [n, 3] int64 with ids inside the model's tables."""
-    if triples.dim() != 2 or triples.shape[1] != 3 or triples.dtype != torch.int64:
-        raise InputError(f"triples are {list(triples.shape)} of {triples.dtype}; expected [n, 3] of torch.int64")
-    for name, columns, size in (("entity", triples[:, ::2], num_entities), ("relation", triples[:, 1], num_relations)):
-        wrong = (columns < 0) | (columns >= size)
-        if wrong.any():
-            row = int(wrong.reshape(len(triples), -1).any(1).nonzero()[0])
-            value = int(columns[wrong][0])
-            raise InputError(
-                f"triple {row} has {name} id {value}, but ids go from 0 to {size - 1}; "
-                "are the dictionaries those of this model?"
-            )

@@ -44,25 +44,30 @@ WHOLE = Span()
 def blocks_of(path: PathLike, span: Span = WHOLE) -> Iterator[tuple[bytes, int]]:
     """Yields (whole lines, number of the first line), without the empty lines at the end of the file.
 
-    Every block ends in LF. The last line that is not empty is held back until more text or the end of the file comes,
-    so that empty lines after it can be told from empty lines in the middle. Those that end a share are in the middle.
+    Every block ends in LF; a byte order mark is no part of the first one. The last line that is not empty is held back
+    until more text or the end of the file comes, so that empty lines after it can be told from empty lines in the
+    middle. Those that end a share are in the middle.
     """
-    rest = b""
     line = span.first_line
+    for block in _whole_lines(path, span):
+        yield (block.removeprefix(BYTE_ORDER_MARK) if line == 1 else block), line
+        line += _count_lines(block)
+
+
+def _whole_lines(path: PathLike, span: Span) -> Iterator[bytes]:
+    rest = b""
     for piece in pieces_of(path, span.start, span.stop):
         text = rest + piece
         cut = text.rfind(b"\n", 0, _content_end(text)) + 1
         rest = text[cut:]
         if cut:
-            block = text[:cut]
-            yield block, line
-            line += _count_lines(block)
+            yield text[:cut]
     content = _content_end(rest)
     if span.stop is not None and rest:
-        yield (rest if rest.endswith(b"\n") else rest + b"\n"), line
+        yield rest if rest.endswith(b"\n") else rest + b"\n"
     elif content:
         end = rest.find(b"\n", content)
-        yield (rest + b"\n" if end < 0 else rest[: end + 1]), line
+        yield rest + b"\n" if end < 0 else rest[: end + 1]
 
 
 def share_of(path: PathLike, part: int, parts: int) -> tuple[int, int]:
@@ -163,8 +168,6 @@ def columns_of(
     or a missing column, both null to polars; a start that it takes for a byte order mark or a packed file), and to
     find the line of an error, the plain split below decides.
     """
-    if first_line == 1:
-        block = block.removeprefix(BYTE_ORDER_MARK)
     if block.startswith(BYTE_ORDER_MARK):
         return _split_lines(block, first_line, path, columns)
     try:
@@ -186,21 +189,34 @@ def columns_of(
 
 
 def _split_lines(block: bytes, first_line: int, path: PathLike, columns: Sequence[str]) -> pl.DataFrame:
-    """The plain definition of `_columns`; names the first line with too few columns."""
+    """The plain definition of `columns_of`; names the first line with too few columns."""
+    lines = []
+    for cells, error in cells_of(block, first_line, path, columns):
+        if error:
+            raise InputError(error)
+        lines.append(cells)
+    return pl.DataFrame(list(zip(*lines, strict=True)), schema=dict.fromkeys(columns, pl.String), orient="col")
+
+
+def cells_of(
+    block: bytes,  # whole lines, the last one ends in LF
+    first_line: int,
+    path: PathLike,
+    columns: Sequence[str],
+) -> Iterator[tuple[list[str], str]]:
+    """Of each line the first columns, and what is wrong with it if it has too few."""
     width = len(columns)
-    cells: list[list[str]] = [[] for _ in columns]
     for number, line in enumerate(decode(block, first_line, path).removesuffix("\n").split("\n"), first_line):
         text = line.removesuffix("\r")
-        fields = text.split("\t")
-        if len(fields) < width:
-            found = f"{len(fields)} of {width} columns in {quote(text)}" if text.strip() else "an empty line"
-            raise InputError(
+        cells = text.split("\t")
+        error = ""
+        if len(cells) < width:
+            found = f"{len(cells)} of {width} columns in {quote(text)}" if text.strip() else "an empty line"
+            error = (
                 f"{path} line {number}: {found}; expected {'<TAB>'.join(columns)}, separated by tabs; "
                 "mend or remove this line"
             )
-        for column, field in zip(cells, fields, strict=False):
-            column.append(field)
-    return pl.DataFrame(dict(zip(columns, cells, strict=True)), schema=dict.fromkeys(columns, pl.String))
+        yield cells[:width], error
 
 
 def decode(content: bytes, first_line: int, path: PathLike) -> str:

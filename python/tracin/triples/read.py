@@ -17,9 +17,22 @@ import torch
 from torch import Tensor
 
 from tracin.errors import InputError, quote
+from tracin.triples.dictionaries import argument_of
 from tracin.triples.label_table import UNKNOWN, LabelTable
-from tracin.triples.lines import PathLike, Span, blocks_of, columns_of, first_line_of, lines_before, no_lines, share_of
+from tracin.triples.lines import (
+    WHOLE,
+    PathLike,
+    Span,
+    blocks_of,
+    cells_of,
+    columns_of,
+    first_line_of,
+    lines_before,
+    no_lines,
+    share_of,
+)
 
+Triple = tuple[int, int, int]  # head, relation, tail
 Block = TypeVar("Block")
 
 # Blocks are looked up in this many threads; reading the file feeds no more than a few.
@@ -76,12 +89,89 @@ def read_triples(
 
 
 @dataclass(frozen=True)
+class TripleLine:
+    """A line of a file of triples, whether or not it holds a triple of the dictionaries."""
+
+    index: int  # of the triple in the file, from 0; a header line has none
+    labels: tuple[str, str, str]  # head, relation, tail; empty where the line has too few columns
+    triple: Triple | None  # their ids
+    error: str = ""  # why there are none
+
+    @property
+    def ids(self) -> Triple:
+        """Raises InputError where there are none."""
+        if self.triple is None:
+            raise InputError(self.error)
+        return self.triple
+
+
+def read_triple_lines(
+    path: PathLike,
+    entity_to_id: Mapping[str, int],
+    relation_to_id: Mapping[str, int],
+    start: int = 0,
+    count: int | None = None,
+    numeric: bool | None = None,
+) -> list[TripleLine]:
+    """Reads the lines of a file one by one by the rules of `read_triples`, so that a wrong one does not stop the rest.
+
+    Args:
+        path, entity_to_id, relation_to_id, numeric: as for `read_triples`.
+        start: index of the first triple to return.
+        count: at most so many; None for all.
+
+    Raises:
+        InputError: if the file cannot be read, has no line, or is not UTF-8 text.
+
+    Example:
+        >>> [line.labels for line in read_triple_lines("test.txt", entities, relations) if line.error]
+        [('aspirin', 'treats', 'an unknown disease')]
+    """
+    dictionaries = (entity_to_id, relation_to_id)
+    form = _form(path, dictionaries, numeric)
+    tables = _tables(dictionaries, form.numeric)
+    chosen, lines = [], 0
+    for block, first_line in _blocks_of(path, form):
+        for line in cells_of(block, first_line, path, _TRIPLE_COLUMNS):
+            if start <= lines and (count is None or lines < start + count):
+                chosen.append(line)
+            lines += 1
+    if not lines:
+        raise no_lines(path, _TRIPLE_COLUMNS)
+    texts = pl.DataFrame(
+        [cells for cells, error in chosen if not error],
+        schema=dict.fromkeys(_TRIPLE_COLUMNS, pl.String),
+        orient="row",
+    )
+    ids = _ids_of(texts, tables)
+    why = (_why(form, texts, ids) or _FOREIGN).rstrip("; ")
+    labels = [{number: label for label, number in some.items()} for some in dictionaries] if form.numeric else None
+
+    def read(index: int, cells: list[str], ids: list[int]) -> TripleLine:
+        named = list(cells)
+        if labels is not None:
+            named = [labels[column % 2].get(ids[column], f"id {cell}") for column, cell in enumerate(cells)]
+        (head, relation, tail), (h, r, t) = named, ids
+        if UNKNOWN not in ids:
+            return TripleLine(index, (head, relation, tail), (h, r, t))
+        unknown, _ = _describe_unknown(path, form.first_line + index, cells, ids, tables)
+        return TripleLine(index, (head, relation, tail), None, f"{unknown}; {why}")
+
+    rows = iter(ids.tolist())
+    return [
+        TripleLine(index, ("", "", ""), None, error) if error else read(index, cells, next(rows))
+        for index, (cells, error) in enumerate(chosen, start)
+    ]
+
+
+@dataclass(frozen=True)
 class PartCount:
     """What became of consecutive lines of a file of triples."""
 
     lines: int
     skipped: int  # of them, for an unknown label or id
     first_unknown: str  # names the first such line and label; empty if there is none
+    lacking: tuple[str, str] | None  # the argument that is the dictionary without it, and what errors call it
     what: str  # the lines hold: "label" or "id"
     why: str  # the unknown ones may be so; empty where nothing tells
 
@@ -150,7 +240,9 @@ def check_parts(path: PathLike, counts: Sequence[PartCount]) -> None:
     if skipped == lines:
         reason = first.why.removesuffix("; ") or "are these the dictionaries the model was trained with?"
         raise InputError(
-            f"{path}: each of the {lines} lines has an unknown {first.what}, the first: {first.first_unknown}; {reason}"
+            f"{path}: each of the {lines} lines has an unknown {first.what}, the first: {first.first_unknown}; "
+            f"{reason}",
+            *first.lacking or (),
         )
     warnings.warn(UnknownLabels(path, first.what, skipped, lines, first.first_unknown), stacklevel=3)
 
@@ -160,30 +252,31 @@ def _read_lines(path: PathLike, tables: Tables, form: Form, skip_unknown: bool, 
     lines = 0
     skipped = 0
     first_unknown = ""
+    lacking: tuple[str, str] | None = None
     why = form.why
     look_up = partial(_ids_of_block, path, tables)
-    text = blocks_of(path, span)
-    for first_line, labels, ids in _in_threads(look_up, _without_header(text) if form.header else text):
+    for first_line, labels, ids in _in_threads(look_up, _blocks_of(path, form, span)):
         known = (ids != UNKNOWN).all(1)
         if not known.all() and not first_unknown:
-            first_unknown = _describe_unknown(path, first_line, labels, ids, tables)
-            if not form.numeric and not known.any() and _all_integers(labels):
-                why = "the lines hold integers: if these are ids, --numeric-triples (numeric=True) reads them; "
+            row = int(known.argmin())
+            line = first_line + row
+            first_unknown, lacking = _describe_unknown(path, line, labels.row(row), ids[row].tolist(), tables)
+            why = _why(form, labels, ids)
             if not skip_unknown:
-                raise InputError(f"{first_unknown}; {why or _FOREIGN}--skip-unknown leaves such lines out")
+                raise InputError(f"{first_unknown}; {why or _FOREIGN}--skip-unknown leaves such lines out", *lacking)
         lines += len(ids)
         blocks.append(ids if known.all() else ids[known])
         skipped += len(ids) - len(blocks[-1])
     triples = np.empty((lines - skipped, 3), dtype=np.int64)
     np.concatenate(blocks, out=triples)
-    count = PartCount(lines, skipped, first_unknown, "id" if form.numeric else "label", why)
+    count = PartCount(lines, skipped, first_unknown, lacking, "id" if form.numeric else "label", why)
     return TriplesPart(torch.from_numpy(triples), count)
 
 
-def _without_header(blocks: Iterator[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
-    """Without line 1, which is in one of the shares only."""
-    for block, first_line in blocks:
-        if first_line == 1:
+def _blocks_of(path: PathLike, form: Form, span: Span = WHOLE) -> Iterator[tuple[bytes, int]]:
+    """`blocks_of` without the header, line 1, which is in one of the shares only."""
+    for block, first_line in blocks_of(path, span):
+        if form.header and first_line == 1:
             block, first_line = block.partition(b"\n")[2], 2
         if block:
             yield block, first_line
@@ -221,6 +314,11 @@ class Form:
     header: bool  # line 1 names the columns
     why: str  # ids are taken for granted, if not asked for
 
+    @property
+    def first_line(self) -> int:
+        """The number of the line of the first triple."""
+        return 2 if self.header else 1
+
 
 def _form(path: PathLike, dictionaries: tuple[Mapping[str, int], Mapping[str, int]], numeric: bool | None) -> Form:
     has_header = first_line_of(path) == b"\t".join(name.encode() for name in _TRIPLE_COLUMNS)
@@ -255,10 +353,17 @@ def _ids_of_block(
     first_line: int,
 ) -> tuple[int, pl.DataFrame, np.ndarray]:  # first line, labels of head, relation, tail [n], their ids [n, 3] int32
     labels = columns_of(block, first_line, path, _TRIPLE_COLUMNS)
+    return first_line, labels, _ids_of(labels, tables)
+
+
+def _ids_of(
+    labels: pl.DataFrame,  # [n] head, relation, tail: String
+    tables: Tables,
+) -> np.ndarray:  # [n, 3] int32, UNKNOWN where there is none
     ids = np.empty((labels.height, 3), dtype=np.int32)
     for column, (name, table) in enumerate(zip(_TRIPLE_COLUMNS, (tables[0], tables[1], tables[0]), strict=True)):
         ids[:, column] = table.look_up(labels[name])
-    return first_line, labels, ids
+    return ids
 
 
 def _in_threads(work: Callable[[bytes, int], Block], blocks: Iterator[tuple[bytes, int]]) -> Iterator[Block]:
@@ -275,19 +380,31 @@ def _in_threads(work: Callable[[bytes, int], Block], blocks: Iterator[tuple[byte
 
 def _describe_unknown(
     path: PathLike,
-    first_line: int,
+    line: int,
+    cells: Sequence[str],  # head, relation, tail
+    ids: Sequence[int],  # of them
+    tables: Tables,
+) -> tuple[str, tuple[str, str]]:
+    """Names the first label of a line that has no id, or the first id that is none, and the dictionary without it."""
+    column = ids.index(UNKNOWN)
+    kind, table, entries = ("relation", tables[1], "relations") if column == 1 else ("entity", tables[0], "entities")
+    came = f"{path} line {line}: {_TRIPLE_COLUMNS[column]} {quote(cells[column])}"
+    size = f"{table.size} {entries}"
+    lacking = argument_of(kind)
+    if isinstance(table, IdRange):
+        return f"{came} is not an id from 0 to {table.size - 1} (the {kind} dictionary has {size})", lacking
+    return f"{came} is not in the {kind} dictionary ({size})", lacking
+
+
+def _why(
+    form: Form,
     labels: pl.DataFrame,  # [n] head, relation, tail: String
     ids: np.ndarray,  # [n, 3]
-    tables: Tables,
 ) -> str:
-    """Names the first label of a block that has no id, or the first id that is none."""
-    row, column = (int(index[0]) for index in (ids == UNKNOWN).nonzero())
-    name = _TRIPLE_COLUMNS[column]
-    kind, table, entries = ("relation", tables[1], "relations") if column == 1 else ("entity", tables[0], "entities")
-    came = f"{path} line {first_line + row}: {name} {quote(labels[name][row])}"
-    if isinstance(table, IdRange):
-        return f"{came} is not an id from 0 to {table.size - 1} (the {kind} dictionary has {table.size} {entries})"
-    return f"{came} is not in the {kind} dictionary ({table.size} {entries})"
+    """What tells why lines may be unknown; empty if nothing does."""
+    if form.numeric or (ids != UNKNOWN).all(1).any() or not _all_integers(labels):
+        return form.why
+    return "the lines hold integers: if these are ids, --numeric-triples (numeric=True) reads them; "
 
 
 def _all_integers(labels: pl.DataFrame) -> bool:

@@ -1,4 +1,4 @@
-"""`tracin run`: what every flag does; what the start says."""
+"""What commands share: what every flag does, what the start says, and how errors speak of flags."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 import tracin
 import tracin_ext
 from tests.samples.small_graph import ENTITIES, LINES, RELATIONS, Graph, triples_and_scores
-from tracin.cli import main
-from tracin.cli.computing import chosen_backend
-from tracin.cli.inputs import Options
-from tracin.cli.options import spread
+from tracin.cli.batch import BatchOptions
+from tracin.cli.command import FLAGS
+from tracin.cli.options import ComputingOptions, fields_of
+from tracin.cli.run import RunOptions
+from tracin.cli.session import chosen_backend
 from tracin.influence.layers import layers_named
 from tracin_ext.backends.factored import has_bfloat16
 
@@ -45,46 +45,6 @@ ACCEPTED = (
     ("--precision", "float32"),
     ("--embedding-height", "4", "--embedding-width", "2", "--stack", "height"),
 )
-FLAGS = {
-    "--model-path",
-    "--train",
-    "--test",
-    "--entity-to-id",
-    "--relation-to-id",
-    "--edge-map",
-    "--node-name-dict",
-    "--output",
-    "-o",
-    "--csv-output",
-    "--mode",
-    "--test-indices",
-    "--max-test-triples",
-    "--top-k",
-    "--learning-rate",
-    "--embedding-dim",
-    "--output-channels",
-    "--device",
-    "--output-per-triple",
-    "--batch-size",
-    "--use-last-layers-only",
-    "--num-last-layers",
-    "--last-layer-names",
-    "--use-mixed-precision",
-    "--use-gradient-checkpointing",
-    "--disable-memory-cleanup",
-    "--use-vectorized-gradients",
-    "--disable-vectorized-gradients",
-    "--cache-test-gradients",
-    "--disable-test-gradient-caching",
-    "--use-torch-compile",
-    "--enable-multi-gpu",
-    "--use-optimized-tracin",
-}
-
-
-def test_help_names_every_flag_of_the_original() -> None:
-    text = CliRunner().invoke(main, ["run", "--help"]).stdout
-    assert FLAGS - set(text.replace(",", " ").replace("/", " ").split()) == set()
 
 
 @pytest.mark.parametrize("flags", ACCEPTED, ids=" ".join)
@@ -185,7 +145,7 @@ def argument_of(graph: Graph, monkeypatch: pytest.MonkeyPatch, *flags: str) -> d
             given.update(named)
             super().__init__(*arguments, **named)
 
-    monkeypatch.setattr("tracin.cli.computing.TracIn", Spy)
+    monkeypatch.setattr("tracin.cli.session.TracIn", Spy)
     result = graph.run("--top-k", "1", *flags)
     assert result.exit_code == 0, result.stderr
     return given
@@ -212,24 +172,6 @@ def test_flags_reach_the_library(
 ) -> None:
     """What each argument does is tested with the library: tests/test_influence.py, test_backends.py, test_memory.py."""
     assert argument_of(graph, monkeypatch, *flags.split())[name] == value
-
-
-@pytest.mark.parametrize(
-    ("flags", "note"),
-    [
-        ("--num-last-layers 1", "--num-last-layers has no effect: --use-last-layers-only was not given"),
-        ("--test-indices 1 2", "--test-indices has no effect in mode test"),
-        ("--mode self --csv-output c.csv", "--csv-output has no effect in mode self"),
-        ("--mode self", "--test has no effect in mode self"),
-        ("--mode single --max-test-triples 2", "--max-test-triples has no effect in mode single"),
-        ("--top-k 2", "--learning-rate 0.001 is used, not the checkpoint's 0.01"),
-    ],
-)
-def test_a_flag_without_effect_is_noted(graph: Graph, flags: str, note: str) -> None:
-    result = graph.run(*flags.split())
-    assert result.exit_code == 0, result.stderr
-    assert sum(line.startswith(f"note: {note}") for line in result.stderr.splitlines()) == 1
-    assert graph.run(*flags.split(), "--backend", "factored", "--quiet").stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -277,20 +219,14 @@ def test_learning_rate_and_precision_reach_the_result(graph: Graph) -> None:
 
 
 def test_backends_of_the_flags(graph: Graph) -> None:
-    flags = {
-        "backend": "auto",
-        "use_torch_compile": False,
-        "use_vectorized_gradients": True,
-        "use_mixed_precision": False,
-    }
-    for changed, name in (
-        ({}, "auto"),
-        ({"use_torch_compile": True}, "compiled"),
-        ({"use_vectorized_gradients": False}, "sequential"),
-        ({"backend": "compiled", "use_torch_compile": True}, "compiled"),
-        ({"backend": "native"}, "native"),
+    for flags, name in (
+        (ComputingOptions(), "auto"),
+        (ComputingOptions(use_torch_compile=True), "compiled"),
+        (ComputingOptions(use_vectorized_gradients=False), "sequential"),
+        (ComputingOptions(backend="compiled", use_torch_compile=True), "compiled"),
+        (ComputingOptions(backend="native"), "native"),
     ):
-        assert chosen_backend(Options(**flags | changed)) == name
+        assert chosen_backend(flags) == name
     assert "running: sequential backend" in graph.run("--disable-vectorized-gradients", "--top-k", "1").stderr
     both = graph.run("--disable-vectorized-gradients", "--use-torch-compile")
     assert both.exit_code == 2 and "ask for different backends; choose one" in both.stderr
@@ -337,15 +273,57 @@ def test_threads(graph: Graph) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("size", ["4X", "0", "-1", "G", "1e9"])
+def test_sizes_that_are_none(graph: Graph, size: str) -> None:
+    result = graph.run("--memory-limit", size)
+    assert result.exit_code == 2
+    assert f"Invalid value for '--memory-limit': '{size}'; expected a number of bytes, or a size such" in (
+        result.stderr.replace(f": {size};", f": '{size}';")
+    )
+
+
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("options", "message"),
     [
-        ("--test-indices 0 3 -1 --top-k 2", "--test-indices 0 --test-indices 3 --test-indices -1 --top-k 2"),
-        ("--last-layer-names a b -o x", "--last-layer-names a --last-layer-names b -o x"),
-        ("--test-indices --top-k 2", "--test-indices --top-k 2"),
-        ("--top-k 1 2", "--top-k 1 2"),
-        ("", ""),
+        (
+            ("--use-last-layers-only", "--num-last-layers", "9"),
+            "--num-last-layers is 9; expected 1 to 5, the last n of",
+        ),
+        (("--learning-rate", "nan"), "--learning-rate is nan; expected positive numbers"),
     ],
 )
-def test_spread(arguments: str, expected: str) -> None:
-    assert list(spread(arguments.split())) == expected.split()
+def test_errors_speak_of_flags(graph: Graph, options: tuple[str, ...], message: str) -> None:
+    assert f"tracin: error: {message}" in graph.run(*options).stderr
+
+
+def test_arguments_of_the_library_have_flags(graph: Graph) -> None:
+    flags = {field.metadata["flag"] for field in fields_of(RunOptions)} & {
+        field.metadata["flag"] for field in fields_of(BatchOptions)
+    }
+    assert set(FLAGS.values()) <= flags
+    for arguments in ({"layers": 9}, {"batch_size": 0}, {"memory_limit": "1X"}, {"device": "disk"}):
+        (argument,) = arguments
+        with pytest.raises(tracin.InputError) as caught:
+            graph.tracin(**arguments)
+        assert caught.value.argument == argument
+        assert caught.value.calling_it(FLAGS[argument]).startswith(f"{FLAGS[argument]} is ")
+    assert tracin.InputError("no argument is at fault").calling_it("--flag") == "no argument is at fault"
+
+
+def test_errors_about_a_dictionary_name_its_file(graph: Graph) -> None:
+    entities, relations = graph.folder / "entities.txt", graph.folder / "relations.txt"
+    all_entities, all_relations = entities.read_text(), relations.read_text()
+    files = ("--entity-to-id", str(entities), "--relation-to-id", str(relations))
+    assert graph.run(*files).exit_code == 0
+    entities.write_text(all_entities + f"one more\t{ENTITIES}\n")
+    expected = f"the model has {ENTITIES} entities, but the entity dictionary {entities} has {ENTITIES + 1} entries"
+    assert expected in graph.run(*files).stderr
+    entities.write_text(all_entities)
+    relations.write_text(all_relations.replace("\t2\n", "\t3\n"))
+    told = f"error: the relation dictionary {relations} has 3 entries with ids up to 3"
+    assert told in graph.run(*files).stderr
+    relations.write_text(all_relations.replace("relation:2\t", "x\t"))
+    for more in ((), ("--skip-unknown", "--train", str(graph.folder / "two.txt"))):
+        (graph.folder / "two.txt").write_text("entity 0\trelation:2\tentity 1\n")
+        told = f"'relation:2' is not in the relation dictionary {relations} (3 relations)"
+        assert told in graph.run(*files, *more).stderr

@@ -1,0 +1,166 @@
+// The lists of tensors and numbers of tracin_ext.ops, in its order, as the structures that kernels read.
+#pragma once
+#include "fields.h"
+#include "kernels.h"
+
+namespace tracin {
+
+struct ModelSizes {
+  int64_t relation_step, relations, head_half_step, middle_step, relation_half_step, height;
+
+  explicit ModelSizes(const Integers& integers) {
+    Numbers n("model_sizes", integers);
+    relation_step = n.take("relation_step", 1);
+    relations = n.take("relations", 0);
+    head_half_step = n.take("head_half_step", 1);
+    middle_step = n.take("middle_step", 1);
+    relation_half_step = n.take("relation_half_step", 1);
+    height = n.take("height", 0);
+    n.end();
+  }
+};
+
+struct TestSizes {
+  int64_t heads;
+  bool has_S, fc_bias;
+
+  explicit TestSizes(const Integers& integers) {
+    Numbers n("test_sizes", integers);
+    heads = n.take("heads", 0);
+    has_S = n.flag("has_S");
+    fc_bias = n.flag("fc_bias");
+    n.end();
+  }
+};
+
+// Indices in device memory are not read: that would wait for the device.
+template <typename Index>
+void check_indices(const Place& place, const Index* x, int64_t n, int64_t below, const std::string& message) {
+  for (int64_t i = 0; place.host && i < n; ++i) check(x[i] >= 0 && x[i] < below, message);
+}
+
+// How often `each` columns of a matrix [rows, C P] come for each channel: a sum over its chunks of `step` channels.
+template <typename Each>
+int64_t over_chunks(int64_t C, int64_t step, const Each& each) {
+  const int64_t chunks = (C + step - 1) / step;
+  return (chunks - 1) * each(step) + each(C - (chunks - 1) * step);
+}
+
+inline int64_t even(int64_t k) { return round_up(k, 2); }
+
+template <typename T>
+Segment<T> take_segment(Fields& f, const std::string& part, const Model<T>& m, int64_t step, const Place& place) {
+  Segment<T> s = {};
+  s.step = step;
+  s.pixels = f.take<int32_t>(part + ".pixels", {&s.X});
+  s.taps = f.take<int32_t>(part + ".taps", {&s.P, m.J});
+  const int64_t rows = over_chunks(m.C, step, [&](int64_t channels) { return padded(channels * s.P, place.height); });
+  s.forward = f.take<T>(part + ".forward", {padded(m.D, place.height) * m.C * s.P});
+  s.backward = f.take<T>(part + ".backward", {rows * m.D});
+  s.narrow_backward = f.take_narrow<T>(part + ".narrow_backward", rows * even(m.D), rows * m.D);
+  check_indices(place, s.pixels, s.X, 2 * m.D, part + ".pixels: outside the image");
+  check_indices(place, s.taps, s.P * m.J, s.X, part + ".taps: outside the segment");
+  return s;
+}
+
+// tracin_ext.ops.ModelTensors
+template <typename T>
+Model<T> model_of(const Tensors& tensors, const ModelSizes& sizes, const Place& place) {
+  Fields f("model", tensors, place);
+  Model<T> m = {};
+  int64_t N = 0, rows = 0;
+  m.relations = sizes.relations, m.relation_step = sizes.relation_step;
+  m.entity = f.take<T>("entity", {&N, &m.D});
+  m.relation = f.take<T>("relation", {&rows, m.D});
+  check(m.relations * m.relation_step <= rows, "model_sizes: more relations than rows");
+  m.bias = f.take_optional<T>("bias", {N});
+  m.pixel_mean = f.take<T>("pixel", {2, 2 * m.D}), m.pixel_rstd = m.pixel_mean + 2 * m.D;
+  m.kernel = f.take<T>("kernel", {&m.C, &m.J});
+  m.shift = f.take<T>("shift", {m.C});
+  m.pixel_kernel = f.take<T>("pixel_kernel", {m.C, m.J});
+  m.scale = f.take<T>("hidden", {5, m.D}), m.offset = m.scale + m.D, m.norm_scale = m.offset + m.D;
+  m.norm_offset = m.norm_scale + m.D, m.delta_scale = m.norm_offset + m.D;
+  m.head_half = take_segment(f, "head_half", m, sizes.head_half_step, place);
+  m.middle = take_segment(f, "middle", m, sizes.middle_step, place);
+  m.relation_half = take_segment(f, "relation_half", m, sizes.relation_half_step, place);
+  m.relation_u = f.take_optional<T>("relation_u", {m.relations, m.D});
+  const int64_t panels = round_up(m.size_S(), lanes) / lanes;
+  m.jacobians = f.take_optional<T>("jacobians", {m.relations, panels, m.D, lanes});
+  m.taps = f.take<int32_t>("taps", {&m.P, m.J});
+  m.fc = f.take<T>("fc", {m.D, m.C * m.P});
+  m.exact_pixel = f.take_optional<double>("exact_pixel", {2, 2 * m.D});
+  m.exact_kernel = f.take_optional<double>("exact_kernel", {m.C, m.J});
+  m.exact_shift = f.take_optional<double>("exact_shift", {m.C});
+  m.exact_hidden = f.take_optional<double>("exact_hidden", {2, m.D});
+  m.exact_kink = f.take_optional<double>("exact_kink", {m.D});
+  f.end();
+  check(N <= INT32_MAX, "model: more than 2^31 - 1 entities");
+  check((m.head_half.P == 0) == (m.relation_half.P == 0), "model: one half of the image is missing");
+  check_indices(place, m.taps, m.P * m.J, 2 * m.D, "taps: outside the image");
+  check(!m.exact_kink || (m.exact_pixel && m.exact_kernel && m.exact_shift && m.exact_hidden),
+        "exact_kink needs exact_pixel, exact_kernel, exact_shift and exact_hidden");
+  return m;
+}
+
+// tracin_ext.ops.TestTensors
+template <typename T>
+Tests<T> tests_of(const Model<T>& m, const Tensors& tensors, const TestSizes& sizes, const Place& place) {
+  Fields f("tests", tensors, place);
+  const int64_t D = m.D, width = D + m.middle.X, columns = 2 * D + (sizes.has_S ? m.size_S() : 0);
+  const auto high = [&](int64_t rows) { return padded(rows, place.height); };
+  const auto narrow_columns = [&](const Segment<T>& s) {  // chunks are filled up to whole pairs
+    return over_chunks(m.C, s.step, [&](int64_t channels) { return even(channels * s.P); });
+  };
+  Tests<T> t = {};
+  t.heads = sizes.heads, t.has_S = sizes.has_S, t.fc_bias = T(sizes.fc_bias);
+  t.triples = f.take<int64_t>("triples", {&t.Q, 3});
+  t.pair = f.take<int64_t>("pair", {t.Q});
+  t.pair_head = f.take<int64_t>("pair_head", {&t.pairs});
+  t.pair_relation = f.take<int64_t>("pair_relation", {t.pairs});
+  const int64_t head_columns = m.C * m.head_half.P, middle_columns = m.C * m.middle.P;
+  t.head_half_v = f.take_optional<T>("head_half_v", {high(t.heads) * head_columns});
+  t.narrow_head_half_v =
+      f.take_narrow<T>("narrow_head_half_v", high(t.heads) * narrow_columns(m.head_half), high(t.heads) * head_columns);
+  t.middle_v = f.take_optional<T>("middle_v", {high(t.pairs) * middle_columns});
+  t.narrow_middle_v =
+      f.take_narrow<T>("narrow_middle_v", high(t.pairs) * narrow_columns(m.middle), high(t.pairs) * middle_columns);
+  t.relation_gram = f.take_optional<T>("relation_gram", {&t.relations, m.relations});
+  t.delta = f.take_optional<T>("delta", {high(t.Q) * D});
+  t.narrow_delta = f.take_narrow<T>("narrow_delta", high(t.Q) * even(D), high(t.Q) * D);
+  t.linear = f.take<T>("linear", {high(t.Q) * columns});
+  t.narrow_linear = f.take_narrow<T>("narrow_linear", high(t.Q) * even(columns), high(t.Q) * columns);
+  t.w = f.take_optional<T>("w", {t.Q});
+  t.wz = f.take_optional<T>("wz", {t.Q, D});
+  t.c = f.take_optional<T>("c", {t.Q, D});
+  t.along_c = f.take_optional<T>("along_c", {t.Q, width});
+  t.along_wz = f.take_optional<T>("along_wz", {t.Q, width});
+  t.along_q = f.take_optional<T>("along_q", {t.Q, width});
+  f.end();
+  check_indices(place, t.pair, t.Q, t.pairs, "pair: out of range");
+  if (t.delta) {
+    check(t.middle_v || !middle_columns, "delta needs middle_v");
+    check(!head_columns || (t.head_half_v && t.relation_gram), "delta needs head_half_v and relation_gram");
+    check_indices(place, t.pair_head, head_columns ? t.pairs : 0, t.heads, "pair_head: out of range");
+    check_indices(place, t.pair_relation, head_columns ? t.pairs : 0, t.relations, "pair_relation: out of range");
+  }
+  check(!t.narrow_linear || !t.delta || (t.narrow_delta && (place.host || t.narrow_middle_v)),
+        "narrow_linear needs narrow_delta and narrow_middle_v");
+  check(!t.along_c || (t.wz && t.c && t.along_wz), "along_c needs wz, c and along_wz");
+  return t;
+}
+
+// Which gradients count: tracin_ext.ops.Tracked.
+template <typename T>
+Tracked<T> tracked_of(const Model<T>& m, const Tensor& M, const Integers& integers, const Place& place) {
+  const int64_t size_S = m.size_S();
+  Tracked<T> on = {};
+  on.M = optional<const T>("M", M, place, {padded(size_S, place.height) * size_S});
+  Numbers n("tracked", integers);
+  on.fc = n.flag("fc"), on.fc_bias = n.flag("fc_bias");
+  on.bn2_weight = n.flag("bn2_weight"), on.bn2_bias = n.flag("bn2_bias");
+  on.entity = n.flag("entity"), on.relation = n.flag("relation"), on.bias = n.flag("bias");
+  n.end();
+  return on;
+}
+
+}  // namespace tracin

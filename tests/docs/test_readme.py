@@ -1,0 +1,129 @@
+"""What the README and the pages say holds: links lead somewhere, flags exist, code runs, shown output is printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+import torch
+
+import tracin
+from tests.samples.pykeen_examples import factory, pykeen_model
+from tests.samples.small_graph import Graph
+from tracin.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
+}
+PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The `tracin NAME ...` of a page, in code blocks and between backticks, as words."""
+    blocks = re.findall(r"^ {4}((?:.*\\\n)*.+)", text, re.M) + re.findall(r"`([^`\n]+)`", text)
+    words = [shlex.split(block.replace("\\\n", " "), comments=True) for block in blocks if "tracin" in block]
+    found = []
+    for line in words:
+        for at, word in enumerate(line[:-1]):
+            if Path(word).name == "tracin" and line[at + 1] in main.commands:
+                found.append(line[at + 1 :])
+    return found
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(README.splitlines()) < 180
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    folder = (ROOT / page).parent
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", PAGES[page]):
+        assert (folder / target).exists(), f"{page} links to {target}"
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\(([^)]+\.md)\)", README))
+    assert {page for page in PAGES if page != "README.md"} <= linked
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_have_the_flags_that_are_shown(page: str) -> None:
+    for name, *words in commands(PAGES[page]):
+        command = main.commands[name]
+        known = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
+        for word in words:
+            if word.startswith("-") and word not in ("-", "--help"):
+                assert word.partition("=")[0] in known, f"{page}: tracin {name} has no {word}"
+
+
+def test_the_readme_shows_the_main_commands() -> None:
+    assert {"run", "check", "train", "batch", "info"} <= {
+        name for name in main.commands if re.search(rf"\btracin {name}\b", README)
+    }
+    assert sum(name == "run" for name, *_ in commands(README)) >= 4
+    assert all(isinstance(command, click.Command) for command in main.commands.values())
+
+
+def test_version_is_the_same_everywhere() -> None:
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert version is not None
+    assert f"\nversion: {version[1]}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"ersion {version[1]}" in PAGES["CHANGELOG.md"] or f"## [{version[1]}]" in PAGES["CHANGELOG.md"]
+    assert tracin.__version__ in (version[1], "not installed")
+
+
+def test_python_for_files_runs(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(graph.folder)
+    for ours, shown in (("entities.txt", "node_dict.txt"), ("relations.txt", "rel_dict.txt")):
+        Path(ours).rename(shown)
+    (code,) = (block for block in PYTHON if "load_checkpoint" in block)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    expected = names["ti"].influence(graph.train, graph.test)
+    torch.testing.assert_close(names["everything"], expected[:5])
+    torch.testing.assert_close(names["top"].scores, expected.sort(descending=True, stable=True).values[:, :10])
+    assert names["own"].shape == (len(graph.train),)
+
+
+def test_python_for_pykeen_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    result = SimpleNamespace(model=pykeen_model("ConvE", inverse=True), training=factory(inverse=True, labels=True))
+    (code,) = (block for block in PYTHON if "from_pykeen" in block)
+    names: dict[str, Any] = {"result": result}
+    exec(code, names)
+    assert names["top"].scores.shape == (2, 10)
+    assert "test_head_label" in names["top"].to_frame(names["train"], names["test"], names["checkpoint"]).columns
+    assert "shape: (20," in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_first_screen_shows_what_is_printed(tmp_path: Path) -> None:
+    """Title, columns and first three triples of the answer; a model trained on another processor differs a little."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "python")]), "COLUMNS": "100"}
+
+    def python(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=240)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    (demo,) = re.findall(r"-m (\S+demo) ", (ROOT / "Makefile").read_text())
+    python("-m", demo, "--output", str(tmp_path))
+    (shown,) = re.findall(r"^```text\n(.*?)^```", README, re.M | re.S)
+    arguments = " ".join(commands(README)[0]).replace("results/demo", str(tmp_path))
+    printed = python("-m", "tracin", *arguments.replace("answer.json", str(tmp_path / "answer.json")).split())
+    expected, found = ([line.split() for line in text.splitlines() if line.strip()] for text in (shown, printed))
+    assert found[:2] == expected[:2]  # the triple, the columns
+    rows = [{(row[0], *row[2:]): float(row[1]) for row in lines[3:6]} for lines in (expected, found)]
+    assert len(rows[0]) == 3 and rows[0].keys() == rows[1].keys()
+    for triple, score in rows[0].items():
+        assert rows[1][triple] == pytest.approx(score, rel=0.5)
