@@ -143,9 +143,9 @@ void convolve_channels(const Model<T>& m, const Segment<T>& s, const T* image, i
         for (int i = 0; i < width; ++i) sum[i] += x * m.kernel[(c + i) * m.J + j];
       }
       for (int i = 0; i < width; ++i) {
-        const Int<T> positive = sum[i] > 0;
-        at(v + (i * s.P + p) * lanes).value = positive ? sum[i] : Vec<T>{};
-        bits[i] |= positive & bit<T>(p);
+        const Int<T> passing = ~(sum[i] <= 0);  // as `passes`
+        at(v + (i * s.P + p) * lanes).value = passing ? sum[i] : Vec<T>{};
+        bits[i] |= passing & bit<T>(p);
       }
     }
     for (int i = 0; i < width; ++i) bits_at<T>(mask + ((c + i) * words + word) * lanes).value = bits[i];
@@ -269,7 +269,7 @@ T loss(const Model<T>& m, const T* un, const T* z, int64_t tail, T* e, T* e_un, 
   const T score = dot(z, t, m.D) + (m.bias ? m.bias[tail] : T(0));
   const T w = w_of(score);
   for (int64_t d = 0; d < m.D; ++d) {
-    const T value = z[d] > 0 ? w * t[d] : T(0);
+    const T value = passes(z[d]) ? w * t[d] : T(0);
     e[d] = value;
     e_un[d] = value * un[d];
     delta[d] = value * m.delta_scale[d];
