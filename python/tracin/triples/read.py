@@ -179,6 +179,7 @@ class PartCount:
     what: str  # the lines hold: "label" or "id"
     why: str  # the unknown ones may be so; empty where nothing tells
     stated: int | None = None  # of the triples, in the first line of the file
+    like: str = ""  # a known label that differs from the first unknown one in little
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,8 @@ def check_parts(path: PathLike, counts: Sequence[PartCount]) -> None:
             f"{reason}",
             *first.lacking or (),
         )
-    warnings.warn(UnknownLabels(path, first.what, skipped, lines, first.first_unknown), stacklevel=3)
+    named = "; ".join(filter(None, (first.first_unknown, first.like)))
+    warnings.warn(UnknownLabels(path, first.what, skipped, lines, named), stacklevel=3)
 
 
 def _read_lines(source: Source, tables: Tables, form: Form, skip_unknown: bool, span: Span) -> TriplesPart:
@@ -267,7 +269,7 @@ def _read_lines(source: Source, tables: Tables, form: Form, skip_unknown: bool, 
     skipped = 0
     first_unknown = ""
     lacking: tuple[str, str] | None = None
-    why = form.why
+    why, like = form.why, ""
     look_up = partial(_ids_of_block, source, tables, form.columns)
     for first_line, labels, ids in _in_threads(look_up, _blocks_of(source, form, span)):
         known = (ids != UNKNOWN).all(1)
@@ -276,6 +278,7 @@ def _read_lines(source: Source, tables: Tables, form: Form, skip_unknown: bool, 
             line = first_line + row
             first_unknown, lacking = _describe_unknown(source, line, labels.row(row), ids[row].tolist(), tables)
             why = _why(form, labels, ids, tables)
+            like = _likeness(labels.row(row), ids[row].tolist(), tables).rstrip("; ")
             if not skip_unknown:
                 raise InputError(f"{first_unknown}; {why or _FOREIGN}--skip-unknown leaves such lines out", *lacking)
         lines += len(ids)
@@ -283,7 +286,7 @@ def _read_lines(source: Source, tables: Tables, form: Form, skip_unknown: bool, 
         skipped += len(ids) - len(blocks[-1])
     triples = np.empty((lines - skipped, 3), dtype=np.int64)
     np.concatenate(blocks, out=triples)
-    count = PartCount(lines, skipped, first_unknown, lacking, "id" if form.numeric else "label", why, form.count)
+    count = PartCount(lines, skipped, first_unknown, lacking, "id" if form.numeric else "label", why, form.count, like)
     return TriplesPart(torch.from_numpy(triples), count)
 
 
