@@ -23,6 +23,7 @@ from tracin.proximity.filter import ProximityFilter, ProximityOptions
 from tracin.results.writers import Influences, encode, write_single
 from tracin.triples.labels import Labels
 from tracin.triples.read import TripleLine, read_triple_lines
+from tracin.triples.source import source_of
 from tracin.triples.write import TrainingLines, write_triples
 
 UNSAFE = re.compile(r"[:/ ]")  # characters of a label that become "_" in a file name
@@ -108,18 +109,20 @@ def read_jobs(
     start: int = 0,
     count: int | None = None,
     numeric: bool = False,
+    columns: str = "hrt",
 ) -> list[Job]:
     """The test triples from `start` on, at most `count` of them; a line that cannot be scored is a job with an error.
 
-    `numeric`: lines hold ids, also where neither the name nor a header line says so.
+    `numeric`: lines hold ids, also where neither the name nor a header line says so. `columns`: their order.
 
     Raises:
         InputError: if the file cannot be read or has no line there.
     """
     ids = entity_to_id, relation_to_id
-    lines = read_triple_lines(path, *ids, start, count, numeric or None)
+    source = source_of(path)
+    lines = read_triple_lines(source, *ids, start, count, numeric or None, columns)
     if not lines:
-        total = len(read_triple_lines(path, *ids, numeric=numeric or None))
+        total = len(read_triple_lines(source, *ids, numeric=numeric or None, columns=columns))
         raise InputError(f"--start-index {start}: {path} has {total} lines; expected 0 to {total - 1}")
     return [Job(line.index, line.labels, line.triple, line.error) for line in lines]
 

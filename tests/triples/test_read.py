@@ -346,7 +346,7 @@ def test_wrong_ids_name_the_line(
 
 
 def test_wrong_ids_name_the_reason(tmp_path: Path) -> None:
-    header = write(tmp_path / "train.txt", HEADER + "a\ttreats\tb\n")
+    header = write(tmp_path / "train.txt", HEADER + "a\t0\t1\n")
     with pytest.raises(InputError, match="line 2: head 'a' .*its header line says that it holds ids: remove that line"):
         read_triples(header, ENTITIES, RELATIONS)
     named = write(tmp_path / "train.del", "a\ttreats\tb\n")
@@ -411,10 +411,11 @@ def test_line_by_line(
     wrong = [line for line in found if line.triple is None]
     assert len(good) >= 3 and len(wrong) >= 3
     for line in wrong:
-        path = file([*start, rows[line.index]] + rows[:1])
+        right = rows[good[0].index]
+        path = file([*start, right, rows[line.index], right])
         with pytest.raises(InputError) as caught:
             read_triples(path, *dictionaries, numeric=numeric)
-        told = line.error.replace(f"line {first + line.index + 1}:", f"line {first + 1}:")
+        told = line.error.replace(f"line {first + line.index + 1}:", f"line {first + 2}:")
         assert str(caught.value).split("; ")[0] == told.split("; ")[0]
     some = read_triple_lines(file([*text]), *dictionaries, 2, 3, numeric)
     assert some == found[2:5]

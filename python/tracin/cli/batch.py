@@ -145,7 +145,8 @@ def batch_on(options: BatchOptions, session: Session) -> bool:
     if ranks.first:
         with clock("reading"):
             lines = options.start_index, options.max_triples
-            jobs = read_jobs(options.test_triples, *ids, *lines, numeric=options.inputs.numeric_triples)
+            form = options.inputs.numeric_triples, options.inputs.columns
+            jobs = read_jobs(options.test_triples, *ids, *lines, *form)
     tracin = session.begin(inputs, len(jobs))
     shards = share_out(tracin, inputs.train, ranks)
     if not ranks.first:

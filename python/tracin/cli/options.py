@@ -17,6 +17,7 @@ from tracin.cli.command import Command
 from tracin.errors import InputError
 from tracin.influence.arguments import DEFAULT_LEARNING_RATE, PRECISIONS
 from tracin.influence.memory import SIZES, parse_size
+from tracin.triples.form import COLUMNS
 from tracin_ext import backends
 from tracin_ext.ops import ORDERS
 
@@ -161,6 +162,16 @@ class FileOptions(Options):
     )
 
 
+def columns_option() -> Any:
+    return option(
+        "--columns",
+        type=click.Choice(COLUMNS),
+        default="hrt",
+        show_default=True,
+        help="Order of head, relation and tail in the files of triples; htr is that of OpenKE.",
+    )
+
+
 DICTIONARY = "Dictionary of labels, in any form of the README; needed unless the checkpoint has one."
 
 
@@ -171,6 +182,7 @@ class DictionaryOptions(Options):
     numeric_triples: bool = flag(
         "--numeric-triples", help="Triples are ids, not labels; told without it of *.del and of PyKEEN's files."
     )
+    columns: str = columns_option()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -205,13 +205,14 @@ def read_inputs(files: FileOptions, options: InputOptions, test_path: Path | Non
         read_edge_map(options.edge_map) if ranks.first and options.edge_map is not None else None,
     )
     skip_unknown, numeric = options.skip_unknown, options.numeric_triples or None
-    part = read_triples_part(files.train_path, entities, relations, ranks.rank, ranks.size, skip_unknown, numeric)
+    form = skip_unknown, numeric, options.columns
+    part = read_triples_part(files.train_path, entities, relations, ranks.rank, ranks.size, *form)
     counts = ranks.all_gather(part.count)
     with warned_once(ranks):
         check_parts(files.train_path, counts)
     test = part.triples[:0]
     if ranks.first and test_path is not None:
-        test = read_triples(test_path, entities, relations, skip_unknown, numeric)
+        test = read_triples(test_path, entities, relations, *form)
     num_train = sum(count.lines - count.skipped for count in counts)
     return Inputs(checkpoint, entities, relations, part.triples, num_train, test, labels)
 

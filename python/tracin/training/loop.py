@@ -36,6 +36,16 @@ MODEL_OPTIONS = (
     "feature_dropout",
     "hidden_dropout",
 )
+WHOLE_OPTIONS = (
+    "embedding_dim",
+    "embedding_height",
+    "embedding_width",
+    "output_channels",
+    "kernel_height",
+    "kernel_width",
+    "batch_size",
+    "seed",
+)
 DEFAULT_EPOCHS = 60
 SEEDS_PER_RUN = 1_000_003  # epochs of one run and runs of neighbouring seeds draw different numbers
 
@@ -86,6 +96,10 @@ class TrainingOptions:
             "batch_size": (self.batch_size >= 2, "at least 2: batch norm cannot train on a single sample"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
         }
+        for name in WHOLE_OPTIONS:
+            value, least = getattr(self, name), 0 if name == "seed" else 1
+            if type(value) is not int or value < least:
+                raise InputError(f"{name} is {value!r}; expected a whole number from {least} on")
         for name, (good, expected) in accepted.items():
             if not good:
                 raise InputError(f"{name} is {getattr(self, name)}; expected {expected}")
