@@ -12,11 +12,12 @@ from torch import Tensor
 from tracin.checkpoints.layouts import IGNORED, listing
 from tracin.checkpoints.libkge import LIBKGE_KEYS, libkge_settings, plain_libkge_state
 from tracin.checkpoints.torch_files import read_torch_file
+from tracin.digests import CHECKSUM, intact, is_digest
 from tracin.errors import InputError, plain, quote
 from tracin.safe_pickle import Foreign
 from tracin.triples.dictionaries import read_dictionary
 
-OWN_FORMAT, OWN_VERSION = "tracin", 1
+OWN_FORMAT, OWN_VERSION = "tracin", 2  # from version 2 on with a checksum
 DROPOUTS = ("input_dropout", "feature_dropout", "hidden_dropout")
 PYKEEN_MODEL = "trained_model.pkl"  # of a folder that PyKEEN's save_to_directory wrote
 MAX_PARTS = 10_000  # of a pickled model; a file may name the same module within itself
@@ -89,6 +90,8 @@ def read_contents(path: str, entities: bool = True, relations: bool = True) -> C
 
 def unpack(path: str, content: Any) -> Contents:
     """Takes apart what `read_torch_file` read."""
+    if isinstance(content, Mapping):
+        check_intact(path, content)
     if isinstance(content, Foreign) and "_modules" in content.attributes:
         return _unpack_module(path, content)
     if not isinstance(content, Mapping):
@@ -118,6 +121,13 @@ def unpack(path: str, content: Any) -> Contents:
     return contents
 
 
+def check_intact(path: str, content: Mapping[Any, Any]) -> None:
+    """Raises InputError if a file of our own is not as it was written; those of version 1 cannot tell."""
+    version = content.get("version") if content.get("format") == OWN_FORMAT else None
+    if (version == OWN_VERSION or is_digest(content.get(CHECKSUM))) and not intact(content):
+        raise InputError(f"{path} is damaged: its content does not match its checksum; copy or save it anew")
+
+
 def _foreign_settings(settings: Mapping[Any, Any]) -> dict[Any, Any]:
     """Without names that mean other things elsewhere than in files of our own."""
     return {key: value for key, value in settings.items() if key not in DROPOUTS}
@@ -132,10 +142,10 @@ def _pykeen_kind(content: Mapping[Any, Any]) -> str | None:
 
 
 def _unpack_own(path: str, state: dict[str, Any], settings: dict[str, Any]) -> Contents:
-    if settings.get("version") != OWN_VERSION:
+    if settings.get("version") not in (1, OWN_VERSION):
         raise InputError(
-            f"{path} has version {quote(settings.get('version'))} of the tracin format; this release reads version "
-            f"{OWN_VERSION}: please upgrade"
+            f"{path} has version {quote(settings.get('version'))} of the tracin format; this release reads versions 1 "
+            f"to {OWN_VERSION}: please upgrade"
         )
     step = 2 if settings.get("relation_step") == 2 else 1
     return Contents(state, settings, None, settings.get("entities"), settings.get("relations"), step)
