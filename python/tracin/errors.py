@@ -41,3 +41,12 @@ def quote(value: object) -> str:
 def plain(name: str) -> str:
     """A name from a file as it is, or quoted where it would break the sentence."""
     return name if len(name) <= 100 and name.isprintable() else quote(name)
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what would steer it (control characters, marks of direction) is shown as an escape."""
+    return text if text.isprintable() else "".join(_shown(mark) for mark in text)
+
+
+def _shown(mark: str) -> str:
+    return mark if mark.isprintable() or mark == "\n" else mark.encode("unicode_escape", "surrogatepass").decode()
