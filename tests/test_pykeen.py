@@ -15,7 +15,7 @@ from torch.nn import functional
 from tests.samples.models import ENTITIES, RELATIONS, pairs_of_triples, random_triples
 from tests.samples.pykeen_examples import factory, pykeen_model
 from tracin import Checkpoint, ConvE, InputError, TracIn, from_pykeen, load_checkpoint, save_checkpoint
-from tracin.influence.resume import digest_models
+from tracin.digests import digest_models
 from tracin.pykeen import TripleScorer
 from tracin_ext.backends.sequential import SequentialBackend
 from tracin_ext.backends.vectorized import VectorizedBackend

@@ -45,3 +45,12 @@ def plain(name: str) -> str:
 
 class LibraryWarning(UserWarning):
     """A warning of what the commands find out by the training triples, and do not repeat."""
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what would steer it (control characters, marks of direction) is shown as an escape."""
+    return text if text.isprintable() else "".join(_shown(mark) for mark in text)
+
+
+def _shown(mark: str) -> str:
+    return mark if mark.isprintable() or mark == "\n" else mark.encode("unicode_escape", "surrogatepass").decode()

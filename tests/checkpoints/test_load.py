@@ -236,7 +236,27 @@ def test_own_format_checks_the_stored_and_the_given_dictionary(tmp_path: Path) -
     content = torch.load(path, weights_only=True)
     for stored, words in ((["a"] * N, "labels are damaged"), ([1], "labels are damaged"), (["a"], "dictionary has 1 ")):
         with pytest.raises(InputError, match=words):
-            load_checkpoint(write(tmp_path / "bad.pt", content | {"entities": stored}))
+            load_checkpoint(write(tmp_path / "bad.pt", content | {"version": 1, "checksum": None, "entities": stored}))
+
+
+def test_own_format_is_refused_when_a_value_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "own.pt"
+    save_checkpoint(path, ConvE(N, R, 32, embedding_height=8, embedding_width=4), learning_rate=0.5, training={"a": 1})
+    content = torch.load(path, weights_only=True)
+    changed = [
+        content | {"learning_rate": 0.25},
+        content | {"version": 1},
+        {key: value for key, value in content.items() if key != "checksum"},
+        content | {"state_dict": content["state_dict"] | {"fc.bias": content["state_dict"]["fc.bias"] + 1e-6}},
+    ]
+    for other in changed:
+        bad = write(tmp_path / "bad.pt", other)
+        for read in (load_checkpoint, read_training_state):
+            with pytest.raises(InputError, match="bad.pt is damaged: its content does not match its checksum"):
+                read(bad)
+    old = {key: value for key, value in content.items() if key != "checksum"} | {"version": 1}
+    assert load_checkpoint(write(tmp_path / "old.pt", old)).learning_rate == 0.5
+    assert read_training_state(tmp_path / "old.pt") == {"a": 1}
 
 
 # writing

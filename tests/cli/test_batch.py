@@ -125,6 +125,7 @@ def test_reproduces_the_original_scripts(fixtures_dir: Path, tmp_path: Path) -> 
         (ours,), (original,) = json.loads(path.read_text()), expected(fixtures_dir, f"batch/{path.name}")
         compare(ours.pop("influences"), original.pop("influences"), "train_", "influence")
         assert ours.pop("self_influence") == pytest.approx(original.pop("self_influence"), rel=TOLERANCE)
+        assert ours.pop("run")["mode"] == "batch"
         assert ours == original
         sample = (fixtures_dir / "expected/batch" / path.with_suffix(".csv").name).read_text().splitlines()
         with open(path.with_suffix(".csv"), newline="") as file:

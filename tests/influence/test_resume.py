@@ -15,10 +15,12 @@ from torch import Tensor
 import tracin_ext
 from tests.samples.models import random_model, random_triples
 from tracin import Checkpoint, InputError, TracIn
+from tracin.digests import digest, digest_of, sealed
+from tracin.files import locked
 from tracin.influence import memory, resume
 from tracin.influence import tracin as influence
 from tracin.influence.blocks import Work
-from tracin.influence.resume import Partial, digest, held_signals
+from tracin.influence.resume import Partial, held_signals
 
 BACKENDS = ["factored", "native"] if tracin_ext.status()["available"] else ["factored"]
 TRAIN, TESTS, BLOCK, TILE = 90, 10, 16, 4
@@ -275,8 +277,9 @@ def test_other_kinds_and_releases_are_refused(stopped: Path, monkeypatch: pytest
 def changed_file(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def mutate(path: Path) -> None:
         content = torch.load(path, weights_only=True)
+        del content["checksum"]
         change(content)
-        torch.save(content, path)
+        torch.save(sealed(content), path)
 
     return mutate
 
@@ -318,8 +321,44 @@ def test_damaged_files_are_refused(
     assert not (stopped.parent / "executed").exists()
 
 
+def test_a_changed_value_is_noticed_wherever_it_is(stopped: Path) -> None:
+    """1,000 files with one bit flipped: refused, or the same content because the bit is of no value."""
+    undamaged, whole, refused = stopped.read_bytes(), digest_of(Partial._read(stopped)), 0
+    places = torch.randint(8 * len(undamaged), (1000,), generator=torch.Generator().manual_seed(3)).tolist()
+    for place in places:
+        damaged = bytearray(undamaged)
+        damaged[place // 8] ^= 1 << place % 8
+        stopped.write_bytes(damaged)
+        try:
+            assert digest_of(Partial._read(stopped)) == whole
+        except InputError:
+            refused += 1
+    assert refused > 300
+
+
+def test_values_without_their_checksum_are_refused(stopped: Path) -> None:
+    for change in (
+        lambda content: content["scores"].add_(1e-6),
+        lambda content: content.pop("checksum"),
+        lambda content: content.update(tile=content["tile"] + 1),
+    ):
+        content = torch.load(stopped, weights_only=True)
+        change(content)
+        torch.save(content, stopped.with_name("q"))
+        with pytest.raises(InputError, match="q is damaged or holds no partial results of tracin; remove the file"):
+            go_on(stopped.with_name("q"))
+
+
+def test_a_file_that_another_run_is_writing_is_refused(stopped: Path) -> None:
+    before = stopped.read_bytes()
+    with locked(stopped), pytest.raises(InputError, match=r"another run \(process \d+\) is working on .*p; wait"):
+        go_on(stopped)
+    assert stopped.read_bytes() == before and list(stopped.parent.iterdir()) == [stopped]
+    go_on(stopped)
+
+
 def test_files_of_other_releases_are_refused(stopped: Path) -> None:
-    changed_file(lambda content: content.update(version=2))(stopped)
+    changed_file(lambda content: content.update(version=1))(stopped)
     with pytest.raises(InputError, match="p was written by another release of tracin; remove the file"):
         go_on(stopped)
 

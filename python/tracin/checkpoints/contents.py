@@ -17,12 +17,13 @@ from tracin.checkpoints.modules import is_module, settings_of_module, state_of, 
 from tracin.checkpoints.safetensors_files import read_safetensors
 from tracin.checkpoints.settings import entries_of, learning_rate_of, settings_of
 from tracin.checkpoints.torch_files import head_of, read_torch_file
+from tracin.digests import CHECKSUM, intact, is_digest
 from tracin.errors import InputError, plain, quote
 from tracin.model import CONFIG_KEY
 from tracin.safe_pickle import Foreign, OrderedItems
 from tracin.triples.dictionaries import read_dictionary
 
-OWN_FORMAT, OWN_VERSION = "tracin", 1
+OWN_FORMAT, OWN_VERSION = "tracin", 2  # from version 2 on with a checksum
 DROPOUTS = ("input_dropout", "feature_dropout", "hidden_dropout")
 PYKEEN_MODEL = "trained_model.pkl"  # of a folder that PyKEEN's save_to_directory wrote
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt", ".model", ".gz")
@@ -102,6 +103,8 @@ def _other_folder(folder: Path) -> InputError:
 
 def unpack(path: str, content: Any) -> Contents:
     """Takes apart what `read_torch_file` read."""
+    if isinstance(content, Mapping):
+        check_intact(path, content)
     if is_module(content):
         return _of_module(path, content)
     if isinstance(content, (list, tuple)):
@@ -262,6 +265,13 @@ def common_prefix(keys: Any) -> str:
     return prefix if prefix and not has_core(names) and has_core(name.removeprefix(prefix) for name in names) else ""
 
 
+def check_intact(path: str, content: Mapping[Any, Any]) -> None:
+    """Raises InputError if a file of our own is not as it was written; those of version 1 cannot tell."""
+    version = content.get("version") if content.get("format") == OWN_FORMAT else None
+    if (version == OWN_VERSION or is_digest(content.get(CHECKSUM))) and not intact(content):
+        raise InputError(f"{path} is damaged: its content does not match its checksum; copy or save it anew")
+
+
 def _foreign_settings(settings: Mapping[Any, Any]) -> dict[Any, Any]:
     """Without names that mean other things elsewhere than in files of our own."""
     return {key: value for key, value in settings.items() if key not in DROPOUTS}
@@ -278,10 +288,10 @@ def _pykeen_kind(content: Any) -> str | None:
 
 
 def _of_own(path: str, state: dict[str, Any], settings: dict[str, Any]) -> Contents:
-    if settings.get("version") != OWN_VERSION:
+    if settings.get("version") not in (1, OWN_VERSION):
         raise InputError(
-            f"{path} has version {quote(settings.get('version'))} of the tracin format; this release reads version "
-            f"{OWN_VERSION}: please upgrade"
+            f"{path} has version {quote(settings.get('version'))} of the tracin format; this release reads versions 1 "
+            f"to {OWN_VERSION}: please upgrade"
         )
     step = 2 if settings.get("relation_step") == 2 else 1
     contents = Contents(state, settings, None, settings.get("entities"), settings.get("relations"), step)

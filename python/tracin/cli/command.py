@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 
 from tracin.distributed.ranks import RankLost, Ranks, ranks_of_environment
-from tracin.errors import InputError, LibraryWarning
+from tracin.errors import InputError, LibraryWarning, printable
 from tracin.influence.memory import out_of_memory
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -38,7 +38,7 @@ debug_option = click.Option(["--debug"], is_flag=True, expose_value=False, help=
 
 def say(message: str) -> None:
     """Prints one line on stderr."""
-    Console(stderr=True).print(message, soft_wrap=True, markup=False, highlight=False)
+    Console(stderr=True).print(printable(message), soft_wrap=True, markup=False, highlight=False)
 
 
 def describe(error: BaseException) -> tuple[str, int]:

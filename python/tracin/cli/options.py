@@ -249,6 +249,13 @@ class RankingOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextOptions(Options):
+    csv_safe: bool = flag(
+        "--csv-safe", help="Write an apostrophe in CSV before labels that spreadsheets compute: = + - @ first."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComputingOptions(Options):
     device: str = device_option("cpu")
     backend: str = option(

@@ -20,11 +20,11 @@ import tracin_ext
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.cli.command import ARGUMENTS, say, speaking_of_flags, warned_once
 from tracin.cli.options import ComputingOptions, FileOptions, InputOptions, RankingOptions, spelled
+from tracin.digests import digest_models
 from tracin.distributed.launch import launch
 from tracin.distributed.ranks import Ranks, ranks_of_environment, working_together
 from tracin.errors import InputError
 from tracin.influence.layers import layers_named
-from tracin.influence.resume import digest_models
 from tracin.influence.tracin import TracIn
 from tracin.machine import resolve_device
 from tracin.progress import Clock

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tracin.checkpoints.load import Checkpoint
+from tracin.digests import digest, digest_models
 from tracin.errors import InputError
 from tracin.influence.arguments import (
     AUTOGRAD_BACKENDS,
@@ -28,7 +29,7 @@ from tracin.influence.blocks import Work, attempt
 from tracin.influence.layers import layers_of, select_layers
 from tracin.influence.memory import need_of, parse_size, tile_and_block
 from tracin.influence.passes import Pass
-from tracin.influence.resume import Partial, digest, digest_models
+from tracin.influence.resume import Partial
 from tracin.influence.top_k import TopK
 from tracin.losses import loss_named
 from tracin.machine import resolve_device, version

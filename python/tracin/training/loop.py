@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.checkpoints.save import read_training_state, save_checkpoint
 from tracin.errors import InputError
-from tracin.files import check_writable
+from tracin.files import check_writable, remove_parts
 from tracin.machine import resolve_device
 from tracin.model import ConvE
 from tracin.progress import progress_bar
@@ -376,4 +376,5 @@ def _folder(output: str | Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot create the folder {output} ({error.strerror}); choose another --output") from error
     check_writable(Path(output) / "epoch.pt")
+    remove_parts(Path(output))
     return Path(output)
