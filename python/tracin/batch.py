@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tracin.digests import DIGEST, digest_file, digest_of
 from tracin.distributed.shards import TrainingSet
-from tracin.errors import InputError
+from tracin.errors import InputError, plain
 from tracin.files import remove_parts, replacing
 from tracin.influence.top_k import ranked_index
 from tracin.progress import Clock, progress_bar
 from tracin.proximity.filter import ProximityFilter, ProximityOptions
-from tracin.results.writers import Influences, encode, write_single
+from tracin.results.seal import read_seal, write_sealed
+from tracin.results.writers import PLAIN, Form, Influences, encode, finite, write_influences
 from tracin.triples.labels import Labels
 from tracin.triples.read import TripleLine, read_triple_lines
 from tracin.triples.source import source_of
 from tracin.triples.write import TrainingLines, write_triples
 
-UNSAFE = re.compile(r"[:/ ]")  # characters of a label that become "_" in a file name
-ENDS = 1 << 14  # bytes at each end of an output that tell whether it is whole
+UNSAFE = re.compile(r"[:/ ]")  # characters of a label that become "_" in a file name, as do those that do not print
+LONGEST = 215  # bytes of a base name, with which the longest file name fits
+OWN = re.compile(r"triple_\d+_.*|batch_tracin_summary\.json")
 SCORES_HELD = 1 << 28  # influences in memory at a time, 1 GiB in float32
 MOST_TESTS = 64  # test triples that share a scoring pass; more of them gain little
 SUMMARY_SECONDS = 1.0  # between two states of the summary on disk
@@ -38,9 +40,17 @@ class Job(TripleLine):
 
     @property
     def base_name(self) -> str:
-        """The beginning of its files' names."""
-        head, tail = (UNSAFE.sub("_", self.labels[side]) for side in (0, 2))
-        return f"triple_{self.index:03d}_{head}_{tail}"
+        """The beginning of its files' names; long labels are cut, and a digest of them tells the names apart."""
+        head, tail = (in_file_name(self.labels[side]) for side in (0, 2))
+        name = f"triple_{self.index:03d}_{head}_{tail}".encode()
+        if len(name) <= LONGEST:
+            return name.decode()
+        mark = digest_of(list(self.labels)).removeprefix(DIGEST)[:16]
+        return f"{name[: LONGEST - 17].decode(errors='ignore')}_{mark}"
+
+
+def in_file_name(label: str) -> str:
+    return "".join(mark if mark.isprintable() else "_" for mark in UNSAFE.sub("_", label))
 
 
 @dataclass(frozen=True)
@@ -76,30 +86,26 @@ class Outputs:
                 ) from None
             remove_parts(folder)
 
-    def complete(self, job: Job) -> bool:
-        """Whether JSON and CSV are of this triple and end with the same influence: a cut or foreign file is neither."""
+    def existing(self) -> list[Path]:
+        """Files of these names that are there already."""
+        folders = (self.folder, self.folder / "temp_triples", self.folder / "filtered_training")
+        return [path for folder in folders if folder.is_dir() for path in folder.iterdir() if OWN.fullmatch(path.name)]
+
+    def parts(self, job: Job, filtered: bool) -> dict[str, Path]:
+        """The files of a test triple besides its JSON, which holds their digests."""
+        found = {"csv": self.csv(job), "triple": self.triple(job)}
+        return found | ({"filtered": self.filtered(job)} if filtered else {})
+
+    def complete(self, job: Job, made: str, filtered: bool) -> bool:
+        """Whether all files of this triple are there, as they were written, and what `made` them is the same."""
         try:
-            start, end = both_ends(self.json(job))
-            _, rows = both_ends(self.csv(job))
+            run = read_seal(self.json(job))
+            if run is None or run.get("made") != made:
+                return False
+            parts = {name: digest_file(path) for name, path in self.parts(job, filtered).items()}
         except OSError:
             return False
-        names = zip(("head", "relation", "tail"), self.labels_of(job), strict=True)
-        own = all(f'"test_{name}_label": {label}' in start for name, label in names)
-        scores = re.findall(r'"influence": ([^,\s}]+)', end)
-        last = rows.split("\n")[-2].split(",") if rows.endswith("\n") else []
-        return own and bool(scores) and end.rstrip("\n").endswith("\n]") and len(last) >= 14 and last[-2] == scores[-1]
-
-    @staticmethod
-    def labels_of(job: Job) -> list[str]:
-        return [json.dumps(label) for label in job.labels]
-
-
-def both_ends(path: Path) -> tuple[str, str]:
-    """The first and the last ENDS bytes of a file, as text."""
-    with open(path, "rb") as file:
-        start = file.read(ENDS)
-        file.seek(max(0, path.stat().st_size - ENDS))
-        return start.decode(errors="replace"), file.read().decode(errors="replace")
+        return run.get("files") == parts
 
 
 def read_jobs(
@@ -134,6 +140,7 @@ class Summary:
     outputs: Outputs
     total: int
     filter_method: str
+    run: Mapping[str, Any] | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
     start: float = field(default_factory=time.time)
     written: float = 0.0
@@ -181,6 +188,7 @@ class Summary:
             "results": iter(sorted(self.results, key=lambda result: result["index"])),
             "elapsed_time_seconds": seconds,
             "elapsed_time_formatted": f"{minutes // 60}h {minutes % 60}m {rest}s",
+            **({} if self.run is None else {"run": self.run}),
         }
         with replacing(self.outputs.summary) as file:
             file.writelines(encode(content))
@@ -193,7 +201,12 @@ Scores = dict[int, tuple[Tensor, float]]  # by index of a job: influences [n] of
 
 @dataclass(frozen=True)
 class Batch:
-    """Everything the work needs. `proximity` None: no filter, all training triples count."""
+    """Everything the work needs.
+
+    Args:
+        proximity: None: no filter, all training triples count.
+        form: what the outputs say of the run that made them.
+    """
 
     jobs: list[Job]
     outputs: Outputs
@@ -206,10 +219,11 @@ class Batch:
     skip_filtering: bool = False
     skip_tracin: bool = False
     skip_existing: bool = False
+    form: Form = PLAIN
 
     def run(self, clock: Clock, report: Callable[[str], None]) -> Summary:
         """Does all jobs; one that fails is reported and the rest go on."""
-        summary = Summary(self.outputs, len(self.jobs), self.method)
+        summary = Summary(self.outputs, len(self.jobs), self.method, self.form.run)
         choose = self.chooser(clock)
         for group in self.groups():
             todo = [job for job in group if not self.skipped(job, summary)]
@@ -241,7 +255,7 @@ class Batch:
                 with clock("writing"):
                     self.write(job, indices, *scores[job.index])
         except (InputError, OSError) as error:
-            report(f"triple {job.index} ({', '.join(job.labels)}) failed: {error}")
+            report(f"triple {job.index} ({', '.join(map(plain, job.labels))}) failed: {error}")
             summary.add(job, filtered, False, error=str(error))
         else:
             summary.add(job, True, None if self.skip_tracin else True, filter_method=self.method)
@@ -251,10 +265,24 @@ class Batch:
         return "none" if self.proximity is None else self.proximity.method
 
     def skipped(self, job: Job, summary: Summary) -> bool:
-        done = self.skip_existing and job.triple is not None and self.outputs.complete(job)
+        done = self.skip_existing and job.triple is not None and self.outputs.complete(job, *self.made(job))
         if done:
             summary.add(job, True, True, skipped=True, reason="output_exists")
         return done
+
+    def made(self, job: Job) -> tuple[str, bool]:
+        """A digest of all that decides what the files of a test triple hold, and whether one of them is filtered."""
+        return digest_of([self._made, job.index, list(job.labels)]), self.proximity is not None
+
+    @cached_property
+    def _made(self) -> str:
+        labels = self.labels
+        maps = (labels.entities, labels.relations, labels.node_names or {}, labels.relation_names or {})
+        names: list[Mapping[Any, str]] = list(maps)
+        texts = ["\n".join(f"{key}\t{name}" for key, name in some.items()) for some in names]
+        named = [labels.node_names is not None, labels.relation_names is not None]
+        how = [repr(self.proximity), self.top_k, self.order, self.form.csv_safe]
+        return digest_of([self.form.run, how, texts, named, self.lines.train])
 
     def groups(self) -> Iterator[list[Job]]:
         """Jobs that are scored together. A restart makes the same groups, so that it gives the same bits."""
@@ -306,5 +334,9 @@ class Batch:
         own: float,
     ) -> None:
         best = indices[ranked_index(scores[indices], self.order)[: self.top_k]]
-        result = Influences(0, job.ids, own, self.lines.train[best], scores[best])
-        write_single(self.outputs.json(job), lambda _: self.outputs.csv(job), [result], self.labels)
+        result = Influences(0, job.ids, own, self.lines.train[best], scores[best], best)
+        write_influences(self.outputs.csv(job), finite([result]), self.labels, self.form)
+        made, filtered = self.made(job)
+        parts = {name: digest_file(path) for name, path in self.outputs.parts(job, filtered).items()}
+        run = {**(self.form.run or {}), "made": made, "files": parts}
+        write_sealed(self.outputs.json(job), result, self.labels, replace(self.form, run=run))

@@ -22,6 +22,7 @@ from tests.samples.jobs import files
 from tests.samples.original import TOLERANCE, compare, expected
 from tracin import batch as work
 from tracin.cli import main
+from tracin.files import locked
 from tracin.proximity.filter import ProximityFilter, ProximityOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +94,9 @@ def test_outputs_are_the_library_s(folder: Path, method: str) -> None:
             f"e:{triple[2]}",
         ]
         assert (entry["filtered_train_file"] is None) == (method == "none")
-    assert {key: value for key, value in summary(folder).items() if key != "results" and "time" not in key} == {
+    assert {
+        key: value for key, value in summary(folder).items() if key not in ("results", "run") and "time" not in key
+    } == {
         "total_triples": TESTS,
         "successful": TESTS,
         "failed_filtering": 0,
@@ -428,18 +431,101 @@ def test_help_names_every_flag_of_the_original() -> None:
     assert set(flags.split()) - set(text.replace(",", " ").replace("/", " ").split()) == set()
 
 
-def test_incomplete_files_are_told_from_complete_ones(folder: Path) -> None:
-    assert batch(folder, "--max-triples", 1).exit_code == 0
-    outputs = work.Outputs(folder / "out")
-    (job,) = work.read_jobs(
-        folder / "test.txt", {f"e:{i}": i for i in range(ENTITIES)}, {f"r:{i}": i for i in range(RELATIONS)}, 0, 1
-    )
-    assert outputs.complete(job)
-    for path in (outputs.json(job), outputs.csv(job)):
-        content = path.read_bytes()
-        for size in (0, 1, len(content) // 2, len(content) - 4):
-            path.write_bytes(content[:size])
-            assert not outputs.complete(job)
-        path.write_bytes(content)
-    shutil.rmtree(folder / "out")
-    assert not outputs.complete(job)
+def test_skip_existing_notices_every_byte(folder: Path) -> None:
+    """Each file of a triple with its middle destroyed, one after the other: the triple is done anew."""
+    assert batch(folder, "--max-triples", 2).exit_code == 0
+    whole = files(folder / "out")
+    for name in [name for name in whole if "triple_001" in name]:
+        path = folder / "out" / name
+        for place in (0, len(whole[name]) // 3, len(whole[name]) // 2, len(whole[name]) - 1):
+            content = bytearray(whole[name])
+            content[place] ^= 1
+            path.write_bytes(content)
+            assert batch(folder, "--max-triples", 2, "--skip-existing").exit_code == 0
+            assert files(folder / "out") == whole
+            assert [entry.get("reason") for entry in summary(folder)["results"]] == ["output_exists", None]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "--top-k 3",
+        "--order opponents",
+        "--learning-rate 0.1",
+        "--filter-method none",
+        "--n-hops 3",
+        "--use-last-layers-only",
+        "--precision float64",
+        "--csv-safe",
+        "model",
+        "train",
+    ],
+)
+def test_skip_existing_keeps_outputs_of_the_same_run_only(folder: Path, changed: str) -> None:
+    assert batch(folder, "--max-triples", 2).exit_code == 0
+    if changed == "model":
+        checkpoint = tracin.load_checkpoint(folder / "model.pt")
+        checkpoint.model.fc.weight.data[0, 0] += 1
+        labels = {"entity_to_id": checkpoint.entity_to_id, "relation_to_id": checkpoint.relation_to_id}
+        tracin.save_checkpoint(folder / "model.pt", checkpoint.model, **labels)
+    elif changed == "train":
+        (folder / "train.txt").write_text((folder / "train.txt").read_text() + "e:0\tr:0\te:1\n")
+    more = changed.split() if changed.startswith("-") else []
+    assert batch(folder, "--max-triples", 2, "--skip-existing", *more).exit_code == 0
+    assert summary(folder)["skipped"] == 0
+    assert batch(folder, "--max-triples", 2, *more, output="anew").exit_code == 0
+    left = files(folder / "out")
+    assert all(left[name] == content for name, content in files(folder / "anew").items())
+    assert batch(folder, "--max-triples", 2, "--skip-existing", *more).exit_code == 0
+    assert summary(folder)["skipped"] == 2
+
+
+def test_long_and_odd_labels_in_names_of_files(folder: Path) -> None:
+    checkpoint = tracin.load_checkpoint(folder / "model.pt")
+    labels = [*("é" * 150 + ending for ending in "ab"), "x\x1b[31m\u202e", *(f"e:{i}" for i in range(3, ENTITIES))]
+    relations = checkpoint.relation_to_id
+    entities = {label: row for row, label in enumerate(labels)}
+    tracin.save_checkpoint(folder / "model.pt", checkpoint.model, entity_to_id=entities, relation_to_id=relations)
+    for name in ("train.txt", "test.txt"):
+        lines = [line.split("\t") for line in (folder / name).read_text().splitlines()]
+        named = [[labels[int(h[2:])], r, labels[int(t[2:])]] for h, r, t in lines]
+        (folder / name).write_text("".join("\t".join(line) + "\n" for line in named))
+    tests = [[labels[0], "r:0", labels[1]], [labels[1], "r:0", labels[0]], [labels[2], "r:1", labels[3]]]
+    lines = ["\t".join(line) for line in [*tests, ["no\x1b[31m", "r:0", "e:4"]]]
+    (folder / "test.txt").write_text("\n".join(lines))
+    result = batch(folder, "--filter-method", "none", "--top-k", 2)
+    assert result.exit_code == 1 and summary(folder)["successful"] == 3
+    assert "\x1b" not in result.stderr and "triple 3 ('no\\x1b[31m', r:0, e:4) failed" in result.stderr
+    for path in (folder / "out").rglob("*"):
+        assert path.name.isprintable() and len(os.fsencode(path.name)) <= 255
+    for index, test in enumerate(tests):
+        (path,) = (folder / "out").glob(f"triple_{index:03d}_*.json")
+        (record,) = json.loads(path.read_text())
+        assert [record[f"test_{name}_label"] for name in ("head", "relation", "tail")] == test
+
+
+def test_two_batches_in_one_folder(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out/.mine.part").write_text("the user's")
+    with locked(folder / "out"):
+        result = batch(folder)
+    assert result.exit_code == 1 and "another run (process" in result.stderr
+    assert [path.name for path in (folder / "out").iterdir() if path.is_file()] == [".mine.part"]
+    assert batch(folder).exit_code == 0
+    assert (folder / "out/.mine.part").read_text() == "the user's" and not list((folder / "out").glob("*lock*"))
+
+
+def test_outputs_are_not_the_inputs(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out/batch_tracin_summary.json").symlink_to(folder / "test.txt")
+    before = (folder / "test.txt").read_bytes()
+    result = batch(folder)
+    assert result.exit_code == 1 and "summary.json is the file of --test-triples, which would be" in result.stderr
+    assert (folder / "test.txt").read_bytes() == before
+
+
+def test_outputs_that_do_not_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 1000))
+    result = batch(folder, "--filter-method", "none")
+    assert result.exit_code == 1 and f"({TESTS} test triples x {LINES} training triples)" in result.stderr
+    assert batch(folder, "--filter-method", "none", "--top-k", 1, "--max-triples", 1).exit_code == 0

@@ -43,6 +43,16 @@ def fields_of(options: type[Options] | Options) -> Iterator[dataclasses.Field[An
             yield field
 
 
+def valued(options: Options) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    """The fields that are options, those of groups in their place, with their values."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, Options):
+            yield from valued(value)
+        elif "add" in field.metadata:
+            yield field, value
+
+
 def spelled(options: Options, name: str) -> str:
     """The flag of an option's name."""
     return next(str(field.metadata["flag"]) for field in fields_of(options) if field.name == name)

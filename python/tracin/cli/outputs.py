@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracin.cli.options import Options, RankingOptions
+from tracin.cli.options import Options, RankingOptions, valued
 from tracin.cli.session import Inputs
 from tracin.digests import digest_models
 from tracin.errors import InputError
@@ -58,12 +57,9 @@ def check_ending(flag: str, path: Path, form: str) -> None:
 
 
 def inputs_of(options: Options) -> Iterator[tuple[str, Path]]:
-    """Every file that the options of a command name, but for those that it writes."""
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if isinstance(value, Options):
-            yield from inputs_of(value)
-        elif isinstance(value, Path) and field.name not in ("output", "csv_output", "output_dir", "cache"):
+    """Every file that the options of a command name, but for those that it writes, with its flag."""
+    for field, value in valued(options):
+        if isinstance(value, Path) and field.name not in ("output", "csv_output", "output_dir", "cache"):
             yield str(field.metadata.get("flag", field.name.upper())), value
 
 

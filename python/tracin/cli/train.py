@@ -14,6 +14,7 @@ import torch
 from tracin.checkpoints.load import load_checkpoint
 from tracin.cli.command import Command, say
 from tracin.cli.options import FILE, POSITIVE, STACK, Options, columns_option, device_option, flag, group, option, takes
+from tracin.cli.outputs import check_apart, inputs_of
 from tracin.errors import InputError
 from tracin.training.loop import DEFAULT_EPOCHS, WHOLE_OPTIONS, TrainingOptions
 from tracin.training.loop import train as train_model
@@ -108,6 +109,7 @@ def train(options: TrainOptions) -> None:
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    check_apart(checkpoints_of(options), inputs_of(options))
     paths = [path for path in (options.train_path, options.valid_path, options.test_path) if path is not None]
     sources = {path: Source(path) for path in paths}  # read twice: for the labels, then for the triples
     entities, relations = dictionaries(options, list(sources.values()))
@@ -142,6 +144,14 @@ def train(options: TrainOptions) -> None:
         known = torch.cat(list(triples.values()))
         click.echo(f"test: {evaluate(result.model, triples[options.test_path], known, both_directions=both)}")
     click.echo(f"checkpoint: {result.path}")
+
+
+def checkpoints_of(options: TrainOptions) -> list[Path]:
+    """The checkpoints that will be written; the first epoch is that after the checkpoint to go on from."""
+    done = 0 if options.resume is None else load_checkpoint(options.resume).epoch or 0
+    epochs = range(done + 1, options.epochs + 1)
+    written = [epoch for epoch in epochs if epoch == options.epochs or not epoch % (options.every or options.epochs)]
+    return [options.output / f"epoch_{epoch:03d}.pt" for epoch in written]
 
 
 def dictionaries(options: TrainOptions, sources: Sequence[Source]) -> tuple[dict[str, int], dict[str, int]]:
