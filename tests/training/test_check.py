@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -339,3 +341,31 @@ def test_run_warns_of_a_wrong_image(checkpoints_dir: Path, fb15k237: Path, tmp_p
     assert wrong.exit_code == 0
     assert "warning: the image is likely 20 x 10 stacked in height, not 5 x 40" in wrong.stderr
     assert wrong.stderr.rstrip().endswith("tracin check says more")
+
+
+def test_train_reads_headers_and_pipes_as_run_does(fixtures_dir: Path, tmp_path: Path) -> None:
+    lines = (fixtures_dir / "train.txt").read_text()
+    (tmp_path / "header.txt").write_text("subject\tpredicate\tobject\n" + lines)
+    os.mkfifo(tmp_path / "pipe")
+    feeder = threading.Thread(target=lambda: (tmp_path / "pipe").write_text(lines))
+    feeder.start()
+    found = []
+    for name in ("header.txt", "pipe"):
+        arguments = [
+            "train",
+            "--train",
+            str(tmp_path / name),
+            "--epochs",
+            "1",
+            "--quiet",
+            "--output",
+            str(tmp_path / "o"),
+        ]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+        found.append(tracin.load_checkpoint(tmp_path / "o" / "epoch_001.pt").entity_to_id)
+    feeder.join()
+    assert found[0] == found[1] and "subject" not in found[0] and len(found[0]) == 30
+    for flag in ("--kernel-height", "--embedding-dim", "--output-channels"):
+        result = CliRunner().invoke(main, [*arguments, flag, "0"])
+        assert result.exit_code == 2 and f"'{flag}': 0 is not in the range" in result.stderr

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tracin.errors import InputError
+from tracin.triples.dictionaries import in_id_order
 from tracin.triples.read import make_dictionaries, read_triple_lines, read_triples
 
 ENTITIES = {"Gene::9021": 0, "Aspirin": 1, "café": 2, "10280": 3, 'say "x"': 4}
@@ -64,6 +65,8 @@ def test_header_of_labels_and_of_ids(tmp_path: Path, names: list[str]) -> None:
     assert read_triples(file(tmp_path, [names, *ROWS]), ENTITIES, RELATIONS).tolist() == ROWS
     entities, relations = make_dictionaries([file(tmp_path, [names, *ROWS])])
     assert entities == {str(number): number for number in range(5)} and relations == {"0": 0, "1": 1}
+    for line in (("Aspirin", "treats", "10280"), ("10280", "treats", "10280")):  # labels that are numbers
+        assert len(read_triples(file(tmp_path, [names, line, *LINES]), ENTITIES, RELATIONS)) == 4
     own = dict(zip(names, range(3), strict=True))
     assert read_triples(file(tmp_path, [names]), own, own).tolist() == [[0, 1, 2]]  # labels, if they are known
     swapped = file(tmp_path, [[names[0], names[2], names[1]], *LINES])
@@ -114,6 +117,7 @@ def test_dictionaries_by_path_and_as_attributes(tmp_path: Path) -> None:
     entities.write_text("".join(f"{label}\t{number}\n" for label, number in ENTITIES.items()))
     relations.write_text("".join(f"{label}\t{number}\n" for label, number in RELATIONS.items()))
     assert read_triples(str(path), str(entities), relations).tolist() == ROWS
+    assert in_id_order("entity", entities) == ENTITIES
     factory = SimpleNamespace(entity_to_id=ENTITIES, relation_to_id=RELATIONS)
     assert read_triples(path, factory, factory).tolist() == ROWS
     for wrong, argument in (((None, RELATIONS), "entity_to_id"), ((ENTITIES, 7), "relation_to_id")):

@@ -135,18 +135,19 @@ def argument_of(kind: str) -> tuple[str, str]:
     return f"{kind}_to_id", f"the {kind} dictionary"
 
 
-def in_id_order(kind: str, dictionary: Mapping[str, int]) -> dict[str, int]:
+def in_id_order(kind: str, dictionary: Any) -> dict[str, int]:
     """The same label -> id in the order of ids, as a model needs it.
 
     Args:
         kind: what errors call it, "entity" or "relation".
-        dictionary: label -> id, in any order.
+        dictionary: label -> id, in any order, or what `dictionary_of` takes.
 
     Raises:
         InputError: if it is empty, or the ids are not 0 to n - 1, each once.
     """
     named = argument_of(kind)
     called = named[1]
+    dictionary = dictionary_of(kind, dictionary)
     if not dictionary:
         raise InputError(f"{called} is empty; expected the one the model was trained with", *named)
     ids = list(dictionary.values())

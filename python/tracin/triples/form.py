@@ -77,9 +77,7 @@ def form_of(source: Source, dictionaries: Dictionaries | None, numeric: bool | N
         why = "its first line, a count as in OpenKE's files, says that it holds ids; "
         return Form(order, True, True, b"\t" not in second, int(first), why)
     header = numeric is not False and _header(source, cells, order, columns, dictionaries)
-    labels_follow = header and not any(
-        _NUMBER.fullmatch(cell) for cell in second.decode("utf-8", "replace").split("\t")
-    )
+    labels_follow = header and _are_labels(second, order)
     why = ""
     if numeric is None:
         named = str(source).removesuffix(".gz").removesuffix(".zst").endswith(".del")
@@ -121,3 +119,10 @@ def _are_ids(line: bytes) -> bool:
     cells = line.decode("utf-8", "replace").split("\t")
     cells = cells if len(cells) > 1 else line.decode("utf-8", "replace").split(" ")
     return len(cells) >= 3 and all(_ID.fullmatch(cell) for cell in cells[:3])
+
+
+def _are_labels(line: bytes, order: tuple[str, str, str]) -> bool:
+    """Whether a line under a header holds labels, some of which may be numbers, not ids, one of which may be wrong."""
+    cells = line.decode("utf-8", "replace").split("\t")[:3]
+    numbers = [_NUMBER.fullmatch(cell) is not None for cell in cells]
+    return len(cells) == 3 and (sum(numbers) < 2 or not numbers[order.index("relation")])
