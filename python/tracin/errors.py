@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
+INTERRUPTED_TEXT = "interrupted; outputs that were not complete are left as they were"
+
 
 class InputError(ValueError):
     """Bad input from outside: the message names the file or argument, what came, what was expected, and the remedy.
