@@ -134,13 +134,11 @@ Tests<T> tests_of(const Model<T>& m, const Tensors& tensors, const TestSizes& si
                                 std::to_string(t.pairs) + " pairs");
   const int64_t head_columns = m.C * m.head_half.P, middle_columns = m.C * m.middle.P;
   t.head_half_v = f.take_optional<T>("head_half_v", {product({high(t.heads), head_columns})});
-  t.narrow_head_half_v =
-      f.take_narrow<T>("narrow_head_half_v", product({high(t.heads), narrow_columns(m.head_half)}),
-                       high(t.heads) * head_columns);
+  t.narrow_head_half_v = f.take_narrow<T>("narrow_head_half_v", product({high(t.heads), narrow_columns(m.head_half)}),
+                                          high(t.heads) * head_columns);
   t.middle_v = f.take_optional<T>("middle_v", {product({high(t.pairs), middle_columns})});
-  t.narrow_middle_v =
-      f.take_narrow<T>("narrow_middle_v", product({high(t.pairs), narrow_columns(m.middle)}),
-                       high(t.pairs) * middle_columns);
+  t.narrow_middle_v = f.take_narrow<T>("narrow_middle_v", product({high(t.pairs), narrow_columns(m.middle)}),
+                                       high(t.pairs) * middle_columns);
   t.relation_gram = f.take_optional<T>("relation_gram", {&t.relations, m.relations});
   t.delta = f.take_optional<T>("delta", {high(t.Q) * D});
   t.narrow_delta = f.take_narrow<T>("narrow_delta", high(t.Q) * even(D), high(t.Q) * D);

@@ -30,9 +30,7 @@ inline void* current_stream(int32_t gpu) {
 class TorchDevice final : public cuda::Device {
  public:
   explicit TorchDevice(int32_t index)
-      : guard_(index),
-        device_(torch::headeronly::DeviceType::CUDA, index),
-        stream_(current_stream(index)) {}
+      : guard_(index), device_(torch::headeronly::DeviceType::CUDA, index), stream_(current_stream(index)) {}
 
   void* stream() override { return stream_; }
 

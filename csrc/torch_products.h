@@ -28,16 +28,15 @@ constexpr ScalarType scalar<int32_t> = ScalarType::Int;
 template <>
 constexpr ScalarType scalar<uint16_t> = ScalarType::BFloat16;  // as the kernels hold it
 
-// The result of `call`, which calls torch. Of what fails there, torch's C interface gives a number alone; its text can be
-// asked for from torch 2.13 on, which is newer than what this is compiled for. Before, it is `otherwise`.
+// The result of `call`, which calls torch. Of what fails there, torch's C interface gives a number alone; its text can
+// be asked for from torch 2.13 on, which is newer than what this is compiled for. Before, it is `otherwise`.
 template <typename Call>
 auto told(const char* otherwise, const Call& call) {
   try {
     return call();
   } catch (const std::runtime_error&) {
     using What = const char* (*)();
-    static const auto what =
-        reinterpret_cast<What>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));
+    static const auto what = reinterpret_cast<What>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));
     throw std::runtime_error(what ? what() : otherwise);
   }
 }

@@ -71,14 +71,15 @@ inline Word<T> bit(int64_t p) {
   return static_cast<Word<T>>(uint32_t(1) << (p & 31));
 }
 
-// c[height][vectors] (+)= a[k][12] b[k][32]: height x vectors accumulators stay in registers.
+// c[height][vectors] (+)= a[k][12] b[k][32]: height x vectors accumulators stay in registers. They begin with zero: of
+// a sum over chunks of k, each chunk is summed by itself, which loses less than one long sum does.
 template <typename T, int height, int vectors>
 inline void product_tile(const T* a, const T* b, int64_t k, bool accumulate, T* c) {
   using V = Register<T>;
   constexpr int64_t width = sizeof(V) / sizeof(T);
   V sum[height][vectors];
   for (int i = 0; i < height; ++i)
-    for (int v = 0; v < vectors; ++v) sum[i][v] = accumulate ? register_at(c + i * lanes + v * width).value : V{};
+    for (int v = 0; v < vectors; ++v) sum[i][v] = V{};
   for (int64_t l = 0; l < k; ++l, a += operand_height, b += lanes) {
     V x[vectors];
     for (int v = 0; v < vectors; ++v) x[v] = register_at(b + v * width).value;
@@ -86,7 +87,10 @@ inline void product_tile(const T* a, const T* b, int64_t k, bool accumulate, T* 
       for (int v = 0; v < vectors; ++v) sum[i][v] += a[i] * x[v];
   }
   for (int i = 0; i < height; ++i)
-    for (int v = 0; v < vectors; ++v) register_at(c + i * lanes + v * width).value = sum[i][v];
+    for (int v = 0; v < vectors; ++v) {
+      RegisterAt<T>& out = register_at(c + i * lanes + v * width);
+      out.value = accumulate ? out.value + sum[i][v] : sum[i][v];
+    }
 }
 
 // 12 x 2 accumulators need 32 registers; with 16 there is room for 6 x 2.

@@ -33,6 +33,7 @@ cuda = pytest.mark.skipif(NO_CUDA is not None, reason=f"no CUDA kernels: {NO_CUD
 DEVICES = [pytest.param("cpu", marks=native), pytest.param("cuda", marks=cuda)]
 EACH_OP = pytest.mark.parametrize("name", REGISTERED or [pytest.param("any", marks=native)])
 
+VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
 Q, B, K = 3, 7, 4
 LITTLE = ("bn2",)  # layers: no operand but `linear`, no M, no joins
 
@@ -436,6 +437,23 @@ def test_bfloat16_needs_float32_and_own_products(other: dict[str, Any], needs: s
     wrong = change(middle=change(narrow_backward=put(narrow)))
     with pytest.raises(ValueError, match=f"middle.narrow_backward: bfloat16 needs {needs}"):
         call("influence_block", arguments | {"model": wrong(arguments["model"])})
+
+
+@native
+@pytest.mark.filterwarnings("ignore:Warning only once for all operators")
+def test_the_text_of_a_failed_call_of_torch_arrives() -> None:
+    """From torch 2.13 on; before, its C interface does not tell it."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory, says a test")
+
+    arguments = influence_block_arguments(products="torch")
+    told = "out of memory, says a test" if VERSION >= (2, 13) else "a matrix product of torch failed"
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("mm.out", fail, "CPU")
+        with pytest.raises(RuntimeError, match=told):
+            call("influence_block", arguments)
+    call("influence_block", arguments)
 
 
 @pytest.mark.parametrize("device", DEVICES)
