@@ -19,3 +19,8 @@ __all__ = [
 ]  # fmt: skip
 
 __version__: str = info()["version"]
+
+
+def __dir__() -> list[str]:
+    """The public names, not what their modules import."""
+    return [*__all__, "__version__"]

@@ -244,7 +244,7 @@ def test_the_same_inputs_go_on(stopped: Path) -> None:
         ({"call": {"test": random_triples(TESTS, seed=5)}}, "the test triples differ"),
         ({"call": {"test": random_triples(TESTS - 1, seed=1)}}, "the test triples differ"),
         (
-            {"models": [Checkpoint(random_model(seed=1), 0.5), random_model(seed=3)]},
+            {"models": [Checkpoint(random_model(seed=1), 0.5), Checkpoint(random_model(seed=3), 0.1)]},
             "the model weights differ; learning",
         ),
         ({"learning_rates": [0.5, 0.3]}, r"learning rates was 0.5, 0.25 and is 0.5, 0.3"),
