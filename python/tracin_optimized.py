@@ -21,6 +21,7 @@ from tracin.influence.arguments import PRECISIONS, check_batch_size, check_tripl
 from tracin.influence.layers import layer_of, layers_named
 from tracin.influence.top_k import TopK
 from tracin.influence.tracin import TracIn
+from tracin.influence.turns import OneAtATime, in_turn
 from tracin.losses import loss_named
 from tracin.model import ConvE
 from tracin.pykeen import TripleScorer, from_pykeen, is_pykeen
@@ -37,10 +38,11 @@ Gradient = dict[str, Tensor]  # parameter name -> gradient in the parameter's sh
 PathLike = str | os.PathLike[str]
 
 
-class TracInAnalyzer:
+class TracInAnalyzer(OneAtATime):
     """Influences of training triples on predictions, as lists and dictionaries of plain numbers.
 
-    Ids of triples are those of the triples factory. Make a new analyzer after training the model further.
+    Ids of triples are those of the triples factory. Make a new analyzer after training the model further. Threads that
+    share an analyzer wait for each other.
 
     Args:
         model: a PyKEEN model, a `tracin.ConvE` or a `tracin.Checkpoint`.
@@ -80,6 +82,7 @@ class TracInAnalyzer:
         use_torch_compile: bool = False,
         enable_multi_gpu: bool = False,
     ) -> None:
+        super().__init__()
         if use_torch_compile and not use_vectorized_gradients:
             raise InputError(
                 "use_torch_compile and use_vectorized_gradients=False ask for different backends; choose one"
@@ -106,6 +109,7 @@ class TracInAnalyzer:
         self._tracin = TracIn(self._checkpoint, **self._options)
         self._test_gradients: dict[Triple, Gradient] = {}
 
+    @in_turn
     def compute_gradient(self, head: int, relation: int, tail: int, label: float = 1.0) -> Gradient:
         """Gradient of a triple's loss, as a false triple's with label 0: softplus(score).
 
@@ -119,15 +123,18 @@ class TracInAnalyzer:
             raise InputError(f"label is {label!r}; expected 1, or with loss_fn 'bce' 0")
         return self._autograd.gradients(triple, lambda scores: -functional.logsigmoid(-scores))
 
+    @in_turn
     def compute_influence(self, train_triple: Triple, test_triple: Triple, learning_rate: float = 0.001) -> float:
         """Influence of a training triple on a test triple."""
         tracin = self._ready(self._tracin, learning_rate)
         return tracin.influence(self._one(train_triple), self._one(test_triple)).item()
 
+    @in_turn
     def compute_batch_individual_gradients(self, triples_batch: Triples) -> list[Gradient]:
         """The gradient of each triple, by one backward pass each."""
         return [self._autograd.gradients(triple) for triple in self._placed(triples_batch)]
 
+    @in_turn
     def compute_batch_gradients_vectorized(self, triples_batch: Triples) -> list[Gradient]:
         """The gradient of each triple, all by one vmap, or one by one where that cannot follow the model."""
         triples = self._placed(triples_batch)
@@ -136,6 +143,7 @@ class TracInAnalyzer:
         gradients = self._vmap.per_sample(self._vmap.tracked, triples)
         return [{name: rows[row] for name, rows in gradients.items()} for row in range(len(triples))]
 
+    @in_turn
     def get_or_compute_test_gradient(self, test_triple: Triple) -> Gradient:
         """The gradient of a test triple, kept for the next time if the test gradients are cached."""
         key: Triple = tuple(self._one(test_triple)[0].tolist())
@@ -146,6 +154,7 @@ class TracInAnalyzer:
             self._test_gradients[key] = gradient
         return gradient
 
+    @in_turn
     def precompute_test_gradients(self, test_triples: Triples) -> None:
         """Fills the cache of `get_or_compute_test_gradient`; a gradient takes as much memory as the model."""
         if not self.cache_test_gradients:
@@ -154,6 +163,7 @@ class TracInAnalyzer:
         for triple in self._ids(test_triples, "test_triples"):
             self.get_or_compute_test_gradient(tuple(triple.tolist()))
 
+    @in_turn
     def compute_influences_for_test_triple(
         self,
         test_triple: Triple,
@@ -171,6 +181,7 @@ class TracInAnalyzer:
         top = _ranked(tracin, self._one(test_triple), train, top_k)
         return _influences(train[top.indices[0]], top.scores[0])
 
+    @in_turn
     def analyze_test_set(
         self,
         test_triples: Triples,
@@ -196,6 +207,7 @@ class TracInAnalyzer:
         _write_json(path, summary)
         return summary
 
+    @in_turn
     def analyze_test_set_multi_gpu(
         self,
         test_triples: Triples,
@@ -210,6 +222,7 @@ class TracInAnalyzer:
             self._everywhere(), test_triples, training_triples, learning_rate, top_k, max_test_triples, batch_size
         )
 
+    @in_turn
     def compute_self_influence(
         self, training_triples: Triples, learning_rate: float = 0.001, output_path: PathLike | None = None
     ) -> list[dict[str, Any]]:
@@ -260,11 +273,10 @@ class TracInAnalyzer:
     @cached_property
     def _names(self) -> tuple[str, ...]:
         """The parameters of the scored model that the chosen layers are."""
-        names = [name for name, _ in self._scorer.named_parameters()]
-        chosen = self._tracin.layers
+        names = [name for name, parameter in self._scorer.named_parameters() if parameter.requires_grad]
         if isinstance(self._tracin.models[0], ConvE):
-            return tuple(name for name in names if layer_of(name) in chosen)
-        return chosen
+            return tuple(name for name in names if layer_of(name) in self._tracin.layers)
+        return tuple(name for name in names if f"{name}.".startswith(tuple(f"{each}." for each in self._tracin.layers)))
 
     @cached_property
     def _job(self) -> backends.Job:
@@ -336,20 +348,15 @@ class TracInAnalyzer:
         return tracin
 
     def _one(self, triple: Triple | Tensor) -> Tensor:  # [1, 3]
-        return self._ids([triple.tolist() if isinstance(triple, Tensor) else triple], "the triple")
+        return self._ids(triple, "the triple")
 
     def _placed(self, triples: Triples) -> Tensor:  # [n, 3]
         """For the backends, which `TracIn` hands triples on its device."""
         return self._ids(triples, "the triples").to(self._tracin.device)
 
     def _ids(self, triples: Triples, name: str) -> Tensor:  # [n, 3]
-        triples = getattr(triples, "mapped_triples", triples)
-        if not isinstance(triples, Tensor):
-            try:
-                triples = torch.as_tensor(triples) if len(triples) else torch.empty(0, 3, dtype=torch.int64)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise InputError(f"{name}: expected triples (head, relation, tail) of ids; {error}") from error
-        return check_triples(triples, name, self._tracin.models[0])
+        source = self._checkpoint if isinstance(self._checkpoint, Checkpoint) else None
+        return check_triples(triples, name, self._tracin.models[0], source)
 
 
 def compute_tracin_influence(

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tests.samples.models import ENTITIES, RELATIONS, pairs_of_triples, random_triples
 from tests.samples.pykeen_examples import factory, pykeen_model
-from tracin import Checkpoint, ConvE, InputError, TracIn, from_pykeen, load_checkpoint, save_checkpoint
+from tracin import ConvE, InputError, TracIn, from_pykeen, load_checkpoint, save_checkpoint
 from tracin.digests import digest_models
 from tracin.pykeen import TripleScorer
 from tracin_ext.backends.sequential import SequentialBackend
@@ -195,7 +195,7 @@ def test_several_checkpoints_of_another_model_add_up() -> None:
         for parameter in second.parameters():
             parameter.mul_(0.5)
     test, train = pairs_of_triples(20)
-    both = TracIn([first, Checkpoint(from_pykeen(second).model, 0.5)], backend="vectorized", precision="float64")
+    both = TracIn([first, second], [1e-3, 0.5], backend="vectorized", precision="float64")
     expected = reference(first, train, test)[0] + 500 * reference(second, train, test)[0]
     assert worst_error(both.influence(train, test), expected) <= TOLERANCE["float64"]
 

@@ -355,9 +355,9 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
     cases: list[tuple[str, Any]] = [
         ("the triples row 0: tail id 99 is outside", lambda: analyzer.compute_gradient(0, 0, 99)),
         ("the triple is ", lambda: analyzer.compute_influence(5, (0, 0, 1))),  # type: ignore[arg-type]
-        ("training_triples: expected triples", lambda: analyzer.compute_self_influence([(0, 0, 1), (1, 2)])),
-        ("training_triples: expected triples", lambda: analyzer.compute_self_influence(5)),
-        ("training_triples has dtype torch.float32", lambda: analyzer.compute_self_influence([(0.5, 0, 1)])),
+        ("training_triples is a list of shape", lambda: analyzer.compute_self_influence([(0, 0, 1), (1, 2)])),
+        ("training_triples is 5, a int; expected triples", lambda: analyzer.compute_self_influence(5)),
+        ("training_triples row 0: head 0.5 is neither", lambda: analyzer.compute_self_influence([(0.5, 0, 1)])),
         ("max_test_triples is 0", lambda: analyzer.analyze_test_set(train, train, max_test_triples=0)),
         ("k is 0", lambda: analyzer.analyze_test_set(train, train, top_k=0)),
         ("learning_rates is -1", lambda: analyzer.analyze_test_set(train, train, learning_rate=-1)),

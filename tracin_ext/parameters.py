@@ -90,6 +90,11 @@ def has_factored_form(model: Any) -> bool:
     return all(hasattr(model, name) for name in READ)
 
 
+def lacks_weight(layers: Collection[str]) -> bool:
+    """Whether fc's bias counts and its weight does not: the factored form has no term of it alone."""
+    return "fc.bias" in layers and not {"fc", "fc.weight"} & set(layers)
+
+
 def parameters_of(
     model: Any,
     layers: Collection[str] = LAYERS,
@@ -99,6 +104,8 @@ def parameters_of(
 ) -> ConvEParameters:
     """Reads a ConvE module, its attributes READ.
 
+    `layers` are those whose gradients count; in the place of a layer, names of parameters count these alone. `fc.bias`
+    counts only with `fc.weight`: see `lacks_weight`.
     Everything derived is computed in float64 and rounded once, to `dtype`. `tables` is the type of entity, relation,
     bias and fc_weight where it differs: float32 tables with everything else in float64 are exact for a float32 model,
     and share its memory.
@@ -111,15 +118,16 @@ def parameters_of(
     no_bias = torch.zeros(channels, dtype=torch.float64)
     conv_bias = no_bias if model.conv.bias is None else model.conv.bias.detach().double().cpu()
     scale = conv_gamma * conv_rstd
-    tracked = {name.split(".")[0] for name, _ in model.named_parameters()} & set(layers)
-    present = dict(model.named_parameters())
-    tracked |= {
-        name for name in ("fc.bias", "bn2.weight", "bn2.bias") if name in present and name.split(".")[0] in tracked
-    }
+    counted = {name for name, _ in model.named_parameters() if not {name, name.split(".")[0]}.isdisjoint(layers)}
+    tracked = {name.split(".")[0] for name in counted} | counted & {"fc.bias", "bn2.weight", "bn2.bias"}
     maps = statistics_maps(conv_weight, conv_bias - conv_mean, conv_rstd, scale, image_gamma, image_beta)
-    if model.conv.bias is None:
-        maps["conv"] = maps["conv"][: conv_weight.numel()]
-    below_fc = [maps[layer] for layer in ("bn0", "conv", "bn1") if layer in tracked]
+    weights = {"bn0": planes, "conv": conv_weight.numel(), "bn1": channels}  # rows of a map before those of the bias
+    below_fc = [
+        maps[layer][rows]
+        for layer, size in weights.items()
+        for name, rows in (("weight", slice(size)), ("bias", slice(size, None)))
+        if f"{layer}.{name}" in counted
+    ]
     root = torch.cat(below_fc) if below_fc else None
 
     def cast(tensor: Tensor) -> Tensor:

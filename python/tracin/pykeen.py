@@ -111,8 +111,18 @@ def from_pykeen(model: Any, triples_factory: Any = None) -> Checkpoint:
         shape = model.interaction.shape_info
         settings = {"image_height": shape.image_height, "image_width": shape.image_width}
         contents = Contents(state, settings, name, relation_step=relation_step(model))
-        return replace(checkpoint_of(name, contents, dictionaries=dictionaries), path="")
+        checkpoint = replace(checkpoint_of(name, contents, dictionaries=dictionaries), path="")
+        _freeze_alike(checkpoint.model, model)
+        return checkpoint
     return Checkpoint(TripleScorer(model), None, None, *dictionaries, format=name)
+
+
+def _freeze_alike(ours: nn.Module, theirs: nn.Module) -> None:
+    """What is frozen (requires_grad False) in a model is frozen in the ConvE made of it."""
+    trained = {name: parameter.requires_grad for name, parameter in theirs.named_parameters()}
+    keys = detect("", theirs.state_dict(), {}).tensors
+    for name, parameter in ours.named_parameters():
+        parameter.requires_grad_(trained[keys[name]])
 
 
 def _is_plain_conve(model: Any) -> bool:

@@ -17,8 +17,7 @@ from tests.samples.models import random_model, random_triples
 from tracin import Checkpoint, InputError, TracIn
 from tracin.digests import digest, digest_of, sealed
 from tracin.files import locked
-from tracin.influence import memory, resume
-from tracin.influence import tracin as influence
+from tracin.influence import memory, resume, scorer
 from tracin.influence.blocks import Work
 from tracin.influence.resume import Partial, held_signals
 
@@ -249,7 +248,7 @@ def test_the_same_inputs_go_on(stopped: Path) -> None:
         ({"call": {"test": random_triples(TESTS, seed=5)}}, "the test triples differ"),
         ({"call": {"test": random_triples(TESTS - 1, seed=1)}}, "the test triples differ"),
         (
-            {"models": [Checkpoint(random_model(seed=1), 0.5), random_model(seed=3)]},
+            {"models": [Checkpoint(random_model(seed=1), 0.5), Checkpoint(random_model(seed=3), 0.1)]},
             "the model weights differ; learning",
         ),
         ({"learning_rates": [0.5, 0.3]}, r"learning rates was 0.5, 0.25 and is 0.5, 0.3"),
@@ -269,7 +268,7 @@ def test_other_kinds_and_releases_are_refused(stopped: Path, monkeypatch: pytest
     train, _ = triples()
     with pytest.raises(InputError, match="p holds partial results of another run: .*kind was top_k and is self_inf"):
         TracIn(checkpoints(), backend="factored").self_influence(train, partial=stopped)
-    monkeypatch.setattr(influence, "version", lambda: "99.0")
+    monkeypatch.setattr(scorer, "version", lambda: "99.0")
     with pytest.raises(InputError, match="tracin was .* and is 99.0"):
         go_on(stopped)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -70,8 +72,8 @@ def test_checkpoints_add_up_with_their_own_rates() -> None:
     test, train = pairs_of_triples()
     first, second = random_model(seed=1), random_model(seed=2)
     one = [TracIn(model, 1.0, precision="float64").influence(train, test) for model in (first, second)]
-    both = TracIn([Checkpoint(first, 0.5), Checkpoint(second)], precision="float64")
-    assert torch.allclose(both.influence(train, test), 0.5 * one[0] + 1e-3 * one[1], rtol=1e-9)
+    both = TracIn([Checkpoint(first, 0.5), Checkpoint(second, 0.25)], precision="float64")
+    assert torch.allclose(both.influence(train, test), 0.5 * one[0] + 0.25 * one[1], rtol=1e-9)
     given = TracIn([first, second], [2.0, 3.0], precision="float64")
     assert torch.allclose(given.influence(train, test), 2 * one[0] + 3 * one[1], rtol=1e-9)
     squares = [TracIn(model, 1.0, precision="float64").self_influence(train) for model in (first, second)]
@@ -92,9 +94,43 @@ def test_no_test_by_train_matrix_in_top_k(monkeypatch: pytest.MonkeyPatch) -> No
         widths.append(scores.shape[1])
         merge(scores, *rest)
 
-    monkeypatch.setattr("tracin.influence.tracin.merge_top_k", spy)
+    monkeypatch.setattr("tracin.influence.scorer.merge_top_k", spy)
     TracIn(random_model(), batch_size=16).top_k(random_triples(100), random_triples(8), 3)
     assert sum(widths) == 100 and max(widths) == 16
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ([None, None], r"^checkpoint 0 and checkpoint 1 \(last\.pt\) hold no learning rate.*give learning_rates"),
+        ([0.5, None], r"^checkpoint 1 \(last\.pt\) holds no learning rate"),
+        ([0.5, 0.0], r"^the learning rate of checkpoint 1 \(last\.pt\) is 0\.0; expected positive"),
+        ([0.5, -1e-3], "is -0.001; expected positive"),
+        ([float("nan"), 0.5], "learning rate of checkpoint 0 is nan"),
+        ([float("inf"), 0.5], "learning rate of checkpoint 0 is inf"),
+        (["fast", 0.5], "learning rate of checkpoint 0 is 'fast'"),
+    ],
+)
+def test_rates_of_several_checkpoints_are_known_and_positive(rates: list[Any], message: str) -> None:
+    first, last = Checkpoint(random_model(seed=1), rates[0]), Checkpoint(random_model(seed=2), rates[1], path="last.pt")
+    with pytest.raises(InputError, match=message):
+        TracIn([first, last])
+    assert TracIn([first, last], [1.0, 2.0]).learning_rates == [1.0, 2.0]
+
+
+def test_one_checkpoint_alone_has_a_default_rate() -> None:
+    model = random_model()
+    assert TracIn(model).learning_rates == TracIn([Checkpoint(model)]).learning_rates == [1e-3]
+    assert TracIn(Checkpoint(model, 0.5)).learning_rates == [0.5]
+    with pytest.raises(InputError, match="learning rate of checkpoint 0 is 0.0"):
+        TracIn(Checkpoint(model, 0.0))
+
+
+@pytest.mark.parametrize("rates", [0, -1.0, float("nan"), float("inf"), "0.1", [None], [True], 1j, object()])
+def test_wrong_rates_are_named(rates: Any) -> None:
+    with pytest.raises(InputError, match="^learning_rates is .*; expected (a )?positive number") as raised:
+        TracIn(random_model(), rates)
+    assert raised.value.argument == "learning_rates"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +166,7 @@ def test_cuda_without_cuda_is_an_error_with_a_remedy() -> None:
         (torch.tensor([[-1, 0, 1]]), "head id -1"),
         (torch.zeros(3, 2), "shape"),
         (torch.zeros(3, 3), "integer"),
-        ([[0, 0, 1]], "shape"),
+        ({(0, 0, 1)}, "a set; expected triples"),
     ],
 )
 def test_wrong_triples_are_named(triples: Tensor, message: str) -> None:

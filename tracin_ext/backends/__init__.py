@@ -16,7 +16,7 @@ from tracin_ext.backends.sequential import SequentialBackend
 from tracin_ext.backends.trial import failure
 from tracin_ext.backends.vectorized import VectorizedBackend
 from tracin_ext.losses import Loss
-from tracin_ext.parameters import has_factored_form
+from tracin_ext.parameters import has_factored_form, lacks_weight
 
 CLASSES: dict[str, type[Any]] = {
     backend.name: backend
@@ -57,7 +57,7 @@ class Job:
     """What backends differ in being able to do."""
 
     model: Any
-    layers: tuple[str, ...]
+    layers: tuple[str, ...]  # or names of parameters, where not all of a layer's count
     dtype: torch.dtype
     loss: Loss
 
@@ -82,6 +82,8 @@ def reason_against(name: str, device: torch.device, job: Job | None) -> str | No
         if name not in ("vectorized", "sequential"):
             return "this model is not a ConvE"
         return failure(name, job.model, job.layers, job.dtype, device, job.loss)
+    if job is not None and name not in ("vectorized", "sequential") and lacks_weight(job.layers):
+        return "fc.weight is frozen and fc.bias is not, whose gradients alone only backends that build them have"
     if job is not None and (reason := against_loss(name, job.loss)):
         return reason
     return native.reason_against(device) if name == "native" else None

@@ -27,6 +27,11 @@ def failure(
         return f"autograd cannot follow this model: {first_line(error)}"
     if not close(again, expected):
         return "the gradients of this model differ from call to call: it must not keep or draw anything in between"
+    if depends_on_batch(sequential.model, triples):
+        return (
+            "the score that this model gives a triple depends on the other triples of the batch, as where scores are "
+            "standardised over it: TracIn needs the score of one triple alone"
+        )
     if name == "sequential":
         return None
     try:
@@ -34,6 +39,20 @@ def failure(
     except Exception as error:
         return f"vmap cannot follow this model: {first_line(error)}"
     return None if close(found, expected) else "vmap gives other gradients of this model than autograd"
+
+
+@torch.no_grad()
+def depends_on_batch(
+    model: torch.nn.Module,
+    triples: torch.Tensor,  # [2, 3]
+) -> bool:
+    """Whether the scores of two triples are others than those of each alone."""
+    alone = torch.cat([model(triple[None]).flatten() for triple in triples])
+    try:
+        together = model(triples).flatten()
+    except Exception:  # a model of one triple at a time
+        return False
+    return not close(together, alone)
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> bool:

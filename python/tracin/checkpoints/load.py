@@ -24,10 +24,11 @@ from tracin.checkpoints.layouts import (
 from tracin.checkpoints.settings import number
 from tracin.errors import InputError, plain, quote
 from tracin.model import ConvE
+from tracin.notebook import as_html
 from tracin.triples.dictionaries import in_id_order
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A model and what its file knew about it.
 
@@ -54,6 +55,27 @@ class Checkpoint:
     format: str = ""
     path: str = ""
     image_reason: str = ""
+
+    def __repr__(self) -> str:
+        known = [f"learning rate {self.learning_rate:g}"] if self.learning_rate is not None else []
+        known += [f"epoch {self.epoch}"] if self.epoch is not None else []
+        known += [kind for kind, some in self._labels.items() if some]
+        return f"Checkpoint({', '.join([self.path or self.format or 'in memory', self._size, *known])})"
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, object] = {"file": self.path, "format": self.format, "model": self._size}
+        facts |= {"image": self.image_reason, "learning rate": self.learning_rate, "epoch": self.epoch}
+        facts |= {kind: "known" if some else "not known" for kind, some in self._labels.items()}
+        return as_html("Checkpoint", {name: fact for name, fact in facts.items() if fact not in (None, "")})
+
+    @property
+    def _size(self) -> str:
+        model = self.model
+        return f"{type(model).__name__} of {model.num_entities} entities, {model.num_relations} relations"
+
+    @property
+    def _labels(self) -> dict[str, bool]:
+        return {"entity labels": self.entity_to_id is not None, "relation labels": self.relation_to_id is not None}
 
 
 def load_checkpoint(

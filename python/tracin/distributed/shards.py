@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -11,18 +11,30 @@ import torch
 from torch import Tensor
 
 from tracin.distributed.ranks import Ranks, ranks_of_environment
-from tracin.influence.top_k import TopK
+from tracin.errors import InputError
+from tracin.influence.top_k import REMEDY, TopK
 from tracin.influence.tracin import TracIn
 from tracin_ext.ops import merge_top_k
 
 Result = TypeVar("Result", covariant=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ShardedTopK(TopK):
-    """TopK over all ranks' training triples, and these triples, which no rank holds all of."""
+    """TopK over all ranks' training triples, and these triples, which no rank holds all of.
+
+    They, not a digest, tell whether `to_frame` is given the training triples that were scored.
+    """
 
     triples: Tensor  # [n_test, k, 3]
+
+    def _check_train(
+        self,
+        train: Tensor,  # [n_train, 3]
+    ) -> None:
+        super()._check_train(train)
+        if not torch.equal(train[self.indices], self.triples):
+            raise InputError(f"train has other triples than those that were scored; {REMEDY}", "train")
 
 
 def parted_by_head(
@@ -81,13 +93,18 @@ def sharded_top_k(
         ...     top = sharded_top_k(ti, *parted_by_head(part, ranks), test, k=10)
     """
     ranks = ranks or ranks_of_environment()
-    found = ti.top_k(train_part, test, k, order, partial, keep_finished=ranks.size > 1)
+    if ranks.size == 1:
+        found = ti.top_k(train_part, test, k, order, partial)
+        return ShardedTopK(index[found.indices], found.scores, train_part[found.indices], test_digest=found.test_digest)
+    found = ti.top_k_of_part(train_part, test, k, order, partial)
     indices = ranks.gather(index[found.indices], 1, ti.device)
     scores = ranks.gather(found.scores, 1, ti.device)
     triples = ranks.gather(train_part[found.indices], 1, ti.device)
     if indices is None or scores is None or triples is None:
         return None
-    return ShardedTopK(indices, scores, triples) if ranks.size == 1 else best_of(indices, scores, triples, k, order)
+    best = best_of(indices, scores, triples, k, order)
+    ti.warn_of_zeros(test, best.scores, order)
+    return replace(best, test_digest=found.test_digest)
 
 
 def best_of(
@@ -198,7 +215,7 @@ class Whole:
         order: str,
     ) -> ShardedTopK:
         found = self.tracin.top_k(self.train, test, k, order, self.partial)
-        return ShardedTopK(found.indices, found.scores, self.train[found.indices])
+        return ShardedTopK(found.indices, found.scores, self.train[found.indices], test_digest=found.test_digest)
 
     def self_influence(self) -> Tensor:  # [n_train]
         return self.tracin.self_influence(self.train, self.partial)
@@ -296,8 +313,11 @@ class Influence:
     test: Tensor  # [n_test, 3]
 
     def work(self, shards: Shards) -> Tensor | None:  # [n_test, n_train]
-        scores = shards.tracin.influence(shards.train, self.test)
-        return in_order(scores, shards.index, 1, shards.ranks, shards.tracin.device)
+        scores = shards.tracin.influence_of_part(shards.train, self.test)
+        whole = in_order(scores, shards.index, 1, shards.ranks, shards.tracin.device)
+        if whole is not None:
+            shards.tracin.warn_of_zeros(self.test, whole)
+        return whole
 
 
 @dataclass(frozen=True)

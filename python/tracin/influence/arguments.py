@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracin.errors import InputError
+from tracin.errors import InputError, quote
+from tracin.triples.given import FACTORY, check_same_dictionaries, ids_of
 from tracin.triples.ids import check_ids
+from tracin.triples.labels import Dictionaries
 from tracin_ext import backends
 from tracin_ext.ops import ORDERS
 
@@ -20,20 +22,31 @@ AUTOGRAD_BACKENDS = ("vectorized", "sequential")
 
 
 def check_triples(
-    triples: Any,  # [n, 3]
+    triples: Any,  # [n, 3], in any form that `ids_of` reads
     name: str,
     model: Any,
+    source: Dictionaries | None = None,  # the model's
 ) -> Tensor:  # [n, 3] int64, on the CPU
-    """A tensor, or a PyKEEN triples factory's; InputError, which names the row, unless all ids are the model's."""
-    triples = getattr(triples, "mapped_triples", triples)
-    if not isinstance(triples, Tensor) or triples.dim() != 2 or triples.shape[1] != 3:
-        shape = tuple(triples.shape) if isinstance(triples, Tensor) else type(triples).__name__
-        raise InputError(f"{name} is {shape}; expected a tensor of shape [n, 3]: head, relation, tail")
-    if triples.is_floating_point() or triples.dtype == torch.bool:
-        raise InputError(f"{name} has dtype {triples.dtype}; expected integer ids")
-    ids: Tensor = triples.long().cpu()
+    """Rows of ids; InputError, which names the row, unless all ids are the model's."""
+    if hasattr(triples, "mapped_triples"):
+        check_factory_size(triples, name, model)
+    ids = ids_of(triples, name, source)
     check_ids(ids, model.num_entities, model.num_relations, name)
     return ids
+
+
+def check_factory_size(factory: Any, name: str, model: Any) -> None:
+    """Raises InputError for a PyKEEN factory of more or fewer entities or relations than the model has."""
+    for kind, size, expected in (
+        ("entities", getattr(factory, "num_entities", None), model.num_entities),
+        ("relations", getattr(factory, "real_num_relations", None), model.num_relations),
+    ):
+        if size is not None and size != expected:
+            raise InputError(
+                f"{name} is a triples factory of {size} {kind}, the model has {expected}, so its ids are others; "
+                f"{FACTORY}",
+                name,
+            )
 
 
 def check_models(models: Sequence[Any]) -> None:
@@ -52,6 +65,17 @@ def check_models(models: Sequence[Any]) -> None:
         for name, value in model.state_dict().items():
             if not value.isfinite().all():
                 raise InputError(f"{name} of checkpoint {index} has NaN or infinite values; the training diverged?")
+
+
+def shared_dictionaries(given: Sequence[Any]) -> Dictionaries | None:
+    """What has the dictionaries of all checkpoints; InputError where two have different ones; None if none has any."""
+    kinds = ("entity_to_id", "relation_to_id")
+    known = [(i, item) for i, item in enumerate(given) if any(getattr(item, kind, None) is not None for kind in kinds)]
+    for index, item in known[1:]:
+        remedy = "expected checkpoints of one training run"
+        check_same_dictionaries(f"checkpoint {index}", item, f"checkpoint {known[0][0]}", known[0][1], remedy)
+    whole = [item for _, item in known if all(getattr(item, kind, None) is not None for kind in kinds)]
+    return next(iter(whole or [item for _, item in known]), None)
 
 
 def check_batch_size(batch_size: int | str) -> int | str:
@@ -93,13 +117,47 @@ def create_backend(
 
 
 def resolve_learning_rates(rates: float | Sequence[float] | None, given: Sequence[Any]) -> list[float]:
-    """One rate per checkpoint."""
+    """One rate per checkpoint: those given, else the checkpoints' own, of one checkpoint alone else the default."""
     if rates is None:
-        own = [getattr(item, "learning_rate", None) for item in given]
-        return [DEFAULT_LEARNING_RATE if rate is None else float(rate) for rate in own]
-    several = [float(rates)] * len(given) if isinstance(rates, int | float) else [float(rate) for rate in rates]
-    if len(several) != len(given):
-        raise InputError(f"{len(several)} learning rates for {len(given)} checkpoints; give one for all or one each")
-    if not all(rate > 0 and rate < float("inf") for rate in several):
-        raise InputError(f"learning_rates is {rates}; expected positive numbers", "learning_rates")
-    return several
+        return own_learning_rates(given)
+    several = [rates] * len(given) if isinstance(rates, int | float) else rates
+    if isinstance(several, str) or not hasattr(several, "__iter__"):
+        raise InputError(
+            f"learning_rates is {quote(rates)}; expected a positive number, or one for each checkpoint",
+            "learning_rates",
+        )
+    found = [positive_rate(rate, f"learning_rates is {quote(rates)}") for rate in several]
+    if len(found) != len(given):
+        raise InputError(f"{len(found)} learning rates for {len(given)} checkpoints; give one for all or one each")
+    return found
+
+
+def own_learning_rates(given: Sequence[Any]) -> list[float]:
+    """What the checkpoints were trained with; of several, all have to know it."""
+    own = [getattr(item, "learning_rate", None) for item in given]
+    names = [
+        f"checkpoint {i}" + (f" ({path})" if (path := getattr(item, "path", "")) else "")
+        for i, item in enumerate(given)
+    ]
+    unknown = [name for name, rate in zip(names, own, strict=True) if rate is None]
+    if unknown and len(given) > 1:
+        raise InputError(
+            f"{' and '.join(unknown)} hold{'s' * (len(unknown) == 1)} no learning rate, and each of several "
+            "checkpoints is weighted by its own; give learning_rates, one for all or one each",
+            "learning_rates",
+        )
+    return [
+        DEFAULT_LEARNING_RATE if rate is None else positive_rate(rate, f"the learning rate of {name} is {quote(rate)}")
+        for name, rate in zip(names, own, strict=True)
+    ]
+
+
+def positive_rate(rate: Any, told: str) -> float:
+    """Raises InputError, which begins with `told`, unless it is a positive, finite number."""
+    try:
+        number = float("nan") if isinstance(rate, bool | str) else float(rate)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = float("nan")
+    if not 0 < number < float("inf"):
+        raise InputError(f"{told}; expected positive numbers", "learning_rates")
+    return number

@@ -76,3 +76,36 @@ def select_layers(model: Any, layers: str | int | Sequence[str]) -> tuple[str, .
         came = ", ".join(map(repr, unknown)) or "empty"
         raise InputError(f"layers has {came}; this model has {', '.join(present)}", "layers")
     return tuple(layer for layer in present if layer in names) if isinstance(model, ConvE) else tuple(names)
+
+
+def trainable_parts(models: Sequence[Any], layers: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What counts of the layers, and what of them is frozen: parameters whose requires_grad is False.
+
+    Whole layers by their name, those that are frozen in part by their parameters.
+
+    Raises:
+        InputError: if nothing is left, or the models differ in it.
+    """
+    frozen = [{name for name, value in model.named_parameters() if not value.requires_grad} for model in models]
+    for index, names in enumerate(frozen):
+        if names != frozen[0]:
+            differing = min(names ^ frozen[0])
+            raise InputError(
+                f"{differing} is frozen (requires_grad False) in only one of checkpoints 0 and {index}; expected the "
+                "same parameters of all"
+            )
+    counted: list[str] = []
+    left_out: list[str] = []
+    for layer in layers:
+        parameters = list(tracked_parameters(models[0], (layer,)))
+        kept = [name for name in parameters if name not in frozen[0]]
+        whole = len(kept) == len(parameters)
+        counted += [layer] if whole else kept
+        left_out += [] if whole else [name for name in parameters if name in frozen[0]] if kept else [layer]
+    if not counted:
+        raise InputError(
+            f"every parameter of {', '.join(layers)} is frozen (requires_grad False), so that nothing is attributed; "
+            "set requires_grad_(True) on the model or on those parameters that were trained",
+            "layers",
+        )
+    return tuple(counted), tuple(left_out)

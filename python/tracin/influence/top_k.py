@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 import torch
 from torch import Tensor
 
+from tracin.digests import digest
 from tracin.errors import InputError
 from tracin.results.frames import influence_frame
+from tracin.triples.given import ids_of
 from tracin.triples.labels import Dictionaries, Labels, labels_of
 
+SHOWN = 10  # rows in a notebook
+REMEDY = "give the triples that were scored"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class TopK:
     """The k most influential training triples of each test triple, best first, ties by index.
 
     Args:
         indices: [n_test, k] int64, of the training triples.
-        scores: [n_test, k], their influences: positive for proponents, negative for opponents.
+        scores: [n_test, k], their influences: positive for proponents, negative for opponents. One of exactly 0 is
+            neither: it fills the list up.
+        train_digest, test_digest: of the triples that were scored, which `to_frame` takes no others for.
 
     Example:
         >>> top = TracIn(checkpoint).top_k(train, test, k=3)
@@ -29,11 +37,29 @@ class TopK:
 
     indices: Tensor  # [n_test, k] of the training triples
     scores: Tensor  # [n_test, k] influences, signed
+    train_digest: str | None = field(default=None, kw_only=True)
+    test_digest: str | None = field(default=None, kw_only=True)
+
+    def __repr__(self) -> str:
+        tests, k = self.indices.shape
+        return f"{type(self).__name__}({tests} test triple{'s' * (tests != 1)}, {k} influences on each)"
+
+    def _repr_html_(self) -> str:
+        tests, k = self.indices.shape
+        first = slice(-(-SHOWN // max(1, k)))
+        frame = pl.DataFrame(
+            {
+                "test_index": torch.arange(tests)[first].repeat_interleave(k)[:SHOWN].numpy(),
+                "train_index": self.indices[first].flatten()[:SHOWN].numpy(),
+                "score": self.scores[first].flatten()[:SHOWN].numpy(),
+            }
+        )
+        return f"<p>{self!r}, the first {len(frame)}:</p>{frame._repr_html_()}"
 
     def to_frame(
         self,
-        train: Tensor,  # [n_train, 3]
-        test: Tensor | None = None,  # [n_test, 3]
+        train: Any,  # [n_train, 3]
+        test: Any = None,  # [n_test, 3]
         labels: Labels | Dictionaries | None = None,
     ) -> pl.DataFrame:  # n_test * k rows
         """The influences as a table, one row for each test triple and training triple, in this order.
@@ -42,8 +68,9 @@ class TopK:
         head_label, relation_id, relation_label, tail_id, tail_label of the training triple; score.
 
         Args:
-            train: the training triples that were scored.
-            test: the test triples; without them only test_index tells the test triple.
+            train: the training triples that were scored, in any form that `TracIn.top_k` takes; of labels, `labels`
+                has to have the dictionaries.
+            test: the test triples, likewise; without them only test_index tells the test triple.
             labels: what has the dictionaries label -> id, a Checkpoint or a PyKEEN triples factory; None for ids only.
 
         Returns:
@@ -56,19 +83,41 @@ class TopK:
             >>> top = TracIn(checkpoint).top_k(train, test, k=5)
             >>> top.to_frame(train, test, checkpoint).write_csv("influences.csv")
         """
-        if self.indices.numel() and int(self.indices.max()) >= len(train):
-            raise InputError(
-                f"train has {len(train)} triples, but row {int(self.indices.max())} is among the influences; "
-                "give the triples that were scored"
-            )
-        if test is not None and len(test) != len(self.indices):
-            raise InputError(
-                f"test has {len(test)} triples for influences on {len(self.indices)}; give the triples that were scored"
-            )
+        train = ids_of(train, "train", labels)
+        self._check_train(train)
+        if test is not None:
+            test = ids_of(test, "test", labels)
+            self._check_test(test)
         test_index = torch.arange(len(self.indices)).repeat_interleave(self.indices.shape[1])
         index = self.indices.flatten()
         tests = None if test is None else test[test_index]
         return influence_frame(labels_of(labels), test_index, tests, None, index, train[index], self.scores.flatten())
+
+    def _check_train(
+        self,
+        train: Tensor,  # [n_train, 3]
+    ) -> None:
+        if self.indices.numel() and int(self.indices.max()) >= len(train):
+            raise InputError(
+                f"train has {len(train)} triples, but row {int(self.indices.max())} is among the influences; {REMEDY}",
+                "train",
+            )
+        if self.train_digest is not None and self.train_digest != digest({"": train}):
+            raise InputError(
+                f"train has other triples, or the same in another order, than those that were scored; {REMEDY}",
+                "train",
+            )
+
+    def _check_test(
+        self,
+        test: Tensor,  # [n_test, 3]
+    ) -> None:
+        if len(test) != len(self.indices):
+            raise InputError(f"test has {len(test)} triples for influences on {len(self.indices)}; {REMEDY}", "test")
+        if self.test_digest is not None and self.test_digest != digest({"": test}):
+            raise InputError(
+                f"test has other triples, or the same in another order, than those that were scored; {REMEDY}", "test"
+            )
 
 
 def ranked_index(

@@ -4,44 +4,42 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tracin.checkpoints.load import Checkpoint
-from tracin.digests import digest, digest_models
+from tracin.digests import digest
 from tracin.errors import InputError
 from tracin.influence.arguments import (
     AUTOGRAD_BACKENDS,
     PRECISIONS,
     check_batch_size,
     check_models,
-    check_ranking,
-    check_triples,
     create_backend,
     resolve_backend,
     resolve_learning_rates,
+    shared_dictionaries,
 )
-from tracin.influence.blocks import Work, attempt
-from tracin.influence.layers import layers_of, select_layers
-from tracin.influence.memory import need_of, parse_size, tile_and_block
+from tracin.influence.layers import layers_of, select_layers, trainable_parts
+from tracin.influence.memory import parse_size
 from tracin.influence.passes import Pass
 from tracin.influence.resume import Partial
+from tracin.influence.scorer import Scorer
 from tracin.influence.top_k import TopK
+from tracin.influence.turns import in_turn
 from tracin.losses import loss_named
-from tracin.machine import resolve_device, version
-from tracin.progress import Clock, Stage, progress_stages
+from tracin.machine import resolve_device
+from tracin.notebook import as_html
+from tracin.progress import Clock
 from tracin.pykeen import from_pykeen, is_pykeen
 from tracin_ext.backends import Backend, Job
-from tracin_ext.full_float32 import full_float32
 from tracin_ext.grouping import order_by_head_relation
-from tracin_ext.ops import merge_top_k
 
 
-class TracIn:
+class TracIn(Scorer):
     """TracIn (Pruthi et al., NeurIPS 2020, https://arxiv.org/abs/2002.08484) for ConvE, exact and for all parameters.
 
         influence(z, z') = sum over checkpoints of  learning rate * <grad loss(z), grad loss(z')>
@@ -49,11 +47,20 @@ class TracIn:
     The model is in eval mode; each sample's gradient is its own. Positive: a proponent, a training step on it lowers
     the loss of the test triple. Negative: an opponent.
 
+    Parameters that are frozen (requires_grad False) when this object is made are left out.
+
+    Threads: one object may be used by several, whose calls wait for each other. Objects in several threads run side by
+    side, also of one model, which each copies; on a GPU, TF32 is off in the whole process meanwhile. Results are those
+    of one thread. The threads of PyTorch (`torch.set_num_threads`) are for each, so that calls side by side are seldom
+    faster. Not safe: changing an object's attributes, or the model while an object is made, from another thread;
+    `partial` files shared by two calls; progress bars, which overwrite each other.
+
     Args:
         model_or_checkpoints: a ConvE, a Checkpoint, a PyKEEN model (see `from_pykeen`), or several of one model. Any
             other module that maps triples [B, 3] to scores [B] and has num_entities and num_relations runs on the
             backends vectorized and sequential.
-        learning_rates: one for all or one each; None takes the checkpoints' own, else 1e-3.
+        learning_rates: one for all or one each; None takes the checkpoints' own. One checkpoint that has none gets
+            1e-3; of several, each has to have one.
         loss: "bce", softplus(-score) of the triple.
         layers: "all"; or names among entity, relation, bn0, conv, bn1, fc, bn2, bias; or an int n, the last n of
             (bn0, conv, bn1, bn2, fc) that the model has: 1 is fc, 2 is bn2 and fc. Of a model that is no ConvE, the
@@ -79,9 +86,11 @@ class TracIn:
 
     Attributes:
         seconds: what the calls so far took, by stage: "test factors", "influence", "self-influence".
+        frozen: layers and parameters that are left out because they are frozen.
 
     Raises:
-        InputError: for an argument out of range or a backend or device that cannot run here.
+        InputError: for an argument out of range or a backend or device that cannot run here, and where every parameter
+            is frozen.
 
     Example:
         >>> top = TracIn(checkpoint).top_k(train, test, k=10)
@@ -104,6 +113,7 @@ class TracIn:
         recompute_activations: bool = False,
         memory_cleanup: bool = True,
     ) -> None:
+        super().__init__()
         if precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
         given = list(model_or_checkpoints) if isinstance(model_or_checkpoints, Sequence) else [model_or_checkpoints]
@@ -111,7 +121,10 @@ class TracIn:
         self.models = [item.model if isinstance(item, Checkpoint) else item for item in given]
         check_models(self.models)
         self.learning_rates = resolve_learning_rates(learning_rates, given)
-        self.layers = select_layers(self.models[0], layers)
+        selected = select_layers(self.models[0], layers)
+        self._counted, self.frozen = trainable_parts(self.models, selected)
+        self.layers = tuple(layer for layer in selected if layer not in self.frozen)
+        self._dictionaries = shared_dictionaries(given)
         self.precision = precision
         self.device = resolve_device(device)
         self.batch_size = check_batch_size(batch_size)
@@ -123,13 +136,13 @@ class TracIn:
         self.loss = loss
         self._timed = Clock()
         self.seconds = self._timed.seconds
-        job = Job(self.models[0], self.layers, PRECISIONS[precision], loss_named(loss))
+        job = Job(self.models[0], self._counted, PRECISIONS[precision], loss_named(loss))
         self.backend = resolve_backend(backend, self.device, job)
         self._backends = [self._create(model) for model in self.models]
 
     def _create(self, model: nn.Module) -> Backend:
         mixed = self.precision == "mixed"
-        job = Job(model, self.layers, PRECISIONS[self.precision], loss_named(self.loss))
+        job = Job(model, self._counted, PRECISIONS[self.precision], loss_named(self.loss))
         backend = create_backend(self.backend, self.device, job, mixed, self.recompute_activations)
         if mixed and not getattr(backend, "mixed", False):
             where = f"the {self.backend} backend" if self.backend in AUTOGRAD_BACKENDS else f"this {self.device.type}"
@@ -144,45 +157,60 @@ class TracIn:
         """One line that says what runs."""
         count = "" if len(self.models) == 1 else f", {len(self.models)} checkpoints"
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
-        every = set(self.layers) == set(layers_of(self.models[0]))
+        every = {*self.layers, *self.frozen} >= set(layers_of(self.models[0]))
         layers = "all layers" if every else "layers " + ", ".join(self.layers)
-        return f"{self._backends[0].label}, {self.precision}, {layers}, {self.device}{threads}{count}"
+        frozen = f" without the frozen {', '.join(self.frozen)}" if self.frozen else ""
+        return f"{self._backends[0].label}, {self.precision}, {layers}{frozen}, {self.device}{threads}{count}"
+
+    def __repr__(self) -> str:
+        model = self.models[0]
+        kind = f"{type(model).__name__}, {model.num_entities} entities, {model.num_relations} relations"
+        return f"TracIn({kind}: {self.description})"
+
+    def _repr_html_(self) -> str:
+        model = self.models[0]
+        facts = {
+            "model": type(model).__name__,
+            "entities": model.num_entities,
+            "relations": model.num_relations,
+            "learning rates": ", ".join(f"{rate:g}" for rate in self.learning_rates),
+            "runs": self.description,
+        }
+        return as_html("TracIn", facts)
 
     def influence(
         self,
-        train: Tensor,  # [n_train, 3]
-        test: Tensor,  # [n_test, 3]
+        train: Any,  # [n_train, 3]
+        test: Any,  # [n_test, 3]
     ) -> Tensor:  # [n_test, n_train]
         """Influence of every training triple on every test triple.
 
         Args:
-            train: training triples [n_train, 3] of ids (head, relation, tail).
-            test: test triples [n_test, 3] of ids.
+            train: training triples [n_train, 3] of ids (head, relation, tail): a tensor, an array, lists, a data frame
+                with columns head, relation, tail, or a PyKEEN triples factory. Also of labels, or the path of a file,
+                where a checkpoint has its dictionaries.
+            test: test triples [n_test, 3], in any of these forms; also a single one.
 
         Returns:
-            Influences [n_test, n_train], in the precision of this object, on the CPU.
+            Influences [n_test, n_train], in the precision of this object, on the CPU. A warning names test triples all
+            of whose influences are 0 because their gradient is, as of a saturated score.
 
         Raises:
-            InputError: if ids exceed the model.
+            InputError: if ids exceed the model, a factory has other dictionaries than the model, or an influence is no
+                finite number.
 
         Example:
             >>> TracIn(model).influence(train, test[:5]).shape
         """
-        train = check_triples(train, "train", self.models[0])
-        test = check_triples(test, "test", self.models[0])
-        result = torch.empty(len(test), len(train), dtype=PRECISIONS[self.precision])
-
-        def keep(tests: slice, index: Tensor, scores: Tensor) -> None:
-            result[tests, index] = scores.cpu()
-
-        work = self._work(len(train), len(test), result.nbytes)
-        self._score(train, test, Partial(None, dict, work, {}, ""), keep)
+        train, test = self._pair(train, test)
+        result = self.influence_of_part(train, test)
+        self.warn_of_zeros(test, result)
         return result
 
     def top_k(
         self,
-        train: Tensor,  # [n_train, 3]
-        test: Tensor,  # [n_test, 3]
+        train: Any,  # [n_train, 3]
+        test: Any,  # [n_test, 3]
         k: int = 10,
         order: str = "absolute",
         partial: str | os.PathLike[str] | None = None,
@@ -192,8 +220,8 @@ class TracIn:
         """The k most influential training triples of each test triple, without a test-by-train matrix.
 
         Args:
-            train: training triples [n_train, 3] of ids.
-            test: test triples [n_test, 3] of ids.
+            train: training triples [n_train, 3], in any form that `influence` takes.
+            test: test triples [n_test, 3], in any of these forms; also a single one.
             k: how many; all of them if k exceeds n_train.
             order: "absolute" (largest |influence| first), "proponents" (largest first), "opponents" (smallest first).
             partial: a file for what is finished, saved every 10 s and when the work is stopped (an exception, SIGINT,
@@ -202,37 +230,25 @@ class TracIn:
             keep_finished: save `partial` at the end of a call of less than 10 s too, for what may yet fail elsewhere.
 
         Returns:
-            TopK(indices [n_test, k], scores [n_test, k]).
+            TopK(indices [n_test, k], scores [n_test, k]). Training triples whose influence is exactly 0 only fill
+            lists up, lowest indices first; a warning names test triples whose whole list is of them.
 
         Raises:
-            InputError: if k is not positive, the order unknown, ids exceed the model, or `partial` is damaged or
-                belongs to other inputs.
+            InputError: as `influence`, if k is not positive, the order unknown, or `partial` is damaged or belongs to
+                other inputs.
 
         Example:
             >>> TracIn(model).top_k(train, test, k=3, order="proponents").indices
         """
-        check_ranking(k, order)
-        train = check_triples(train, "train", self.models[0])
-        test = check_triples(test, "test", self.models[0])
-        k = min(k, len(train))
-        dtype = PRECISIONS[self.precision]
-        indices = torch.full((len(test), k), -1, device=self.device)
-        scores = torch.zeros(len(test), k, dtype=dtype, device=self.device)
+        train, test = self._pair(train, test)
+        top = self.top_k_of_part(train, test, k, order, partial, keep_finished)
+        self.warn_of_zeros(test, top.scores, order)
+        return top
 
-        def keep(tests: slice, index: Tensor, block: Tensor) -> None:
-            merge_top_k(block.contiguous(), index, order, scores[tests], indices[tests])
-
-        def inputs() -> dict[str, str]:
-            return self._inputs("top_k", train) | {"test triples": digest({"": test}), "k": str(k), "order": order}
-
-        work = self._work(len(train), len(test), indices.nbytes + scores.nbytes)
-        results = {"indices": indices, "scores": scores}
-        self._score(train, test, Partial(partial, inputs, work, results, self._asked, keep_finished), keep)
-        return TopK(indices.cpu(), scores.cpu())
-
+    @in_turn
     def self_influence(
         self,
-        train: Tensor,  # [n_train, 3]
+        train: Any,  # [n_train, 3]
         partial: str | os.PathLike[str] | None = None,
         *,
         keep_finished: bool = False,
@@ -240,23 +256,24 @@ class TracIn:
         """Influence of each triple on itself: learning rate times the squared norm of its gradient.
 
         Args:
-            train: triples [n_train, 3] of ids.
+            train: triples [n_train, 3], in any form that `influence` takes.
             partial, keep_finished: a file for what is finished, as in `top_k`.
 
         Returns:
             Self-influences [n_train], in the precision of this object, on the CPU. Large: mislabelled or hard.
 
         Raises:
-            InputError: if ids exceed the model, or `partial` is damaged or belongs to other inputs.
+            InputError: if ids exceed the model, a self-influence is no finite number, or `partial` is damaged or
+                belongs to other inputs.
 
         Example:
             >>> TracIn(model).self_influence(train).argsort(descending=True)[:10]
         """
-        train = check_triples(train, "train", self.models[0])
+        train = self._ids(train, "train")
         result = torch.zeros(len(train), dtype=PRECISIONS[self.precision])
 
         def inputs() -> dict[str, str]:
-            return self._inputs("self_influence", train)
+            return self._inputs("self_influence", digest({"": train}))
 
         def keep(_: slice, index: Tensor, scores: Tensor) -> None:
             result[index] = scores.cpu()
@@ -267,128 +284,7 @@ class TracIn:
         with self._running(saved) as stage:
             advance = stage("self-influence", len(train), "triples", done=work.finished)
             advance(0)
-            diagonal = Pass(train, order, saved, keep, self._timed, "self-influence", advance)
+            diagonal = Pass(train, None, order, saved, keep, self.precision, self._timed, "self-influence", advance)
             while (tests := work.next_tile()) is not None:
                 diagonal.score_next(tests, self._diagonal)
         return result
-
-    def _score(
-        self,
-        train: Tensor,  # [n_train, 3]
-        test: Tensor,  # [n_test, 3]
-        saved: Partial,
-        keep: Callable[[slice, Tensor, Tensor], None],
-    ) -> None:
-        """Calls keep(test triples, index [B] of training triples, scores [Q, B]) for every tile and every block.
-
-        Blocks run through the training triples ordered by (head, relation), whose forward pass is shared.
-        """
-        work, order = saved.work, order_by_head_relation(train)
-        with self._running(saved) as stage:
-            ready = int((work.done == work.total).sum())  # test triples whose factors have been computed
-            prepared = stage("test factors", len(test), "triples", done=ready)
-            advance = stage("influence", len(test) * len(train), "pairs", done=work.finished)
-            pairs = Pass(train, order, saved, keep, self._timed, "influence", advance)
-            while (tests := work.next_tile()) is not None:
-                with self._timed("test factors"):
-                    factors = attempt(self._test_factors, test[tests])
-                if factors is None:
-                    work.halve_tile(tests.stop - tests.start)
-                    continue
-                prepared(max(0, tests.stop - ready))
-                ready = max(ready, tests.stop)
-                advance(0)
-                while work.done[tests.start] < len(train):
-                    pairs.score_next(tests, self._block_scores, factors)
-                    if not self.cache_test_factors:
-                        break  # the same tile comes next, its factors computed anew
-                del factors  # before the next ones are computed
-
-    @contextmanager
-    def _running(self, saved: Partial) -> Iterator[Stage]:
-        """Around the work of a call: what it begins with, is interrupted by, and leaves behind."""
-        saved.restore()
-        with progress_stages(self.progress) as stage, torch.no_grad(), self._cleaning_up(), saved.saving():
-            yield stage
-
-    @full_float32()
-    def _test_factors(
-        self,
-        test: Tensor,  # [Q, 3]
-    ) -> list[Any]:
-        return [backend.test_factors(test.to(self.device)) for backend in self._backends]
-
-    @full_float32()
-    def _block_scores(
-        self,
-        factors: list[Any],  # of the test triples, by each backend
-        block: Tensor,  # [B, 3]
-    ) -> Tensor:  # [Q, B]
-        block = block.to(self._backends[0].block_device)
-        return added_up(
-            backend.scores(own, block, rate)
-            for rate, backend, own in zip(self.learning_rates, self._backends, factors, strict=True)
-        )
-
-    @full_float32()
-    def _diagonal(
-        self,
-        block: Tensor,  # [B, 3]
-    ) -> Tensor:  # [B]
-        block = block.to(self._backends[0].block_device)
-        return added_up(
-            backend.self_influence(block, rate)
-            for rate, backend in zip(self.learning_rates, self._backends, strict=True)
-        )
-
-    @contextmanager
-    def _cleaning_up(self) -> Iterator[None]:
-        """Gives memory back, at the end, that only the next call would use again."""
-        try:
-            yield
-        finally:
-            if self.memory_cleanup:
-                for backend in self._backends:
-                    backend.free_buffers()
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-
-    def _work(self, triples: int, tests: int | None, results: int) -> Work:
-        """Nothing done yet; `tests` None: self-influences; `results`: their bytes."""
-        need = need_of(self._backends, self.device, PRECISIONS[self.precision], results, tests is not None)
-        block = self.batch_size if isinstance(self.batch_size, int) else None
-        count = 1 if tests is None else tests
-        sizes = tile_and_block(need, self.memory_limit, count, triples, block, self.device)
-        return Work(triples, torch.zeros(count, dtype=torch.int64), *sizes)
-
-    @property
-    def _asked(self) -> str:
-        return f"batch_size {self.batch_size}, memory_limit {self.memory_limit}"
-
-    def _inputs(
-        self,
-        kind: str,
-        train: Tensor,  # [n_train, 3]
-    ) -> dict[str, str]:
-        """What results depend on, except for what is only of this kind."""
-        return {
-            "kind": kind,
-            "tracin": version(),
-            "torch": str(torch.__version__),  # it is of a class of its own, which weights_only refuses
-            "model weights": digest_models(self.models),
-            "training triples": digest({"": train}),
-            "learning rates": ", ".join(map(str, self.learning_rates)),
-            "loss": self.loss,
-            "layers": ", ".join(self.layers),
-            "precision": self.precision,
-            "backend": self._backends[0].label,
-            "device": str(self.device),
-        }
-
-
-def added_up(terms: Iterator[Tensor]) -> Tensor:
-    """The sum of tensors of one shape, in the first one's memory."""
-    total = next(terms)
-    for term in terms:
-        total += term
-    return total

@@ -1,0 +1,238 @@
+"""How the calls of `TracIn` go through their triples: tiles of test triples, blocks of training triples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tracin.digests import digest, digest_models
+from tracin.influence import outcomes
+from tracin.influence.arguments import PRECISIONS, check_ranking, check_triples
+from tracin.influence.blocks import Work, attempt
+from tracin.influence.memory import LEAST_BLOCK, need_of, tile_and_block
+from tracin.influence.passes import Pass
+from tracin.influence.resume import Partial
+from tracin.influence.top_k import TopK
+from tracin.influence.turns import OneAtATime, in_turn
+from tracin.machine import version
+from tracin.progress import Clock, Stage, progress_stages
+from tracin.triples.given import check_same_dictionaries
+from tracin.triples.labels import Dictionaries
+from tracin_ext.backends import Backend
+from tracin_ext.full_float32 import full_float32
+from tracin_ext.grouping import order_by_head_relation
+from tracin_ext.ops import merge_top_k
+
+
+class Scorer(OneAtATime):
+    """What `TracIn` is made of, below its public methods; `TracIn` says what the attributes are."""
+
+    models: list[nn.Module]
+    learning_rates: list[float]
+    loss: str
+    layers: tuple[str, ...]
+    precision: str
+    device: torch.device
+    batch_size: int | str
+    progress: bool | None
+    memory_limit: int | None
+    cache_test_factors: bool
+    memory_cleanup: bool
+    _dictionaries: Dictionaries | None  # of the checkpoints
+    _counted: tuple[str, ...]  # the layers, or parameters, whose gradients count
+    _backends: list[Backend]  # of the checkpoints
+    _timed: Clock
+
+    def _ids(self, triples: Any, name: str) -> Tensor:  # [n, 3] int64
+        return check_triples(triples, name, self.models[0], self._dictionaries)
+
+    def _pair(self, train: Any, test: Any) -> tuple[Tensor, Tensor]:  # [n_train, 3], [n_test, 3], both int64
+        check_same_dictionaries("test", test, "train", train)
+        return self._ids(train, "train"), self._ids(test, "test")
+
+    @in_turn
+    def influence_of_part(
+        self,
+        train: Tensor,  # [n_train, 3]
+        test: Tensor,  # [n_test, 3]
+    ) -> Tensor:  # [n_test, n_train]
+        """`TracIn.influence` of some of the training triples, of which `warn_of_zeros` has not been told."""
+        train, test = self._pair(train, test)
+        result = torch.empty(len(test), len(train), dtype=PRECISIONS[self.precision])
+
+        def keep(tests: slice, index: Tensor, scores: Tensor) -> None:
+            result[tests, index] = scores.cpu()
+
+        work = self._work(len(train), len(test), result.nbytes)
+        self._score(train, test, Partial(None, dict, work, {}, ""), keep)
+        return result
+
+    @in_turn
+    def top_k_of_part(
+        self,
+        train: Tensor,  # [n_train, 3]
+        test: Tensor,  # [n_test, 3]
+        k: int,
+        order: str,
+        partial: str | os.PathLike[str] | None,
+        keep_finished: bool = True,
+    ) -> TopK:
+        """`TracIn.top_k` of some of the training triples, of which `warn_of_zeros` has not been told."""
+        check_ranking(k, order)
+        train, test = self._pair(train, test)
+        k = min(k, len(train))
+        dtype = PRECISIONS[self.precision]
+        indices = torch.full((len(test), k), -1, device=self.device)
+        scores = torch.zeros(len(test), k, dtype=dtype, device=self.device)
+        digests = {"train_digest": digest({"": train}), "test_digest": digest({"": test})}
+
+        def keep(tests: slice, index: Tensor, block: Tensor) -> None:
+            merge_top_k(block.contiguous(), index, order, scores[tests], indices[tests])
+
+        def inputs() -> dict[str, str]:
+            tests, trained = digests["test_digest"], digests["train_digest"]
+            return self._inputs("top_k", trained) | {"test triples": tests, "k": str(k), "order": order}
+
+        work = self._work(len(train), len(test), indices.nbytes + scores.nbytes)
+        results = {"indices": indices, "scores": scores}
+        self._score(train, test, Partial(partial, inputs, work, results, self._asked, keep_finished), keep)
+        return TopK(indices.cpu(), scores.cpu(), **digests)
+
+    @in_turn
+    def warn_of_zeros(
+        self,
+        test: Tensor,  # [n_test, 3]
+        scores: Tensor,  # [n_test, n] influences, all or the best
+        order: str | None = None,  # of top-k lists
+    ) -> None:
+        """Says which test triples nothing influences, and why."""
+        rows = outcomes.zero_rows(scores)
+        if len(rows):
+            work = order_by_head_relation(test[rows])
+            norms = torch.empty(len(rows), dtype=scores.dtype)
+            with torch.no_grad():
+                for index in work.split(LEAST_BLOCK):
+                    norms[index] = self._diagonal(test[rows[index]]).cpu()
+            outcomes.warn_of_zeros(test, rows, norms, self.precision, self.layers, order)
+
+    def _score(
+        self,
+        train: Tensor,  # [n_train, 3]
+        test: Tensor,  # [n_test, 3]
+        saved: Partial,
+        keep: Callable[[slice, Tensor, Tensor], None],
+    ) -> None:
+        """Calls keep(test triples, index [B] of training triples, scores [Q, B]) for every tile and every block.
+
+        Blocks run through the training triples ordered by (head, relation), whose forward pass is shared.
+        """
+        work, order = saved.work, order_by_head_relation(train)
+        with self._running(saved) as stage:
+            ready = int((work.done == work.total).sum())  # test triples whose factors have been computed
+            prepared = stage("test factors", len(test), "triples", done=ready)
+            advance = stage("influence", len(test) * len(train), "pairs", done=work.finished)
+            pairs = Pass(train, test, order, saved, keep, self.precision, self._timed, "influence", advance)
+            while (tests := work.next_tile()) is not None:
+                with self._timed("test factors"):
+                    factors = attempt(self._test_factors, test[tests])
+                if factors is None:
+                    work.halve_tile(tests.stop - tests.start)
+                    continue
+                prepared(max(0, tests.stop - ready))
+                ready = max(ready, tests.stop)
+                advance(0)
+                while work.done[tests.start] < len(train):
+                    pairs.score_next(tests, self._block_scores, factors)
+                    if not self.cache_test_factors:
+                        break  # the same tile comes next, its factors computed anew
+                del factors  # before the next ones are computed
+
+    @contextmanager
+    def _running(self, saved: Partial) -> Iterator[Stage]:
+        """Around the work of a call: what it begins with, is interrupted by, and leaves behind."""
+        saved.restore()
+        with progress_stages(self.progress) as stage, torch.no_grad(), self._cleaning_up(), saved.saving():
+            yield stage
+
+    @full_float32()
+    def _test_factors(
+        self,
+        test: Tensor,  # [Q, 3]
+    ) -> list[Any]:
+        return [backend.test_factors(test.to(self.device)) for backend in self._backends]
+
+    @full_float32()
+    def _block_scores(
+        self,
+        factors: list[Any],  # of the test triples, by each backend
+        block: Tensor,  # [B, 3]
+    ) -> Tensor:  # [Q, B]
+        block = block.to(self._backends[0].block_device)
+        return added_up(
+            backend.scores(own, block, rate)
+            for rate, backend, own in zip(self.learning_rates, self._backends, factors, strict=True)
+        )
+
+    @full_float32()
+    def _diagonal(
+        self,
+        block: Tensor,  # [B, 3]
+    ) -> Tensor:  # [B]
+        block = block.to(self._backends[0].block_device)
+        return added_up(
+            backend.self_influence(block, rate)
+            for rate, backend in zip(self.learning_rates, self._backends, strict=True)
+        )
+
+    @contextmanager
+    def _cleaning_up(self) -> Iterator[None]:
+        """Gives memory back, at the end, that only the next call would use again."""
+        try:
+            yield
+        finally:
+            if self.memory_cleanup:
+                for backend in self._backends:
+                    backend.free_buffers()
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+    def _work(self, triples: int, tests: int | None, results: int) -> Work:
+        """Nothing done yet; `tests` None: self-influences; `results`: their bytes."""
+        need = need_of(self._backends, self.device, PRECISIONS[self.precision], results, tests is not None)
+        block = self.batch_size if isinstance(self.batch_size, int) else None
+        count = 1 if tests is None else tests
+        sizes = tile_and_block(need, self.memory_limit, count, triples, block, self.device)
+        return Work(triples, torch.zeros(count, dtype=torch.int64), *sizes)
+
+    @property
+    def _asked(self) -> str:
+        return f"batch_size {self.batch_size}, memory_limit {self.memory_limit}"
+
+    def _inputs(self, kind: str, train: str) -> dict[str, str]:
+        """What results depend on, except for what is only of this kind; `train` is a digest."""
+        return {
+            "kind": kind,
+            "tracin": version(),
+            "torch": str(torch.__version__),  # it is of a class of its own, which weights_only refuses
+            "model weights": digest_models(self.models),
+            "training triples": train,
+            "learning rates": ", ".join(map(str, self.learning_rates)),
+            "loss": self.loss,
+            "layers": ", ".join(self._counted),
+            "precision": self.precision,
+            "backend": self._backends[0].label,
+            "device": str(self.device),
+        }
+
+
+def added_up(terms: Iterator[Tensor]) -> Tensor:
+    """The sum of tensors of one shape, in the first one's memory."""
+    total = next(terms)
+    for term in terms:
+        total += term
+    return total
