@@ -34,6 +34,7 @@ check: lint
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	git ls-files 'csrc/*' 'tests/*.cpp' 'tests/*.h' | xargs $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

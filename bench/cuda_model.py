@@ -82,9 +82,7 @@ def steps(w: Work, mixed: bool) -> Iterator[Step]:
     yield Step("loss", 5.0 * D * B, REAL * 6.0 * D * B)
     if mixed:
         yield Step("narrow", 0, (REAL + 2.0) * (B * (D + columns) + G * F))
-    yield Step(
-        "y = delta W", 2.0 * D * F * B, operand * (B * D + blocks * D * F) + REAL * float(B) * F, True, True
-    )  # fmt: skip
+    yield Step("y = delta W", 2.0 * D * F * B, operand * (B * D + blocks * D * F) + REAL * float(B) * F, True, True)
     yield Step("statistics", 2.0 * (J + 1) * F * B, REAL * (2.0 * F + S + 2 * D) * B)
     yield Step("tap_gradients", 2.0 * J * F * B, REAL * (2.0 * F + J * P) * B)
     yield Step("pixel_gradients", float(J * P) * B, REAL * (J * P + 2.0 * D) * B)
@@ -118,16 +116,20 @@ def requested(kernel: str, w: Work) -> int:
     """Shared memory that a launch asks for, in float32 (csrc/cuda/*.cu)."""
     image = REAL * 2 * w.dim
     warps = THREADS // WARP
-    return {"features": image, "statistics": image, "hidden": warps * 8 + THREADS * 4,
-            "merge_top_k": 2048 * (8 + REAL) + 4}.get(kernel, 0)  # fmt: skip
+    of_kernels = {
+        "features": image,
+        "statistics": image,
+        "hidden": warps * 8 + THREADS * 4,
+        "merge_top_k": 2048 * (8 + REAL) + 4,
+    }
+    return of_kernels.get(kernel, 0)
 
 
 def occupancy(registers: int, shared: int, gpu: Gpu) -> float:
     """Share of a multiprocessor's threads that fit at a time."""
     of_warp = -(-registers * WARP // 256) * 256  # registers are given out by 256
-    blocks = min(BLOCKS, RESIDENT // THREADS, REGISTERS // (of_warp * (THREADS // WARP)),
-                 gpu.shared // (shared + RESERVED))  # fmt: skip
-    return blocks * THREADS / RESIDENT
+    by_registers, by_shared = REGISTERS // (of_warp * (THREADS // WARP)), gpu.shared // (shared + RESERVED)
+    return min(BLOCKS, RESIDENT // THREADS, by_registers, by_shared) * THREADS / RESIDENT
 
 
 def quantity(x: float, unit: str) -> str:
@@ -145,11 +147,13 @@ def row(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def table_head(first: str, *numbers: str) -> list[str]:
+    return [row(first, *numbers), row(":--", *["--:"] * len(numbers))]
+
+
 def job_table(w: Work) -> list[str]:
     """Steps of a job in float32, and totals in both precisions."""
-    lines = [
-        row("step", "FLOPs", "bytes", *(gpu.name for gpu in GPUS)), row(":--", *["--:"] * (2 + len(GPUS))),
-    ]  # fmt: skip
+    lines = table_head("step", "FLOPs", "bytes", *(gpu.name for gpu in GPUS))
     for step in steps(w, False):
         name = f"*{step.name}*" if step.product else f"`{step.name}`"
         times = [duration(step.seconds(gpu, False)) for gpu in GPUS]
@@ -164,9 +168,7 @@ def job_table(w: Work) -> list[str]:
 
 
 def resource_table(w: Work, nvcc: str) -> list[str]:
-    lines = [
-        row("kernel", *(f"{gpu.name} ({gpu.architecture})" for gpu in GPUS)), row(":--", *["--:"] * len(GPUS)),
-    ]  # fmt: skip
+    lines = table_head("kernel", *(f"{gpu.name} ({gpu.architecture})" for gpu in GPUS))
     reports = [resources(gpu.architecture, nvcc) for gpu in GPUS]
     for kernel, kind in sorted(reports[0]):
         cells = []
@@ -179,11 +181,10 @@ def resource_table(w: Work, nvcc: str) -> list[str]:
 
 
 def document(works: dict[str, Work], nvcc: str) -> str:
-    ceilings = [
-        row("GPU", "float32", "bfloat16", "memory"), row(":--", "--:", "--:", "--:"),
-        *(row(g.name, f"{g.float32 / 1e12:.4g} TFLOP/s", f"{g.bfloat16 / 1e12:.4g} TFLOP/s",
-              f"{g.bandwidth / 1e12:.4g} TB/s") for g in GPUS),
-    ]  # fmt: skip
+    ceilings = table_head("GPU", "float32", "bfloat16", "memory")
+    for gpu in GPUS:
+        rates = (f"{rate / 1e12:.4g} TFLOP/s" for rate in (gpu.float32, gpu.bfloat16))
+        ceilings.append(row(gpu.name, *rates, f"{gpu.bandwidth / 1e12:.4g} TB/s"))
     parts = [
         "# CUDA: predicted performance\n",
         "Written by `python -m bench.cuda_model`. **Nothing on this page was timed**: the kernels are compiled for\n"
@@ -203,9 +204,9 @@ def document(works: dict[str, Work], nvcc: str) -> str:
     parts.append(
         "## Registers and occupancy\n\n"
         "Registers of a thread in the compiler's report, and for float32 the share of a multiprocessor's 2,048\n"
-        "threads that fit at a time with the shared memory of W1's shapes. No kernel spills: the build would fail.\n\n"
-        + "\n".join(resource_table(works["w1"], nvcc)) + "\n"
-    )  # fmt: skip
+        "threads that fit at a time with the shared memory of W1's shapes. No kernel spills: the build would fail.\n"
+    )
+    parts.append("\n".join(resource_table(works["w1"], nvcc)) + "\n")
     return "\n".join(parts)
 
 

@@ -72,7 +72,8 @@ def run_process(arguments: Sequence[str]) -> Run:
     peak: list[int] = [0]
     watcher = threading.Thread(target=watch_peak, args=(process, peak), daemon=True)
     watcher.start()
-    lines = tuple((time.perf_counter() - start, line.rstrip("\n")) for line in process.stdout)
+    with process.stdout:
+        lines = tuple((time.perf_counter() - start, line.rstrip("\n")) for line in process.stdout)
     process.wait()
     seconds = time.perf_counter() - start
     watcher.join()
@@ -84,9 +85,10 @@ def run_process(arguments: Sequence[str]) -> Run:
 def watch_peak(process: subprocess.Popen[str], peak: list[int]) -> None:
     """Keeps the process's highest resident memory; what wait4 reports would include this process's own at the fork."""
     while process.poll() is None:
-        with suppress(OSError, AttributeError):
+        with suppress(OSError):
             status = Path(f"/proc/{process.pid}/status").read_text()
-            peak[0] = max(peak[0], int(re.search(r"VmHWM:\s+(\d+)", status)[1]) << 10)  # type: ignore[index]
+            if found := re.search(r"VmHWM:\s+(\d+)", status):  # a process that ends has none
+                peak[0] = max(peak[0], int(found[1]) << 10)
         time.sleep(0.02)
 
 

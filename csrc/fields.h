@@ -17,11 +17,24 @@ inline void check(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);
 }
 
+// The largest size that a tensor or a number may bring: so that the kernels' 32-bit indices reach everything, and no
+// product of two sizes overflows.
+constexpr int64_t largest_size = INT32_MAX;
+
+// A product of sizes, which may be more than two.
+inline int64_t product(std::initializer_list<int64_t> sizes) {
+  int64_t result = 1;
+  for (const int64_t size : sizes)
+    check(!__builtin_mul_overflow(result, size, &result), "sizes: the product of several exceeds 2^63 - 1");
+  return result;
+}
+
 // A size of a tensor: one that is known, or a variable that is to become it.
 class Size {
  public:
   Size(int64_t known) : known_(known) {}
   Size(int64_t* unknown) : unknown_(unknown) {}
+  bool known() const { return !unknown_; }
   bool take(int64_t size) const {
     if (unknown_) *unknown_ = size;
     return unknown_ || size == known_;
@@ -53,7 +66,12 @@ T* data(const std::string& name, const Tensor& x, const Place& place, Shape shap
   check(x.is_contiguous(), name + " is not contiguous");
   bool fits = x.dim() == static_cast<int64_t>(shape.size());
   int64_t axis = 0;
-  for (const Size& size : shape) fits = fits && size.take(x.size(axis++));
+  for (const Size& size : shape) {
+    if (!fits) break;
+    const int64_t found = x.size(axis++);
+    check(size.known() || found <= largest_size, name + " has an axis of more than 2^31 - 1");
+    fits = size.take(found);
+  }
   check(fits, name + " has the wrong shape");
   if constexpr (std::is_const_v<T>)
     return static_cast<T*>(x.const_data_ptr());
@@ -111,14 +129,15 @@ class Numbers {
  public:
   Numbers(const char* list, const Integers& numbers) : list_(list), numbers_(numbers) {}
 
-  int64_t take(const char* name, int64_t least) {
+  int64_t take(const char* name, int64_t least, int64_t most = largest_size) {
     check(at_ < numbers_.size(), count());
     const int64_t value = numbers_[at_++];
-    check(value >= least, std::string(list_) + ": " + name + " is " + std::to_string(value) + ", must be at least " +
-                              std::to_string(least));
+    const auto is = [&] { return std::string(list_) + ": " + name + " is " + std::to_string(value) + ", must be "; };
+    if (value < least) check(false, is() + "at least " + std::to_string(least));
+    if (value > most) check(false, is() + "at most " + std::to_string(most));
     return value;
   }
-  bool flag(const char* name) { return take(name, 0) != 0; }
+  bool flag(const char* name) { return take(name, 0, 1) != 0; }
   void end() const { check(at_ == numbers_.size(), count()); }
 
  private:

@@ -35,6 +35,12 @@ TRACIN_ANY_DEVICE static inline T w_of(T score) {
   return static_cast<T>(-1.0 / (1.0 + exp(static_cast<double>(score))));
 }
 
+// Whether ReLU lets x through, and a gradient with it. NaN passes: it must not become a number.
+template <typename T>
+TRACIN_ANY_DEVICE static inline bool passes(T x) {
+  return !(x <= 0);
+}
+
 // Left operand [rows, k] of a product, static, packed [ceil(rows / height)][k][height].
 template <typename T>
 struct Operand {
@@ -94,10 +100,10 @@ struct Segment {
 // One checkpoint. BN1's pre-activation = sum_j kernel[c, j] xn[taps[p, j]] + shift[c]; BN2's = scale u + offset.
 template <typename T>
 struct Model {
-  int64_t D, C, J, relations, relation_step;
-  const T* entity;                              // [N, D]
+  int64_t D, C, J, entities, relations, relation_step;
+  const T* entity;                              // [entities, D]
   const T* relation;                            // [rows, D]
-  const T* bias;                                // [N] or null
+  const T* bias;                                // [entities] or null
   const T* pixel_mean;                          // [2 D] BN0's mean at a pixel
   const T* pixel_rstd;                          // [2 D]
   const T* kernel;                              // [C, J]

@@ -2,6 +2,8 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <limits>
+
 #include "packed.h"
 #include "torch_cpu.h"
 #ifdef TRACIN_CUDA
@@ -12,14 +14,11 @@ namespace tracin {
 namespace {
 
 // Triples lie on the CPU for every device: there they are checked and grouped without waiting for a GPU.
-const int64_t* triples_of(const Tensors& model, const ModelSizes& sizes, const Tensor& x) {
-  check(!model.empty() && model[0].dim() == 2, "entity has the wrong shape");
+template <typename T>
+const int64_t* triples_of(const Model<T>& m, const Tensor& x, int64_t* B) {
   check(x.is_cpu(), "triples must be on the CPU");
-  int64_t B = 0;
-  const int64_t* triples = data<const int64_t>("triples", x, Cpu(x), {&B, 3});
-  for (int64_t i = 0; i < 3 * B; ++i)
-    if (triples[i] < 0 || triples[i] >= (i % 3 == 1 ? sizes.relations : model[0].size(0)))
-      check(false, "triples: id " + std::to_string(triples[i]) + " exceeds the model");
+  const int64_t* triples = data<const int64_t>("triples", x, Cpu(x), {B, 3});
+  check_ids(m, triples, *B, "triples");
   return triples;
 }
 
@@ -39,12 +38,12 @@ void influence_block(const Tensors& model, const Integers& model_sizes, const Te
                      double rate,
                      const Tensor& scores) {  // [Q, B], written
   const ModelSizes sizes(model_sizes);
-  const int64_t* ids = triples_of(model, sizes, triples);
-  const int64_t B = triples.size(0);
   const Device device(scores, sizes.height);
   by_type(scores, [&](auto zero) {
     using T = decltype(zero);
     const Model<T> m = model_of<T>(model, sizes, device);
+    int64_t B = 0;
+    const int64_t* ids = triples_of(m, triples, &B);
     const Tests<T> t = tests_of(m, tests, TestSizes(test_sizes), device);
     T* out = data<T>("scores", scores, device, {t.Q, B});
     check(!m.head_half.P || m.relation_u, "model: relation_u is missing");
@@ -60,12 +59,12 @@ void self_influence_block(const Tensors& model, const Integers& model_sizes,
                           double rate,
                           const Tensor& scores) {  // [B], written
   const ModelSizes sizes(model_sizes);
-  const int64_t* ids = triples_of(model, sizes, triples);
-  const int64_t B = triples.size(0);
   const Device device(scores, sizes.height);
   by_type(scores, [&](auto zero) {
     using T = decltype(zero);
     const Model<T> m = model_of<T>(model, sizes, device);
+    int64_t B = 0;
+    const int64_t* ids = triples_of(m, triples, &B);
     check(m.head_half.P == 0 && m.middle.X == 2 * m.D, "self_influence_block: the image must be taken whole");
     const Tracked<T> on = tracked_of(m, M, tracked, device);
     T* out = data<T>("scores", scores, device, {B});
@@ -106,6 +105,7 @@ void merge_top_k(const Tensor& scores,  // [Q, B]
     const T* values = data<const T>("scores", scores, device, {&Q, &B});
     const int64_t* numbers = data<const int64_t>("index", index, device, {B});
     T* kept = data<T>("best", best, device, {Q, &k});
+    check_indices(device, numbers, B, 0, std::numeric_limits<int64_t>::max(), "index: a number is negative");
     int64_t* kept_index = data<int64_t>("best_index", best_index, device, {Q, k});
     if (Q && B && k) device.merge_top_k(values, numbers, Q, B, k, static_cast<Order>(order), kept, kept_index);
   });

@@ -35,31 +35,44 @@ struct TestSizes {
 
 // Indices in device memory are not read: that would wait for the device.
 template <typename Index>
-void check_indices(const Place& place, const Index* x, int64_t n, int64_t below, const std::string& message) {
-  for (int64_t i = 0; place.host && i < n; ++i) check(x[i] >= 0 && x[i] < below, message);
+void check_indices(const Place& place, const Index* x, int64_t n, int64_t from, int64_t below,
+                   const std::string& message) {
+  for (int64_t i = 0; place.host && i < n; ++i) check(x[i] >= from && x[i] < below, message);
+}
+
+// Head, relation and tail of n triples [n, 3] in memory of the host.
+template <typename T>
+void check_ids(const Model<T>& m, const int64_t* triples, int64_t n, const char* name) {
+  for (int64_t i = 0; i < 3 * n; ++i)
+    if (triples[i] < 0 || triples[i] >= (i % 3 == 1 ? m.relations : m.entities))
+      check(false, std::string(name) + ": id " + std::to_string(triples[i]) + " exceeds the model");
 }
 
 // How often `each` columns of a matrix [rows, C P] come for each channel: a sum over its chunks of `step` channels.
 template <typename Each>
 int64_t over_chunks(int64_t C, int64_t step, const Each& each) {
   const int64_t chunks = (C + step - 1) / step;
-  return (chunks - 1) * each(step) + each(C - (chunks - 1) * step);
+  return product({chunks - 1, each(step)}) + each(C - (chunks - 1) * step);
 }
 
 inline int64_t even(int64_t k) { return round_up(k, 2); }
 
+// The part's windows see the image's pixels `from` .. `below` at most.
 template <typename T>
-Segment<T> take_segment(Fields& f, const std::string& part, const Model<T>& m, int64_t step, const Place& place) {
+Segment<T> take_segment(Fields& f, const std::string& part, const Model<T>& m, int64_t step, int64_t from,
+                        int64_t below, const Place& place) {
   Segment<T> s = {};
+  check(step <= m.C, "model_sizes: " + part + "_step is " + std::to_string(step) + ", must be at most the " +
+                         std::to_string(m.C) + " channels");
   s.step = step;
   s.pixels = f.take<int32_t>(part + ".pixels", {&s.X});
   s.taps = f.take<int32_t>(part + ".taps", {&s.P, m.J});
   const int64_t rows = over_chunks(m.C, step, [&](int64_t channels) { return padded(channels * s.P, place.height); });
-  s.forward = f.take<T>(part + ".forward", {padded(m.D, place.height) * m.C * s.P});
-  s.backward = f.take<T>(part + ".backward", {rows * m.D});
-  s.narrow_backward = f.take_narrow<T>(part + ".narrow_backward", rows * even(m.D), rows * m.D);
-  check_indices(place, s.pixels, s.X, 2 * m.D, part + ".pixels: outside the image");
-  check_indices(place, s.taps, s.P * m.J, s.X, part + ".taps: outside the segment");
+  s.forward = f.take<T>(part + ".forward", {product({padded(m.D, place.height), m.C, s.P})});
+  s.backward = f.take<T>(part + ".backward", {product({rows, m.D})});
+  s.narrow_backward = f.take_narrow<T>(part + ".narrow_backward", product({rows, even(m.D)}), rows * m.D);
+  check_indices(place, s.pixels, s.X, from, below, part + ".pixels: outside its part of the image");
+  check_indices(place, s.taps, s.P * m.J, 0, s.X, part + ".taps: outside the segment");
   return s;
 }
 
@@ -68,21 +81,22 @@ template <typename T>
 Model<T> model_of(const Tensors& tensors, const ModelSizes& sizes, const Place& place) {
   Fields f("model", tensors, place);
   Model<T> m = {};
-  int64_t N = 0, rows = 0;
+  int64_t rows = 0;
   m.relations = sizes.relations, m.relation_step = sizes.relation_step;
-  m.entity = f.take<T>("entity", {&N, &m.D});
+  m.entity = f.take<T>("entity", {&m.entities, &m.D});
   m.relation = f.take<T>("relation", {&rows, m.D});
-  check(m.relations * m.relation_step <= rows, "model_sizes: more relations than rows");
-  m.bias = f.take_optional<T>("bias", {N});
+  check(product({m.relations, m.relation_step}) <= rows, "model_sizes: more relations than rows");
+  m.bias = f.take_optional<T>("bias", {m.entities});
   m.pixel_mean = f.take<T>("pixel", {2, 2 * m.D}), m.pixel_rstd = m.pixel_mean + 2 * m.D;
   m.kernel = f.take<T>("kernel", {&m.C, &m.J});
+  check(m.D && m.C && m.J, "model: no dimension, no channel or no tap");
   m.shift = f.take<T>("shift", {m.C});
   m.pixel_kernel = f.take<T>("pixel_kernel", {m.C, m.J});
   m.scale = f.take<T>("hidden", {5, m.D}), m.offset = m.scale + m.D, m.norm_scale = m.offset + m.D;
   m.norm_offset = m.norm_scale + m.D, m.delta_scale = m.norm_offset + m.D;
-  m.head_half = take_segment(f, "head_half", m, sizes.head_half_step, place);
-  m.middle = take_segment(f, "middle", m, sizes.middle_step, place);
-  m.relation_half = take_segment(f, "relation_half", m, sizes.relation_half_step, place);
+  m.head_half = take_segment(f, "head_half", m, sizes.head_half_step, 0, m.D, place);
+  m.middle = take_segment(f, "middle", m, sizes.middle_step, 0, 2 * m.D, place);
+  m.relation_half = take_segment(f, "relation_half", m, sizes.relation_half_step, m.D, 2 * m.D, place);
   m.relation_u = f.take_optional<T>("relation_u", {m.relations, m.D});
   const int64_t panels = round_up(m.size_S(), lanes) / lanes;
   m.jacobians = f.take_optional<T>("jacobians", {m.relations, panels, m.D, lanes});
@@ -94,9 +108,8 @@ Model<T> model_of(const Tensors& tensors, const ModelSizes& sizes, const Place& 
   m.exact_hidden = f.take_optional<double>("exact_hidden", {2, m.D});
   m.exact_kink = f.take_optional<double>("exact_kink", {m.D});
   f.end();
-  check(N <= INT32_MAX, "model: more than 2^31 - 1 entities");
   check((m.head_half.P == 0) == (m.relation_half.P == 0), "model: one half of the image is missing");
-  check_indices(place, m.taps, m.P * m.J, 2 * m.D, "taps: outside the image");
+  check_indices(place, m.taps, m.P * m.J, 0, 2 * m.D, "taps: outside the image");
   check(!m.exact_kink || (m.exact_pixel && m.exact_kernel && m.exact_shift && m.exact_hidden),
         "exact_kink needs exact_pixel, exact_kernel, exact_shift and exact_hidden");
   return m;
@@ -117,18 +130,20 @@ Tests<T> tests_of(const Model<T>& m, const Tensors& tensors, const TestSizes& si
   t.pair = f.take<int64_t>("pair", {t.Q});
   t.pair_head = f.take<int64_t>("pair_head", {&t.pairs});
   t.pair_relation = f.take<int64_t>("pair_relation", {t.pairs});
+  check(t.heads <= t.pairs, "test_sizes: heads is " + std::to_string(t.heads) + ", must be at most the " +
+                                std::to_string(t.pairs) + " pairs");
   const int64_t head_columns = m.C * m.head_half.P, middle_columns = m.C * m.middle.P;
-  t.head_half_v = f.take_optional<T>("head_half_v", {high(t.heads) * head_columns});
-  t.narrow_head_half_v =
-      f.take_narrow<T>("narrow_head_half_v", high(t.heads) * narrow_columns(m.head_half), high(t.heads) * head_columns);
-  t.middle_v = f.take_optional<T>("middle_v", {high(t.pairs) * middle_columns});
-  t.narrow_middle_v =
-      f.take_narrow<T>("narrow_middle_v", high(t.pairs) * narrow_columns(m.middle), high(t.pairs) * middle_columns);
+  t.head_half_v = f.take_optional<T>("head_half_v", {product({high(t.heads), head_columns})});
+  t.narrow_head_half_v = f.take_narrow<T>("narrow_head_half_v", product({high(t.heads), narrow_columns(m.head_half)}),
+                                          high(t.heads) * head_columns);
+  t.middle_v = f.take_optional<T>("middle_v", {product({high(t.pairs), middle_columns})});
+  t.narrow_middle_v = f.take_narrow<T>("narrow_middle_v", product({high(t.pairs), narrow_columns(m.middle)}),
+                                       high(t.pairs) * middle_columns);
   t.relation_gram = f.take_optional<T>("relation_gram", {&t.relations, m.relations});
   t.delta = f.take_optional<T>("delta", {high(t.Q) * D});
   t.narrow_delta = f.take_narrow<T>("narrow_delta", high(t.Q) * even(D), high(t.Q) * D);
-  t.linear = f.take<T>("linear", {high(t.Q) * columns});
-  t.narrow_linear = f.take_narrow<T>("narrow_linear", high(t.Q) * even(columns), high(t.Q) * columns);
+  t.linear = f.take<T>("linear", {product({high(t.Q), columns})});
+  t.narrow_linear = f.take_narrow<T>("narrow_linear", product({high(t.Q), even(columns)}), high(t.Q) * columns);
   t.w = f.take_optional<T>("w", {t.Q});
   t.wz = f.take_optional<T>("wz", {t.Q, D});
   t.c = f.take_optional<T>("c", {t.Q, D});
@@ -136,13 +151,12 @@ Tests<T> tests_of(const Model<T>& m, const Tensors& tensors, const TestSizes& si
   t.along_wz = f.take_optional<T>("along_wz", {t.Q, width});
   t.along_q = f.take_optional<T>("along_q", {t.Q, width});
   f.end();
-  check_indices(place, t.pair, t.Q, t.pairs, "pair: out of range");
-  if (t.delta) {
-    check(t.middle_v || !middle_columns, "delta needs middle_v");
-    check(!head_columns || (t.head_half_v && t.relation_gram), "delta needs head_half_v and relation_gram");
-    check_indices(place, t.pair_head, head_columns ? t.pairs : 0, t.heads, "pair_head: out of range");
-    check_indices(place, t.pair_relation, head_columns ? t.pairs : 0, t.relations, "pair_relation: out of range");
-  }
+  if (place.host) check_ids(m, t.triples, t.Q, "tests: triples");
+  check_indices(place, t.pair, t.Q, 0, t.pairs, "pair: out of range");
+  check_indices(place, t.pair_head, t.pairs, 0, t.heads, "pair_head: out of range");
+  if (t.relation_gram) check_indices(place, t.pair_relation, t.pairs, 0, t.relations, "pair_relation: out of range");
+  check(!t.delta || t.middle_v || !middle_columns, "delta needs middle_v");
+  check(!t.delta || !head_columns || (t.head_half_v && t.relation_gram), "delta needs head_half_v and relation_gram");
   check(!t.narrow_linear || !t.delta || (t.narrow_delta && (place.host || t.narrow_middle_v)),
         "narrow_linear needs narrow_delta and narrow_middle_v");
   check(!t.along_c || (t.wz && t.c && t.along_wz), "along_c needs wz, c and along_wz");
@@ -154,7 +168,7 @@ template <typename T>
 Tracked<T> tracked_of(const Model<T>& m, const Tensor& M, const Integers& integers, const Place& place) {
   const int64_t size_S = m.size_S();
   Tracked<T> on = {};
-  on.M = optional<const T>("M", M, place, {padded(size_S, place.height) * size_S});
+  on.M = optional<const T>("M", M, place, {product({padded(size_S, place.height), size_S})});
   Numbers n("tracked", integers);
   on.fc = n.flag("fc"), on.fc_bias = n.flag("fc_bias");
   on.bn2_weight = n.flag("bn2_weight"), on.bn2_bias = n.flag("bn2_bias");

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <new>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "cpu/products.h"
@@ -16,14 +18,20 @@ namespace tracin {
 inline void on_threads(int64_t n, void (*work)(void*, int64_t), void* context) {
   std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
+  std::string text;  // of the first that fails
+  const auto fail = [&](const char* what) {
+    if (!failed.exchange(true)) text = what;
+  };
   torch::stable::parallel_for(0, std::min<int64_t>(n, torch::stable::get_num_threads()), 1, [&](int64_t, int64_t) {
     try {
       for (int64_t i; !failed && (i = next++) < n;) work(context, i);
-    } catch (const std::exception&) {  // must not leave a parallel region; what can fail is an allocation
-      failed = true;
+    } catch (const std::bad_alloc&) {  // no exception may leave a parallel region
+      fail("out of memory: can't allocate the buffers of a block; take smaller blocks");
+    } catch (const std::exception& error) {
+      fail(error.what());
     }
   });
-  if (failed) throw std::runtime_error("out of memory: can't allocate the buffers of a block; take smaller blocks");
+  if (failed) throw std::runtime_error(text);
 }
 
 // torch's matrix product on operands packed as one panel [k][rows].

@@ -11,16 +11,28 @@
 
 namespace tracin {
 
+// torch's current stream on a GPU. What tells it lies in libtorch_cuda, to which nothing here is linked, so that this
+// library loads without CUDA as well: torch has loaded it by now.
+inline void* current_stream(int32_t gpu) {
+  using Current = AOTITorchError (*)(int32_t, void**);
+  static const auto current = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return reinterpret_cast<Current>(library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr);
+  }();
+  if (!current) throw std::runtime_error("this torch has no libtorch_cuda.so, or one that does not tell its streams");
+  void* stream = nullptr;
+  told("torch does not tell its current CUDA stream", [&] { TORCH_ERROR_CODE_CHECK(current(gpu, &stream)); });
+  return stream;
+}
+
 // Makes a device the current one while it lives, on torch's current stream. Memory goes back to the caching allocator
 // at the end, which hands it on in the order of the stream.
 class TorchDevice final : public cuda::Device {
  public:
   explicit TorchDevice(int32_t index)
-      : guard_(index),
-        device_(torch::headeronly::DeviceType::CUDA, index),
-        stream_(torch::stable::accelerator::getCurrentStream(index)) {}
+      : guard_(index), device_(torch::headeronly::DeviceType::CUDA, index), stream_(current_stream(index)) {}
 
-  void* stream() override { return stream_.nativeHandle(); }
+  void* stream() override { return stream_; }
 
   void* allocate(int64_t bytes) override { return keep(empty(bytes, ScalarType::Byte, device_, false)); }
 
@@ -30,7 +42,7 @@ class TorchDevice final : public cuda::Device {
     const Tensor pinned = empty(n, ScalarType::Int, cpu, true);
     std::copy_n(numbers, n, pinned.mutable_data_ptr<int32_t>());
     Tensor copy = empty(n, ScalarType::Int, device_, false);
-    torch::stable::copy_(copy, pinned, true);
+    told("torch cannot copy indices to the GPU", [&] { torch::stable::copy_(copy, pinned, true); });
     return static_cast<const int32_t*>(keep(copy));
   }
 
@@ -49,7 +61,9 @@ class TorchDevice final : public cuda::Device {
 
  private:
   static Tensor empty(int64_t n, ScalarType type, const torch::stable::Device& device, bool pinned) {
-    return torch::stable::empty({&n, 1}, type, std::nullopt, device, pinned);
+    return told(pinned ? "out of memory: can't allocate pinned memory; take smaller blocks"
+                       : "out of memory on the GPU: can't allocate the arrays of a block; take smaller blocks",
+                [&] { return torch::stable::empty({&n, 1}, type, std::nullopt, device, pinned); });
   }
   void* keep(const Tensor& tensor) {
     kept_.push_back(tensor);
@@ -63,7 +77,7 @@ class TorchDevice final : public cuda::Device {
 
   torch::stable::accelerator::DeviceGuard guard_;
   torch::stable::Device device_;
-  torch::stable::accelerator::Stream stream_;
+  void* stream_;
   std::vector<Tensor> kept_;
 };
 

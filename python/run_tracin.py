@@ -7,7 +7,7 @@ from pathlib import Path
 if find_spec("tracin_ext") is None:  # run from a source tree that is not installed
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from tracin.cli.run import run  # noqa: E402
+from tracin.__main__ import start  # noqa: E402
 
 if __name__ == "__main__":
-    run(prog_name="run_tracin.py")
+    start("tracin.cli.run", "run", "run_tracin.py")

@@ -121,7 +121,7 @@ class TracInAnalyzer(OneAtATime):
             return self._autograd.gradients(triple)
         if label != 0 or self._options["loss"] != "bce":
             raise InputError(f"label is {label!r}; expected 1, or with loss_fn 'bce' 0")
-        return self._autograd.gradients(triple, functional.softplus)
+        return self._autograd.gradients(triple, lambda scores: -functional.logsigmoid(-scores))
 
     @in_turn
     def compute_influence(self, train_triple: Triple, test_triple: Triple, learning_rate: float = 0.001) -> float:

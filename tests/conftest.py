@@ -11,6 +11,7 @@ import pytest
 
 from tests.samples.small_graph import Graph, write_graph
 
+os.environ["TRACIN_FILL"] = "nan"  # buffers of the native extension are NaN until something is written
 DATA_FIXTURES = {"data_dir", "checkpoints_dir", "fixtures_dir", "fb15k237"}
 
 

@@ -100,6 +100,7 @@ def test_status_has_the_same_keys_and_a_reason_exactly_when_unavailable() -> Non
 
 @native
 @pytest.mark.parametrize("isa", STATUS["isa_variants"])
+@pytest.mark.slow
 def test_each_variant_can_be_forced(isa: str) -> None:
     forced = status(TRACIN_CPU=isa)
     if not forced["available"]:
@@ -108,6 +109,7 @@ def test_each_variant_can_be_forced(isa: str) -> None:
 
 
 @native
+@pytest.mark.slow
 def test_an_unknown_variant_is_an_error() -> None:
     result = python("import tracin_ext; tracin_ext.native.build_info()", TRACIN_CPU="foo")
     assert result.returncode != 0
@@ -126,6 +128,7 @@ def without_library(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_import_without_the_library(tmp_path: Path) -> None:
     without = status(without_library(tmp_path), before="import tracin, tracin_ext.ops;")
     assert not without["available"]
@@ -133,6 +136,7 @@ def test_import_without_the_library(tmp_path: Path) -> None:
     assert without["isa_variants"] == []
 
 
+@pytest.mark.slow
 def test_import_of_a_library_that_does_not_load(tmp_path: Path) -> None:
     path = without_library(tmp_path) / "tracin_ext" / "libtracin_ext.so"
     path.write_text("not a library")
@@ -164,6 +168,7 @@ def install(
     )
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_install_is_pure_python_with_one_warning(tmp_path: Path) -> None:
     result = install(tmp_path, CXX="/nonexistent/c++")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -187,6 +192,7 @@ def test_a_required_extension_makes_a_missing_compiler_an_error(tmp_path: Path) 
     ("choice", "message"),
     [("ON", "TRACIN_CUDA=ON, but nvcc was not found: install the CUDA toolkit"), ("MAYBE", "is not one of AUTO, ON")],
 )
+@pytest.mark.slow
 def test_cuda_that_cannot_be_built_is_an_error_with_a_remedy(choice: str, message: str, tmp_path: Path) -> None:
     result = install(tmp_path, TRACIN_EXT="require", CUDACXX="/nonexistent/nvcc", TRACIN_CUDA=choice)
     assert result.returncode != 0
@@ -195,6 +201,7 @@ def test_cuda_that_cannot_be_built_is_an_error_with_a_remedy(choice: str, messag
 
 @native
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
+@pytest.mark.slow
 def test_kernels_that_do_not_compile_cost_only_cuda(tmp_path: Path) -> None:
     """Sources of the CPU are empty here: what is built is a library, quickly."""
     csrc = ROOT / "csrc"

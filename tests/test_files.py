@@ -14,7 +14,7 @@ import pytest
 
 import tracin
 from tracin.errors import InputError
-from tracin.files import check_writable, remove_parts, replacing, replacing_bytes, replacing_path
+from tracin.files import check_writable, locked, remove_parts, replacing, replacing_bytes, replacing_path
 from tracin.results.frames import parquet_file
 
 
@@ -70,6 +70,7 @@ def test_a_failure_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, open
     assert path.read_text() == "earlier" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom tracin.files import replacing\n"
@@ -86,6 +87,71 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
     remove_parts(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_what_others_write_and_what_is_the_user_s_stays(tmp_path: Path) -> None:
+    mine = [tmp_path / name for name in (".notes.part", ".notes.7.part", ".out.7.tracin-part.bak", "out.7.tracin-part")]
+    for path in mine:
+        path.touch()
+    with replacing(tmp_path / "out") as file:
+        file.write("half")
+        remove_parts(tmp_path)
+        file.write(" and half")
+    assert (tmp_path / "out").read_text() == "half and half"
+    assert sorted(tmp_path.iterdir()) == sorted([*mine, tmp_path / "out"])
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_private_file_stays_private(tmp_path: Path, write: Any) -> None:
+    (tmp_path / "out").touch(0o600)
+    write(tmp_path / "out", "new")
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o600 and (tmp_path / "out").stat().st_size
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_full_disk_is_named(tmp_path: Path, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises((OSError, InputError)) as raised:
+        write(tmp_path / "out", "new")
+    assert str(tmp_path / "out") in str(raised.value)
+    assert "No space left on device; free some space or choose another place" in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("length", [200, 236, 255])
+def test_long_names(tmp_path: Path, length: int) -> None:
+    path = tmp_path / ("n" * length)
+    check_writable(path)
+    with locked(path):
+        text(path, "new")
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(InputError, match="the name has 256 bytes, at most 255 are possible; shorten it"):
+        check_writable(tmp_path / ("n" * 256))
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_lock_ends_with_its_process(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "out"
+    if kind == "folder":
+        path.mkdir()
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom tracin.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match=rf"another run \(process {other.pid}\) is working on .*out"), locked(path):
+            pytest.fail("two have the lock")
+        other.kill()
+        other.wait()
+        with locked(path):
+            pass
+    assert not [entry for entry in tmp_path.rglob("*") if entry != path]
 
 
 def test_links_and_devices_are_kept(tmp_path: Path) -> None:
@@ -105,6 +171,7 @@ def test_links_and_devices_are_kept(tmp_path: Path) -> None:
     os.close(reader)
 
 
+@pytest.mark.slow
 def test_standard_output_is_written_to_also_where_it_is_a_file(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\nfrom tracin.files import check_writable, replacing\n"

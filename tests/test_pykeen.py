@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from tests.samples.models import ENTITIES, RELATIONS, pairs_of_triples, random_triples
 from tests.samples.pykeen_examples import factory, pykeen_model
-from tracin import ConvE, InputError, TracIn, from_pykeen, save_checkpoint
-from tracin.influence.resume import digest_models
+from tracin import ConvE, InputError, TracIn, from_pykeen, load_checkpoint, save_checkpoint
+from tracin.digests import digest_models
 from tracin.pykeen import TripleScorer
 from tracin_ext.backends.sequential import SequentialBackend
 from tracin_ext.backends.vectorized import VectorizedBackend
@@ -220,6 +220,7 @@ def test_partial_results_tell_models_of_equal_weights_apart() -> None:
     assert digest_models([one]) == digest_models([same]) != digest_models([other])
 
 
+@pytest.mark.slow
 def test_tracin_does_not_import_pykeen() -> None:
     code = "import sys, tracin, tracin_optimized; sys.exit('pykeen' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
@@ -303,3 +304,30 @@ def test_copies_keep_integers_and_leave_the_model_alone() -> None:
         "order": torch.int64,
     }
     assert model.entity.dtype == torch.complex128 and model.training
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.slow
+def test_the_result_of_a_pipeline_is_its_model_and_factory(inverse: bool, tmp_path: Any) -> None:
+    from pykeen.pipeline import pipeline
+
+    result = pipeline(
+        training=factory(inverse=inverse, labels=True),
+        testing=factory(labels=True),
+        model="ConvE",
+        model_kwargs={"embedding_dim": 32, "output_channels": 4},
+        training_kwargs={"num_epochs": 1, "batch_size": 4, "use_tqdm": False},
+        evaluation_kwargs={"use_tqdm": False},
+        optimizer_kwargs={"lr": 0.05},
+        random_seed=1,
+        device="cpu",
+    )
+    test, train = pairs_of_triples(20)
+    expected = 1000 * reference(result.model, train, test, 2 if inverse else 1)[0]
+    torch.save(result, tmp_path / "result.pkl")
+    stored = load_checkpoint(tmp_path / "result.pkl")
+    assert stored.format.startswith("PyKEEN pipeline result") and stored.learning_rate == 0.05
+    for given in (result, from_pykeen(result), stored):
+        ti = TracIn(given, learning_rates=1.0, precision="float64")
+        assert worst_error(ti.influence(train, test), expected) <= TOLERANCE["float64"]
+    assert stored.relation_to_id == from_pykeen(result).relation_to_id == {f"r {row}": row for row in range(RELATIONS)}

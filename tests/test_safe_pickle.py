@@ -6,14 +6,15 @@ import copyreg
 import io
 import pickle
 import struct
+import time
 import tracemalloc
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tracin.safe_pickle import Foreign, SafeUnpickler, UnsafePickle
+from tracin.safe_pickle import Foreign, OversizedPickle, SafeUnpickler, UnsafePickle
 
 
 def load(content: bytes) -> Any:
@@ -204,18 +205,73 @@ def test_ordered_dicts_of_one_shared_list_do_not_multiply() -> None:
     ],
     ids=["deep", "doubled", "list"],
 )
+@pytest.mark.slow
 def test_keys_that_hash_by_recursion_are_refused(wrap: Any, key: list[bytes]) -> None:
     with pytest.raises(pickle.UnpicklingError, match="keys are neither text nor numbers"):
         load(program(*wrap(key)))
 
 
-def test_deep_nesting_is_no_recursion() -> None:
-    value = load(program(*[pickle.EMPTY_LIST] * 200_000, *[pickle.APPEND] * 199_999))
-    depth = 1
-    while value:
-        (value,) = value
-        depth += 1
-    assert depth == 200_000
+NESTED = {
+    "lists": lambda depth: [pickle.EMPTY_LIST] * depth + [pickle.APPEND] * (depth - 1),
+    "tuples": lambda depth: [pickle.EMPTY_TUPLE, *[pickle.TUPLE1] * depth],
+    "marks": lambda depth: [pickle.MARK] * depth + [pickle.TUPLE] * depth,
+    "dictionaries": lambda depth: [
+        pickle.EMPTY_DICT,
+        *[pickle.BININT1 + b"\0" + pickle.EMPTY_DICT] * depth,
+        *[pickle.SETITEM] * depth,
+    ],
+    "calls": lambda depth: [pickle.EMPTY_TUPLE, *[pickle.TUPLE1 + name("a", "b") + pickle.POP] * depth],
+    "records": lambda depth: [
+        *[name("a", "b") + pickle.EMPTY_TUPLE + pickle.NEWOBJ] * depth,
+        *[pickle.BUILD] * (depth - 1),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_nesting_has_a_limit(kind: str) -> None:
+    load(program(*NESTED[kind](400)))
+    with pytest.raises(OversizedPickle, match="is nested deeper than 500 levels"):
+        load(program(*NESTED[kind](5000)))
+
+
+def test_what_contains_itself_ends() -> None:
+    itself = load(program(pickle.EMPTY_LIST, pickle.BINPUT, b"\0", pickle.BINGET, b"\0", pickle.APPEND))
+    assert itself[0] is itself
+
+
+@pytest.mark.parametrize("kind", NESTED)
+@pytest.mark.slow
+def test_a_million_parts_are_refused_before_they_fill_the_memory(kind: str) -> None:
+    content = program(*NESTED[kind](1_500_000))
+    start = time.process_time()
+    with pytest.raises(OversizedPickle, match="has more than 1,000,000 lists, tuples, dictionaries and objects"):
+        load(content)
+    assert time.process_time() - start < 30  # 1 to 5 s
+
+
+def test_steps_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracin.safe_pickle.MAX_STEPS", 1000)
+    load(program(*[pickle.NONE] * 900))
+    with pytest.raises(OversizedPickle, match="more than 1,000 steps"):
+        load(program(*[pickle.NONE] * 1100))
+
+
+def test_ordered_dict_keeps_its_attributes() -> None:
+    state = OrderedDict(a=1)
+    state._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
+    for protocol in (2, 4):
+        result = load(pickle.dumps(state, protocol))
+        assert result == {"a": 1} and result.state == {"_metadata": {"": {"version": 1}}}
+
+
+def test_entries_of_other_kinds_of_dictionaries() -> None:
+    made = load(
+        program(name("x", "AttributeDict"), pickle.EMPTY_TUPLE, pickle.NEWOBJ, text("lr"), pickle.NONE, pickle.SETITEM)
+    )
+    assert made.entries == {"lr": None} and made.attributes == {}
+    counts: defaultdict[str, int] = defaultdict(int, a=1)
+    assert load(pickle.dumps(counts, 4)) == {"a": 1}
 
 
 def test_persistent_ids_need_a_reader() -> None:

@@ -12,7 +12,7 @@ from tracin_ext.library import Library
 
 __all__ = ["TORCH_REQUIRED", "status"]
 
-TORCH_REQUIRED = "2.13"
+TORCH_REQUIRED = "2.10"
 _BUILD_ERROR = Path(__file__).with_name("_build_error.txt")
 
 

@@ -7,8 +7,8 @@
 //   2 tiles  [------- 256 samples -------] [------ ...        a thread takes a tile through both passes:
 //     pairs   (h r) (h r)  (h r) ...                          middle forward, once per distinct pair; u of the two
 //                                                             halves is added: un, z; v . v' likewise
-//     samples  t t t  t     t t  ...                          w, e, e un, delta; backward through the middle: S,
-//     pixels;
+//     samples  t t t  t     t t  ...                          w, e, e un, delta; backward through the middle: S
+//                                                             and pixels;
 //                                                             through a half where no Jacobian gives its S
 //   3 runs   samples of one head (>= 12), of one relation     S of a half as J delta (jacobians.cpp)
 //

@@ -114,7 +114,7 @@ void forward_pairs(const Model<T>& m, const Wanted<T>& wanted, const Products<T>
     }
     loops<T>().normalise(m, row, z);
     settle_kinks(m, heads[i], relations[i], z);
-    for (int64_t d = 0; d < D; ++d) z[d] = z[d] > 0 ? z[d] : T(0);
+    for (int64_t d = 0; d < D; ++d) z[d] = passes(z[d]) ? z[d] : T(0);
   }
 }
 

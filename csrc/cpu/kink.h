@@ -23,7 +23,7 @@ class ExactPair {
       for (int64_t p = 0; p < m.P; ++p) {
         double sum = m.exact_shift[c];
         for (int64_t j = 0; j < m.J; ++j) sum += m.exact_kernel[c * m.J + j] * xn[m.taps[p * m.J + j]];
-        v_[c * m.P + p] = sum > 0 ? sum : 0;
+        v_[c * m.P + p] = passes(sum) ? sum : 0;
       }
   }
   T pre_activation(int64_t d) const {
@@ -43,7 +43,7 @@ void settle_kinks(const Model<T>& m, int64_t head, int64_t relation, T* z) {
   if (!m.exact_kink) return;
   std::unique_ptr<ExactPair<T>> exact;
   for (int64_t d = 0; d < m.D; ++d) {
-    if (std::fabs(z[d]) >= m.exact_kink[d]) continue;
+    if (!(std::fabs(z[d]) < m.exact_kink[d])) continue;
     if (!exact) exact = std::make_unique<ExactPair<T>>(m, head, relation);
     z[d] = exact->pre_activation(d);
   }

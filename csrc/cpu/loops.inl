@@ -71,14 +71,15 @@ inline Word<T> bit(int64_t p) {
   return static_cast<Word<T>>(uint32_t(1) << (p & 31));
 }
 
-// c[height][vectors] (+)= a[k][12] b[k][32]: height x vectors accumulators stay in registers.
+// c[height][vectors] (+)= a[k][12] b[k][32]: height x vectors accumulators stay in registers. They begin with zero: of
+// a sum over chunks of k, each chunk is summed by itself, which loses less than one long sum does.
 template <typename T, int height, int vectors>
 inline void product_tile(const T* a, const T* b, int64_t k, bool accumulate, T* c) {
   using V = Register<T>;
   constexpr int64_t width = sizeof(V) / sizeof(T);
   V sum[height][vectors];
   for (int i = 0; i < height; ++i)
-    for (int v = 0; v < vectors; ++v) sum[i][v] = accumulate ? register_at(c + i * lanes + v * width).value : V{};
+    for (int v = 0; v < vectors; ++v) sum[i][v] = V{};
   for (int64_t l = 0; l < k; ++l, a += operand_height, b += lanes) {
     V x[vectors];
     for (int v = 0; v < vectors; ++v) x[v] = register_at(b + v * width).value;
@@ -86,7 +87,10 @@ inline void product_tile(const T* a, const T* b, int64_t k, bool accumulate, T* 
       for (int v = 0; v < vectors; ++v) sum[i][v] += a[i] * x[v];
   }
   for (int i = 0; i < height; ++i)
-    for (int v = 0; v < vectors; ++v) register_at(c + i * lanes + v * width).value = sum[i][v];
+    for (int v = 0; v < vectors; ++v) {
+      RegisterAt<T>& out = register_at(c + i * lanes + v * width);
+      out.value = accumulate ? out.value + sum[i][v] : sum[i][v];
+    }
 }
 
 // 12 x 2 accumulators need 32 registers; with 16 there is room for 6 x 2.
@@ -143,9 +147,9 @@ void convolve_channels(const Model<T>& m, const Segment<T>& s, const T* image, i
         for (int i = 0; i < width; ++i) sum[i] += x * m.kernel[(c + i) * m.J + j];
       }
       for (int i = 0; i < width; ++i) {
-        const Int<T> positive = sum[i] > 0;
-        at(v + (i * s.P + p) * lanes).value = positive ? sum[i] : Vec<T>{};
-        bits[i] |= positive & bit<T>(p);
+        const Int<T> passing = ~(sum[i] <= 0);  // as `passes`
+        at(v + (i * s.P + p) * lanes).value = passing ? sum[i] : Vec<T>{};
+        bits[i] |= passing & bit<T>(p);
       }
     }
     for (int i = 0; i < width; ++i) bits_at<T>(mask + ((c + i) * words + word) * lanes).value = bits[i];
@@ -269,7 +273,7 @@ T loss(const Model<T>& m, const T* un, const T* z, int64_t tail, T* e, T* e_un, 
   const T score = dot(z, t, m.D) + (m.bias ? m.bias[tail] : T(0));
   const T w = w_of(score);
   for (int64_t d = 0; d < m.D; ++d) {
-    const T value = z[d] > 0 ? w * t[d] : T(0);
+    const T value = passes(z[d]) ? w * t[d] : T(0);
     e[d] = value;
     e_un[d] = value * un[d];
     delta[d] = value * m.delta_scale[d];

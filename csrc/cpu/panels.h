@@ -2,13 +2,20 @@
 #pragma once
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include "loops.h"
 
 namespace tracin::cpu {
 
-// Grow-only memory, aligned to cache lines; contents are undefined after a growth.
+// Tests set TRACIN_FILL: buffers are then filled with NaN, so that what is read before it is written shows.
+inline bool fills_buffers() {
+  static const bool fills = std::getenv("TRACIN_FILL") != nullptr;
+  return fills;
+}
+
+// Grow-only memory, aligned to cache lines; `sized` leaves its contents undefined.
 template <typename T>
 class Buffer {
  public:
@@ -25,6 +32,7 @@ class Buffer {
       if (!data_) throw std::bad_alloc();
       size_ = n;
     }
+    if (n && fills_buffers()) std::memset(static_cast<void*>(data_), 0xFF, n * sizeof(T));
     return data_;
   }
   T* data() const { return data_; }

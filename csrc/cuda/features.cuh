@@ -25,6 +25,6 @@ __global__ void __launch_bounds__(threads) features_kernel(Model<T> m, Segment<T
         if (c0 + k < m.C) sum[k] += m.kernel[(c0 + k) * m.J + j] * x;
     }
     for (int64_t k = 0; k < channels_at_once; ++k)
-      if (c0 + k < m.C) row[(c0 + k) * s.P + p] = sum[k] > 0 ? sum[k] : T(0);
+      if (c0 + k < m.C) row[(c0 + k) * s.P + p] = passes(sum[k]) ? sum[k] : T(0);
   }
 }

@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(threads, 2) statistics_kernel(Model<T> m, Segm
         T masked[rows];
         for (int i = 0; i < rows; ++i) {
           const int f = (c0 + i) * P + p;
-          masked[i] = c0 + i < C && mask[f] > 0 ? value[f] : T(0);
+          masked[i] = c0 + i < C && passes(mask[f]) ? value[f] : T(0);
         }
         for (int j = 0; j < columns_at_once; ++j) {
           const T x = j0 + j < J ? image[by_tap[(j0 + j) * P + p]] : T(j0 + j == J);
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(threads) tap_gradients_kernel(Model<T> m, Segm
   for (int64_t j0 = 0; j0 < m.J; j0 += taps_at_once) {
     T sum[taps_at_once] = {};
     for (int64_t c = 0; c < m.C; ++c) {
-      const T masked = mask[c * s.P] > 0 ? value[c * s.P] : T(0);
+      const T masked = passes(mask[c * s.P]) ? value[c * s.P] : T(0);
       for (int j = 0; j < taps_at_once; ++j)
         if (j0 + j < m.J) sum[j] += masked * m.pixel_kernel[c * m.J + j0 + j];
     }

@@ -27,7 +27,7 @@ __device__ double exact_pre_activation(const Model<T>& m, int64_t head, int64_t 
       const int64_t x = taps[j];
       sum += m.exact_kernel[c * m.J + j] * ((static_cast<double>((x < m.D ? h : r)[x]) - mean[x]) * rstd[x]);
     }
-    if (sum > 0) u += static_cast<double>(m.fc[d * m.C * m.P + f]) * sum;
+    if (passes(sum)) u += static_cast<double>(m.fc[d * m.C * m.P + f]) * sum;
   }
   return m.exact_hidden[d] * block_sum(u, partial) + m.exact_hidden[m.D + d];
 }
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(threads) hidden_kernel(Model<T> m,
       const double exact = exact_pre_activation(m, pair_head[g], pair_relation[g], d0 + i, partial);
       if (threadIdx.x == i) pre = static_cast<T>(exact);
     }
-    if (d < m.D) z[g * m.D + d] = pre > 0 ? pre : T(0);
+    if (d < m.D) z[g * m.D + d] = passes(pre) ? pre : T(0);
     __syncthreads();  // the next round writes near
   }
 }

@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(threads) jacobians_kernel(Model<T> m, Segment<
     T sum = 0;
     for (int64_t p = 0; i < S && p < s.P; ++p) {
       const int64_t f = c * s.P + p;
-      if (!(v[r * m.C * s.P + f] > 0)) continue;
+      if (!passes(v[r * m.C * s.P + f])) continue;
       const T x = j < m.J ? normalised_pixel(m, 0, r, s.pixels[s.taps[p * m.J + j]]) : T(1);
       sum += s.forward[f * m.D + d] * x;
     }

@@ -19,7 +19,7 @@ __global__ void loss_kernel(Model<T> m, Samples samples,
   const T residual = w_of(score);
   if (lane_id() == 0) w[b] = residual;
   for (int64_t d = lane_id(); d < m.D; d += warp) {
-    const T value = z[d] > 0 ? residual * t[d] : T(0);
+    const T value = passes(z[d]) ? residual * t[d] : T(0);
     e[d] = value;
     e_un[d] = value * un[d];
     delta[b * m.D + d] = value * m.delta_scale[d];

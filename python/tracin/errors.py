@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
+INTERRUPTED_TEXT = "interrupted; outputs that were not complete are left as they were"
+
 
 class InputError(ValueError):
     """Bad input from outside: the message names the file or argument, what came, what was expected, and the remedy.
@@ -41,3 +44,16 @@ def quote(value: object) -> str:
 def plain(name: str) -> str:
     """A name from a file as it is, or quoted where it would break the sentence."""
     return name if len(name) <= 100 and name.isprintable() else quote(name)
+
+
+class LibraryWarning(UserWarning):
+    """A warning of what the commands find out by the training triples, and do not repeat."""
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what would steer it (control characters, marks of direction) is shown as an escape."""
+    return text if text.isprintable() else "".join(_shown(mark) for mark in text)
+
+
+def _shown(mark: str) -> str:
+    return mark if mark.isprintable() or mark == "\n" else mark.encode("unicode_escape", "surrogatepass").decode()

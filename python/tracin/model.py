@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tracin.errors import InputError
 
 STACK_AXES = {"height": 2, "width": 3}
+CONFIG_KEY = "tracin"  # of the config in the metadata of a state dict
 
 
 class ConvE(nn.Module):
@@ -21,6 +22,8 @@ class ConvE(nn.Module):
     Each embedding of `embedding_dim` values is viewed as planes of `embedding_height` x `embedding_width`, as many as
     it fills; the head's planes and the relation's are stacked in height or side by side in width.
     The first word of every parameter name is the name of its layer (see `tracin.TracIn`, argument `layers`).
+    A state dict carries the sizes below in its metadata (where PyTorch keeps the versions of modules), so that
+    `tracin.load_checkpoint` reads it alone; its keys are the parameters' and buffers'.
 
     Args:
         num_entities: N, rows of the entity table.
@@ -36,6 +39,7 @@ class ConvE(nn.Module):
         conv_bias, entity_bias: whether the convolution, the score, has a bias.
         relation_step: row of relation r is `relation_step * r`; 2 for PyKEEN's tables with inverse triples.
         input_dropout, feature_dropout, hidden_dropout: probabilities, used in training only.
+        fc_bias: whether the fully connected layer has a bias.
 
     Raises:
         InputError: if the sizes do not fit together.
@@ -68,6 +72,7 @@ class ConvE(nn.Module):
         input_dropout: float = 0.2,
         feature_dropout: float = 0.2,
         hidden_dropout: float = 0.3,
+        fc_bias: bool = True,
     ) -> None:
         super().__init__()
         if stack not in STACK_AXES:
@@ -98,6 +103,7 @@ class ConvE(nn.Module):
             input_dropout=input_dropout,
             feature_dropout=feature_dropout,
             hidden_dropout=hidden_dropout,
+            fc_bias=fc_bias,
         )
         self.stack = stack
         self.relation_step = relation_step
@@ -118,12 +124,13 @@ class ConvE(nn.Module):
         self.bn0 = norm(nn.BatchNorm2d, self.plane[0], bn0)
         self.conv = nn.Conv2d(self.plane[0], output_channels, (kernel_height, kernel_width), bias=conv_bias)
         self.bn1 = norm(nn.BatchNorm2d, output_channels, bn1)
-        self.fc = nn.Linear(output_channels * out_rows * out_columns, embedding_dim)
+        self.fc = nn.Linear(output_channels * out_rows * out_columns, embedding_dim, bias=fc_bias)
         self.bn2 = norm(nn.BatchNorm1d, embedding_dim, bn2)
         self.bias = nn.Parameter(torch.zeros(num_entities)) if entity_bias else None
         if not self.entity.weight.is_meta:
             nn.init.xavier_normal_(self.entity.weight)
             nn.init.xavier_normal_(self.relation.weight)
+        self.register_state_dict_post_hook(_keep_config)  # type: ignore[no-untyped-call]
 
     @property
     def num_entities(self) -> int:
@@ -170,3 +177,8 @@ class ConvE(nn.Module):
         """Scores (logits) [B, N] of every entity as the tail of (head, relation)."""
         scores = self.hidden(heads, relations) @ self.entity.weight.T
         return scores if self.bias is None else scores + self.bias
+
+
+def _keep_config(model: ConvE, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    """Beside the module's version, where loading looks at nothing else."""
+    metadata[CONFIG_KEY] = dict(model.config)

@@ -18,9 +18,18 @@ PLAIN = (bool, int, float, str)
 
 
 def is_pykeen(model: object) -> bool:
-    """Whether it is a PyKEEN model, told from its methods."""
+    """Whether it is a PyKEEN model, told from its methods, or the result of a PyKEEN pipeline."""
+    return _is_model(model) or _is_result(model)
+
+
+def _is_model(value: object) -> bool:
     names = ("score_hrt", "use_inverse_triples", "num_entities", "num_real_relations")
-    return isinstance(model, nn.Module) and all(hasattr(model, name) for name in names)
+    return isinstance(value, nn.Module) and all(hasattr(value, name) for name in names)
+
+
+def _is_result(value: object) -> bool:
+    """Whether it holds a model and the factory that it was trained with."""
+    return not isinstance(value, nn.Module) and hasattr(value, "training") and _is_model(getattr(value, "model", None))
 
 
 def relation_step(model: Any) -> int:
@@ -75,8 +84,10 @@ def from_pykeen(model: Any, triples_factory: Any = None) -> Checkpoint:
     runs on the backends that build gradients, vectorized and sequential.
 
     Args:
-        model: a PyKEEN model. Relation ids of triples are those of its factory, also with inverse triples.
-        triples_factory: the factory it was trained with, for the dictionaries of labels; None: no dictionaries.
+        model: a PyKEEN model, or the result of `pykeen.pipeline.pipeline`. Relation ids of triples are those of its
+            factory, also with inverse triples.
+        triples_factory: the factory it was trained with, for the dictionaries of labels; None: that of the result, of a
+            model alone no dictionaries.
 
     Returns:
         The model in eval mode, a ConvE on the CPU; learning_rate and epoch are None.
@@ -86,9 +97,12 @@ def from_pykeen(model: Any, triples_factory: Any = None) -> Checkpoint:
 
     Example:
         >>> result = pykeen.pipeline.pipeline(dataset="nations", model="ConvE")
-        >>> TracIn(from_pykeen(result.model, result.training)).top_k(result.training, test)
+        >>> TracIn(from_pykeen(result)).top_k(result.training, test)
     """
-    if not is_pykeen(model):
+    if _is_result(model):
+        triples_factory = model.training if triples_factory is None else triples_factory
+        model = model.model
+    if not _is_model(model):
         raise InputError(f"model is a {type(model).__name__}; expected a PyKEEN model")
     name = f"PyKEEN {type(model).__name__}"
     dictionaries = (None, None) if triples_factory is None else _dictionaries(name, model, triples_factory)

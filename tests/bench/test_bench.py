@@ -48,6 +48,7 @@ def reference(graph: Graph) -> Reference:
     return reference_of(graph.model, graph.train, graph.test)
 
 
+@pytest.mark.slow
 def test_synthetic_graph_has_the_sizes_and_degrees_of_fb15k237() -> None:
     triples = generate(FB15K237)
     assert triples.shape == (FB15K237.train + FB15K237.test, 3)
@@ -170,6 +171,7 @@ def test_wrong_top_k_does_not_pass(reference: Reference) -> None:
     assert top_overlap(exact, exact, 4) == 1 and top_overlap(-1 / exact, exact, 4) < 0.5
 
 
+@pytest.mark.slow
 def test_scaled_time_does_not_charge_the_test_side_to_training_triples(graph: Graph, reference: Reference) -> None:
     clock = {"seconds": 0.0}
     method = methods.Method("counted", methods.tracin("factored"), train=64)
@@ -258,6 +260,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_run_writes_json_table_and_pictures(written: Path) -> None:
     names = {"w1.json", "w2.json", "table.md", "time_by_backend.png", "roofline.png"}
     assert {path.name for path in written.iterdir()} == names
@@ -325,6 +328,7 @@ def methods_in(text: str) -> list[str]:
     return [cell.removesuffix(" \\*") for cell in re.findall(r"^\| ([a-zA-Z].*?) \|", text, re.M) if cell != "method"]
 
 
+@pytest.mark.slow
 def test_proximity_is_verified_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--edges", "1000", "--tests", "3"]
     shown = CliRunner().invoke(proximity.main, arguments)
@@ -343,6 +347,7 @@ def test_machine_names_no_host() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is reset by Linux only")
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_measured_function() -> None:
     large, _ = measure(lambda: torch.ones(64 << 20, dtype=torch.uint8).sum(), 1)
     small, _ = measure(lambda: None, 1)

@@ -27,6 +27,7 @@ def test_without_a_gpu_it_says_so_and_fails() -> None:
     assert "this check needs a GPU: PyTorch sees no CUDA device" in result.output
 
 
+@pytest.mark.slow
 def test_tests_that_are_all_skipped_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_check, "TESTS", ["tests/tracin_ext/test_full_float32.py"])
     assert gpu_check.run_tests("inside_and_after") == {"passed": True, "tests": {"passed": 2, "deselected": 1}}
@@ -39,6 +40,7 @@ def test_sanitizer_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     assert "compute-sanitizer is not on PATH" in gpu_check.sanitize()["unavailable"]
 
 
+@pytest.mark.slow
 def test_the_benchmark_verifies_and_times_both_jobs() -> None:
     """On the CPU, where its arithmetic is the same."""
     if reason := reason_against(torch.device("cpu")):

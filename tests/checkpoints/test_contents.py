@@ -161,7 +161,7 @@ def test_norms_limited_at_look_up(max_norm: Any, longest: float, refused: bool, 
 @pytest.mark.parametrize(
     "beside",
     [
-        {"stack": [], "embedding_height": "x", "lr": 10**400, "epoch": [[]]},
+        {"stack": [], "lr": [10**400], "epoch": [[]]},
         {"model_config": [1], "args": 3, "config": None},
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tests.samples.foreign_weights import (
     BN,
@@ -100,7 +101,8 @@ def test_scores_of_every_layout(case: str, tmp_path: Path) -> None:
     weights = random_weights(**options)
     state = rename(weights, keys)
     path = write(tmp_path / "model.pt", state if wrapped is None else {wrapped: state, **beside})
-    checkpoint = load_checkpoint(path)
+    inverse = keys in (PYKEEN, PYKEEN_PLAIN, PYKEEN_10, PYKEEN_14)  # the file does not tell whether there are any
+    checkpoint = load_checkpoint(path, relation_to_id=ids(R) if inverse else None)
     plane = options.get("planes", 1), options.get("height", 20), options.get("width", 10)
     assert_scores(checkpoint.model, weights, plane, options.get("stack", "height"))
     assert name in checkpoint.format and checkpoint.path == str(path)
@@ -142,7 +144,8 @@ def test_old_torch_file_without_batch_counters(tmp_path: Path) -> None:
 def test_ignores_losses_and_regularizers(tmp_path: Path) -> None:
     weights = random_weights(10, 20)
     extra = {"loss.pos_weight": torch.ones(1), "entity_representations.0.regularizer.weight": torch.ones(())}
-    assert_scores(load_model(write(tmp_path / "m.pt", rename(weights, PYKEEN) | extra)), weights, (1, 10, 20), "height")
+    path = write(tmp_path / "m.pt", rename(weights, PYKEEN) | extra)
+    assert_scores(load_model(path, relation_to_id=ids(R)), weights, (1, 10, 20), "height")
 
 
 def test_arguments_win_over_stored_shape_and_default(tmp_path: Path) -> None:
@@ -155,12 +158,36 @@ def test_arguments_win_over_stored_shape_and_default(tmp_path: Path) -> None:
     assert load_model(path, 10, 20, "width").image == (1, 10, 40)
 
 
-def test_own_weights_without_settings_need_a_shape(tmp_path: Path) -> None:
+def test_own_weights_without_their_metadata_need_a_shape(tmp_path: Path) -> None:
     model = ConvE(N, R, 32, embedding_height=8, embedding_width=4, output_channels=C)
-    path = write(tmp_path / "m.pt", model.state_dict())
+    path = write(tmp_path / "m.pt", dict(model.state_dict()))
     assert load_model(path, embedding_height=8).plane == (1, 8, 4)
+    assert load_model(path, embedding_height=4).image == (1, 4, 16)
     with pytest.raises(InputError, match="stacked in height: 2 x 16, 8 x 4; stacked in width: 4 x 8, 16 x 2"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("stack", ["height", "width"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_own_state_dict_carries_its_shape(stack: str, zipped: bool, tmp_path: Path) -> None:
+    options = dict(embedding_height=4, embedding_width=5, kernel_height=2, output_channels=C, fc_bias=False)
+    torch.manual_seed(1)
+    model = ConvE(N, 2 * R, 40, **options, stack=stack, relation_step=2).eval()
+    whole = nn.DataParallel(model)
+    triples = torch.stack([torch.arange(N), torch.arange(N) % R, torch.arange(N).flip(0)], 1)
+    for name, state, note in (
+        ("own.pt", model.state_dict(), ""),
+        ("wrapped.pt", {"epoch": 2, "state_dict": model.state_dict()}, ""),
+        ("parallel.pt", whole.state_dict(), "; keys without their beginning 'module.'"),
+    ):
+        torch.save(state, tmp_path / name, _use_new_zipfile_serialization=zipped)
+        checkpoint = load_checkpoint(tmp_path / name)
+        assert checkpoint.model.config == model.config
+        assert torch.equal(checkpoint.model(triples), model(triples))
+        assert checkpoint.format == "tracin checkpoint" + note
+    assert set(model.state_dict()) == set(ConvE(N, 2 * R, 40, **options).state_dict())
+    again = torch.load(tmp_path / "own.pt", weights_only=True)
+    assert not any(ConvE(N, 2 * R, 40, **options, stack=stack).load_state_dict(again))  # no key missing or unexpected
 
 
 @pytest.mark.parametrize(
@@ -187,7 +214,7 @@ def test_own_weights_without_settings_need_a_shape(tmp_path: Path) -> None:
 def test_open_and_wrong_shapes(arguments: dict[str, Any], words: list[str], tmp_path: Path) -> None:
     path = write(tmp_path / "m.pt", rename(random_weights(8, 4), PYKEEN))
     with pytest.raises(InputError) as error:
-        load_checkpoint(path, **arguments)
+        load_checkpoint(path, **arguments, relation_to_id=ids(R))
     assert all(word in str(error.value) for word in words), error.value
 
 
@@ -195,8 +222,8 @@ def test_two_planes_with_several_shapes_have_no_default(tmp_path: Path) -> None:
     weights = random_weights(4, 4, planes=2)
     path = write(tmp_path / "m.pt", rename(weights, PYKEEN))
     with pytest.raises(InputError, match="2 x 8, 4 x 4"):
-        load_checkpoint(path)
-    assert_scores(load_model(path, embedding_width=4), weights, (2, 4, 4), "height")
+        load_checkpoint(path, relation_to_id=ids(R))
+    assert_scores(load_model(path, embedding_width=4, relation_to_id=ids(R)), weights, (2, 4, 4), "height")
 
 
 def test_stored_shape_that_does_not_fit(tmp_path: Path) -> None:
@@ -204,7 +231,7 @@ def test_stored_shape_that_does_not_fit(tmp_path: Path) -> None:
     path = write(tmp_path / "m.pt", {"model_state_dict": rename(random_weights(8, 4), PYKEEN), **stored})
     with pytest.raises(InputError, match="the file itself says an image of 4 x 8 .*8 x 4"):
         load_checkpoint(path)
-    assert load_model(path, embedding_height=8).plane == (1, 8, 4)
+    assert load_model(path, embedding_height=8, relation_to_id=ids(R)).plane == (1, 8, 4)
 
 
 def test_no_shape_fits(tmp_path: Path) -> None:
@@ -223,9 +250,13 @@ def test_no_shape_fits(tmp_path: Path) -> None:
     ],
 )
 def test_fixtures_load(
-    name: str, arguments: dict[str, int], stack: str, expected: tuple[str, int | None], fixtures_dir: Path
+    name: str, arguments: dict[str, Any], stack: str, expected: tuple[str, int | None], fixtures_dir: Path
 ) -> None:
     path = fixtures_dir / "models" / name
+    if stack == "height":
+        with pytest.raises(InputError, match="4 rows of relations, which are 4 relations or 2 and their inverses"):
+            load_checkpoint(path, **arguments)
+        arguments = {**arguments, "relation_to_id": ids(4)}
     checkpoint = load_checkpoint(path, **arguments)
     config = checkpoint.model.config
     assert (checkpoint.format, checkpoint.epoch) == expected

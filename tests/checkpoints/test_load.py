@@ -102,7 +102,7 @@ def test_loading_draws_no_random_numbers(seed_before: int, tmp_path: Path) -> No
         ({"args": {"lr": 0.125, "epoch": 7}, "epoch": 8}, 0.125, 8),
         ({"lr": None, "learning_rate": 0.75, "epoch": None}, 0.75, None),
         ({"lr": [0.1, 0.2], "epoch": "last"}, None, None),
-        ({"lr": float("nan"), "epoch": float("inf")}, None, None),
+        ({"epoch": float("inf")}, None, None),
         ({"lr": torch.ones(2), "epoch": True}, None, None),
     ],
 )
@@ -145,7 +145,7 @@ def bad_states() -> dict[str, tuple[dict[str, Any], list[str]]]:
         "infinite mean": (with_values("bn2.running_mean", -inf), ["bn2.running_mean has 0 NaN and 1 infinite"]),
         "negative variance": (with_values("bn1.running_var", -1.0), ["bn1.running_var has negative values"]),
         "integers": (whole | {"fc.bias": torch.ones(200, dtype=torch.int64)}, ["fc.bias has dtype torch.int64"]),
-        "no tensor": ({"state_dict": whole | {"b": [1.0] * N}}, ["b is not a dense tensor"]),
+        "no tensor": ({"state_dict": whole | {"b": [1.0] * N}}, ["b is a list; expected a dense tensor"]),
         "bias of others": (whole | {"b": torch.ones(N + 1)}, ["b is (8,) where (7,) is expected"]),
         "norm of others": (whole | {"bn1.weight": torch.ones(5)}, ["bn1.weight is (5,) where (2,)"]),
         "relations of others": (whole | {"emb_rel.weight": torch.ones(R, 100)}, ["emb_rel.weight is (4, 100)"]),
@@ -174,7 +174,7 @@ def test_missing_folder_and_other_objects(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.999])
+@pytest.mark.parametrize("part", [0.01, 0.5, 0.999])
 def test_truncated_files(part: float, zipped: bool, tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     torch.save(rename(random_weights(), DETTMERS), path, _use_new_zipfile_serialization=zipped)
@@ -236,7 +236,27 @@ def test_own_format_checks_the_stored_and_the_given_dictionary(tmp_path: Path) -
     content = torch.load(path, weights_only=True)
     for stored, words in ((["a"] * N, "labels are damaged"), ([1], "labels are damaged"), (["a"], "dictionary has 1 ")):
         with pytest.raises(InputError, match=words):
-            load_checkpoint(write(tmp_path / "bad.pt", content | {"entities": stored}))
+            load_checkpoint(write(tmp_path / "bad.pt", content | {"version": 1, "checksum": None, "entities": stored}))
+
+
+def test_own_format_is_refused_when_a_value_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "own.pt"
+    save_checkpoint(path, ConvE(N, R, 32, embedding_height=8, embedding_width=4), learning_rate=0.5, training={"a": 1})
+    content = torch.load(path, weights_only=True)
+    changed = [
+        content | {"learning_rate": 0.25},
+        content | {"version": 1},
+        {key: value for key, value in content.items() if key != "checksum"},
+        content | {"state_dict": content["state_dict"] | {"fc.bias": content["state_dict"]["fc.bias"] + 1e-6}},
+    ]
+    for other in changed:
+        bad = write(tmp_path / "bad.pt", other)
+        for read in (load_checkpoint, read_training_state):
+            with pytest.raises(InputError, match="bad.pt is damaged: its content does not match its checksum"):
+                read(bad)
+    old = {key: value for key, value in content.items() if key != "checksum"} | {"version": 1}
+    assert load_checkpoint(write(tmp_path / "old.pt", old)).learning_rate == 0.5
+    assert read_training_state(tmp_path / "old.pt") == {"a": 1}
 
 
 # writing

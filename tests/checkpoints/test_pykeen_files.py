@@ -128,6 +128,7 @@ def test_scores_are_pykeens(name: str, trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("name", ["loop.pt", "folder"])
+@pytest.mark.slow
 def test_influence_is_autograd_through_pykeens_module(name: str, trained: Trained) -> None:
     def gradients(triples: Tensor) -> Tensor:  # [n, number of parameters]
         rows = []
@@ -164,6 +165,16 @@ def test_command_needs_nothing_but_the_folder(trained: Trained, tmp_path: Path) 
     assert trained.factory.entity_to_id[written["test_head_label"]] == first[0]
 
 
+def test_batch_takes_the_folders_triples(trained: Trained, tmp_path: Path) -> None:
+    triples = str(trained.folder / "folder" / "training_triples" / "numeric_triples.tsv.gz")
+    arguments = ["--model-path", str(trained.folder / "folder"), "--train", triples, "--test-triples", triples]
+    more = ["--filter-method", "none", "--max-triples", "2", "--top-k", "1", "--output-dir", str(tmp_path)]
+    result = CliRunner().invoke(main, ["batch", *arguments, *more])
+    assert result.exit_code == 0, result.stderr
+    written = [json.loads(path.read_text())[0] for path in sorted(tmp_path.glob("triple_*.json"))]
+    assert [item["test_triple"] for item in written] == trained.factory.mapped_triples[:2].tolist()
+
+
 def test_folder_with_another_runs_triples(trained: Trained, tmp_path: Path) -> None:
     source = trained.folder / "folder"
     (tmp_path / "training_triples").mkdir()
@@ -194,8 +205,9 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 import tracin
+relations = {"r0": 0, "r1": 1, "r2": 2}
 for path in sys.argv[1:]:
-    print(tracin.load_checkpoint(path).format)
+    print(tracin.load_checkpoint(path, relation_to_id=relations).format)
 try:
     import pykeen
 except ImportError as error:
@@ -204,6 +216,7 @@ except ImportError as error:
 
 
 @pytest.mark.parametrize("trained", [("plain", True)], indirect=True, ids=str)
+@pytest.mark.slow
 def test_pykeen_need_not_be_installed(trained: Trained) -> None:
     arguments = [sys.executable, "-c", WITHOUT_FRAMEWORKS, *(str(trained.folder / name) for name in NAMES)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

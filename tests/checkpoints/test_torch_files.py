@@ -127,6 +127,7 @@ print(json.dumps([said, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - be
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
+@pytest.mark.slow
 def test_hostile_files_in_little_memory(tmp_path: Path) -> None:
     """One sentence each, nothing run, in 400 MB of address space; 10 GB and more are claimed."""
     expected = write_hostile(tmp_path)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +13,8 @@ import torch
 from click.testing import CliRunner, Result
 
 import tracin
-from tracin.cli import main
+from tracin.cli import main, outputs
+from tracin.files import locked
 
 ENTITIES = {f"e{i}": i for i in range(6)}
 RELATIONS = {"r0": 0, "r1": 1}
@@ -64,7 +68,9 @@ def refused(folder: Path, result: Result, message: str, code: int = 1) -> None:
 def change_model(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
     def mutate(folder: Path) -> None:
         state = torch.load(folder / "model.pt", weights_only=True)
+        del state["checksum"]
         change(state["state_dict"])
+        state["version"] = 1  # without a checksum
         torch.save(state, folder / "model.pt")
 
     return mutate
@@ -151,14 +157,62 @@ def test_cuda_without_cuda(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("none/result.json", "does not exist; create the folder"),
+        ("out/result.xlsx", "result.xlsx: .xlsx promises another form, but JSON is written, or Parquet under .parquet"),
+        ("out/result.json.gz", ".gz promises a compressed form, but JSON is written"),
+        ("out/result.csv", "--output and --csv-output name the same file"),
+        ("train.txt", "train.txt is the file of --train, which would be overwritten; name another"),
+        ("out/../out/../test.txt", "test.txt is the file of --test, which would be overwritten"),
+        ("link.json", "link.json is the file of --model-path, which would be overwritten"),
+        ("hard.json", "hard.json is the file of --entity-to-id, which would be overwritten"),
         ("train.txt/result.json", "is a file, not a folder"),
         ("out", "is a folder; name a file in it"),
     ],
 )
 def test_bad_output_is_found_before_the_work(folder: Path, output: str, message: str) -> None:
-    (folder / "model.pt").unlink()  # would be the error if reading came first
-    refused(folder, run(folder, output=output), message)
+    (folder / "model.pt").write_text("")  # would be the error if reading came first
+    (folder / "link.json").symlink_to(folder / "model.pt")
+    os.link(folder / "entities.txt", folder / "hard.json")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    refused(folder, run(folder, output=output), message, 2 if output == "out/result.csv" else 1)
+    assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_partial_results_and_files_per_triple_are_outputs_too(folder: Path) -> None:
+    (folder / "test.txt").rename(folder / "tracin_test_1.json")
+    result = run(folder, "--output-per-triple", "--test", str(folder / "tracin_test_1.json"), output="result.json")
+    refused(folder, result, "tracin_test_1.json is the file of --test")
+    (folder / "train.txt").rename(folder / "result.json.partial")
+    result = run(folder, "--top-k", "1", "--train", str(folder / "result.json.partial"), output="result.json")
+    refused(folder, result, "result.json.partial is the file of --train")
+
+
+@pytest.mark.parametrize("more", [(), ("--mode", "single"), ("--mode", "self"), ("--output-per-triple",)])
+def test_folders_are_made_in_every_mode(folder: Path, more: tuple[str, ...]) -> None:
+    result = run(folder, *more, output="out/a/b/result.json")
+    assert result.exit_code == 0, result.stderr
+    assert list((folder / "out/a/b").iterdir())
+
+
+def test_a_second_run_with_the_same_output_is_refused(folder: Path) -> None:
+    with locked(folder / "out/result.json"):
+        result = run(folder)
+    refused(folder, result, "is working on")
+    assert run(folder).exit_code == 0
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["result.csv", "result.json"]
+
+
+def test_outputs_that_do_not_fit_are_refused_before_the_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "MENTIONED", 1000)
+    assert "note: the outputs take about 0.00" in run(folder).stderr
+    size = sum((folder / "out" / name).stat().st_size for name in ("result.json", "result.csv"))
+    told = re.search(r"take about ([\d.e-]+) MB", run(folder).stderr)
+    assert told is not None and float(told[1]) * 1e6 == pytest.approx(size, rel=0.5)
+    for path in (folder / "out").iterdir():
+        path.unlink()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 1000))
+    told_off = "(2 test triples x 3 training triples), but 0.001 MB are free in"
+    refused(folder, run(folder), told_off)
+    assert run(folder, "--top-k", "1", "--max-test-triples", "1").exit_code == 0
 
 
 def test_no_dictionary(folder: Path) -> None:

@@ -22,6 +22,7 @@ from tests.samples.jobs import files
 from tests.samples.original import TOLERANCE, compare, expected
 from tracin import batch as work
 from tracin.cli import main
+from tracin.files import locked
 from tracin.proximity.filter import ProximityFilter, ProximityOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +94,9 @@ def test_outputs_are_the_library_s(folder: Path, method: str) -> None:
             f"e:{triple[2]}",
         ]
         assert (entry["filtered_train_file"] is None) == (method == "none")
-    assert {key: value for key, value in summary(folder).items() if key != "results" and "time" not in key} == {
+    assert {
+        key: value for key, value in summary(folder).items() if key not in ("results", "run") and "time" not in key
+    } == {
         "total_triples": TESTS,
         "successful": TESTS,
         "failed_filtering": 0,
@@ -125,6 +128,7 @@ def test_reproduces_the_original_scripts(fixtures_dir: Path, tmp_path: Path) -> 
         (ours,), (original,) = json.loads(path.read_text()), expected(fixtures_dir, f"batch/{path.name}")
         compare(ours.pop("influences"), original.pop("influences"), "train_", "influence")
         assert ours.pop("self_influence") == pytest.approx(original.pop("self_influence"), rel=TOLERANCE)
+        assert ours.pop("run")["mode"] == "batch"
         assert ours == original
         sample = (fixtures_dir / "expected/batch" / path.with_suffix(".csv").name).read_text().splitlines()
         with open(path.with_suffix(".csv"), newline="") as file:
@@ -149,10 +153,10 @@ def test_a_bad_triple_is_reported_and_the_rest_go_on(folder: Path) -> None:
     assert result.exit_code == 1
     failures = [line for line in result.stderr.splitlines() if "failed" in line]
     assert failures[0] == (
-        f"triple 2 (e:1, r:0, e:99) failed: {folder / 'test.txt'} line 3: tail 'e:99' is not in the dictionary "
-        f"({ENTITIES} labels)"
+        f"triple 2 (e:1, r:0, e:99) failed: {folder / 'test.txt'} line 3: tail 'e:99' is not in the entity "
+        f"dictionary ({ENTITIES} entities); is this the dictionary the model was trained with?"
     )
-    assert "line 5: expected head<TAB>relation<TAB>tail" in failures[1]
+    assert "line 5: 2 of 3 columns in 'e:1\\tr:0'; expected head<TAB>relation<TAB>tail" in failures[1]
     told = summary(folder)
     assert (told["successful"], told["failed_filtering"], told["failed_tracin"]) == (TESTS - 2, 2, 0)
     assert [entry["index"] for entry in told["results"] if not entry["tracin_success"]] == [2, 4]
@@ -188,6 +192,7 @@ def test_the_summary_is_kept_up_to_date(folder: Path, monkeypatch: pytest.Monkey
     assert [entry["index"] for entry in summary(folder)["results"]] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_be_written_fails_that_triple(folder: Path) -> None:
     assert batch(folder).exit_code == 0
     before = files(folder / "out")
@@ -206,7 +211,7 @@ def test_packed_test_triples_and_separators_within_labels(folder: Path) -> None:
     lines = (folder / "test.txt").read_text().splitlines()
     (folder / "test.txt").write_bytes(gzip.compress("\r\n".join(["x\u2028y\tr:0\te:1", *lines]).encode()))
     result = batch(folder)
-    assert result.exit_code == 1 and "line 1: head 'x\\u2028y' is not in the dictionary" in result.stderr
+    assert result.exit_code == 1 and "line 1: head 'x\\u2028y' is not in the entity dictionary" in result.stderr
     assert summary(folder)["successful"] == TESTS
 
 
@@ -217,6 +222,7 @@ def test_start_index_and_max_triples_are_lines_of_the_file(folder: Path) -> None
     assert wrong.exit_code == 1 and "test.txt has 8 lines; expected 0 to 7" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_skip_tracin_filters_only_and_skip_filtering_takes_its_files(folder: Path) -> None:
     assert batch(folder, output="whole").exit_code == 0
     assert batch(folder, "--skip-tracin").exit_code == 0
@@ -253,6 +259,7 @@ def other_relation(path: Path) -> None:
     ("ending", "damage"),
     [("json", cut), ("csv", cut), ("json", Path.unlink), ("csv", Path.unlink), ("json", other_relation)],
 )
+@pytest.mark.slow
 def test_skip_existing_trusts_complete_outputs_only(folder: Path, ending: str, damage: Any) -> None:
     assert batch(folder).exit_code == 0
     whole = files(folder / "out")
@@ -304,6 +311,7 @@ print(killed)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_files(folder: Path) -> None:
     rounds = 20
     common = arguments(folder, "--device", "cpu", "--threads", 1, "--quiet")
@@ -340,7 +348,7 @@ def test_triples_as_ids(folder: Path) -> None:
         (folder / name).write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
     (folder / "test.txt").write_text((folder / "test.txt").read_text() + "0\t0\t40\n")
     result = batch(folder, "--numeric-triples", output="ids")
-    assert result.exit_code == 1 and "tail 'id 40' is not in the dictionary" in result.stderr
+    assert result.exit_code == 1 and "tail '40' is not an id from 0 to 39" in result.stderr
     assert files(folder / "ids") == files(folder / "labels")
 
 
@@ -397,6 +405,7 @@ def test_filter_flags_reach_the_filter(folder: Path, flags: str, options: dict[s
 
 
 @pytest.mark.parametrize("how", ["module", "script"])
+@pytest.mark.slow
 def test_drop_in(folder: Path, how: str) -> None:
     name = "batch_tracin_with_filtering"
     start, place = (["-m", name], ROOT) if how == "module" else ([f"{name}.py"], ROOT / "python")
@@ -422,18 +431,101 @@ def test_help_names_every_flag_of_the_original() -> None:
     assert set(flags.split()) - set(text.replace(",", " ").replace("/", " ").split()) == set()
 
 
-def test_incomplete_files_are_told_from_complete_ones(folder: Path) -> None:
-    assert batch(folder, "--max-triples", 1).exit_code == 0
-    outputs = work.Outputs(folder / "out")
-    (job,) = work.read_jobs(
-        folder / "test.txt", {f"e:{i}": i for i in range(ENTITIES)}, {f"r:{i}": i for i in range(RELATIONS)}, 0, 1
-    )
-    assert outputs.complete(job)
-    for path in (outputs.json(job), outputs.csv(job)):
-        content = path.read_bytes()
-        for size in (0, 1, len(content) // 2, len(content) - 4):
-            path.write_bytes(content[:size])
-            assert not outputs.complete(job)
-        path.write_bytes(content)
-    shutil.rmtree(folder / "out")
-    assert not outputs.complete(job)
+def test_skip_existing_notices_every_byte(folder: Path) -> None:
+    """Each file of a triple with its middle destroyed, one after the other: the triple is done anew."""
+    assert batch(folder, "--max-triples", 2).exit_code == 0
+    whole = files(folder / "out")
+    for name in [name for name in whole if "triple_001" in name]:
+        path = folder / "out" / name
+        for place in (0, len(whole[name]) // 3, len(whole[name]) // 2, len(whole[name]) - 1):
+            content = bytearray(whole[name])
+            content[place] ^= 1
+            path.write_bytes(content)
+            assert batch(folder, "--max-triples", 2, "--skip-existing").exit_code == 0
+            assert files(folder / "out") == whole
+            assert [entry.get("reason") for entry in summary(folder)["results"]] == ["output_exists", None]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "--top-k 3",
+        "--order opponents",
+        "--learning-rate 0.1",
+        "--filter-method none",
+        "--n-hops 3",
+        "--use-last-layers-only",
+        "--precision float64",
+        "--csv-safe",
+        "model",
+        "train",
+    ],
+)
+def test_skip_existing_keeps_outputs_of_the_same_run_only(folder: Path, changed: str) -> None:
+    assert batch(folder, "--max-triples", 2).exit_code == 0
+    if changed == "model":
+        checkpoint = tracin.load_checkpoint(folder / "model.pt")
+        checkpoint.model.fc.weight.data[0, 0] += 1
+        labels = {"entity_to_id": checkpoint.entity_to_id, "relation_to_id": checkpoint.relation_to_id}
+        tracin.save_checkpoint(folder / "model.pt", checkpoint.model, **labels)
+    elif changed == "train":
+        (folder / "train.txt").write_text((folder / "train.txt").read_text() + "e:0\tr:0\te:1\n")
+    more = changed.split() if changed.startswith("-") else []
+    assert batch(folder, "--max-triples", 2, "--skip-existing", *more).exit_code == 0
+    assert summary(folder)["skipped"] == 0
+    assert batch(folder, "--max-triples", 2, *more, output="anew").exit_code == 0
+    left = files(folder / "out")
+    assert all(left[name] == content for name, content in files(folder / "anew").items())
+    assert batch(folder, "--max-triples", 2, "--skip-existing", *more).exit_code == 0
+    assert summary(folder)["skipped"] == 2
+
+
+def test_long_and_odd_labels_in_names_of_files(folder: Path) -> None:
+    checkpoint = tracin.load_checkpoint(folder / "model.pt")
+    labels = [*("é" * 150 + ending for ending in "ab"), "x\x1b[31m\u202e", *(f"e:{i}" for i in range(3, ENTITIES))]
+    relations = checkpoint.relation_to_id
+    entities = {label: row for row, label in enumerate(labels)}
+    tracin.save_checkpoint(folder / "model.pt", checkpoint.model, entity_to_id=entities, relation_to_id=relations)
+    for name in ("train.txt", "test.txt"):
+        lines = [line.split("\t") for line in (folder / name).read_text().splitlines()]
+        named = [[labels[int(h[2:])], r, labels[int(t[2:])]] for h, r, t in lines]
+        (folder / name).write_text("".join("\t".join(line) + "\n" for line in named))
+    tests = [[labels[0], "r:0", labels[1]], [labels[1], "r:0", labels[0]], [labels[2], "r:1", labels[3]]]
+    lines = ["\t".join(line) for line in [*tests, ["no\x1b[31m", "r:0", "e:4"]]]
+    (folder / "test.txt").write_text("\n".join(lines))
+    result = batch(folder, "--filter-method", "none", "--top-k", 2)
+    assert result.exit_code == 1 and summary(folder)["successful"] == 3
+    assert "\x1b" not in result.stderr and "triple 3 ('no\\x1b[31m', r:0, e:4) failed" in result.stderr
+    for path in (folder / "out").rglob("*"):
+        assert path.name.isprintable() and len(os.fsencode(path.name)) <= 255
+    for index, test in enumerate(tests):
+        (path,) = (folder / "out").glob(f"triple_{index:03d}_*.json")
+        (record,) = json.loads(path.read_text())
+        assert [record[f"test_{name}_label"] for name in ("head", "relation", "tail")] == test
+
+
+def test_two_batches_in_one_folder(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out/.mine.part").write_text("the user's")
+    with locked(folder / "out"):
+        result = batch(folder)
+    assert result.exit_code == 1 and "another run (process" in result.stderr
+    assert [path.name for path in (folder / "out").iterdir() if path.is_file()] == [".mine.part"]
+    assert batch(folder).exit_code == 0
+    assert (folder / "out/.mine.part").read_text() == "the user's" and not list((folder / "out").glob("*lock*"))
+
+
+def test_outputs_are_not_the_inputs(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out/batch_tracin_summary.json").symlink_to(folder / "test.txt")
+    before = (folder / "test.txt").read_bytes()
+    result = batch(folder)
+    assert result.exit_code == 1 and "summary.json is the file of --test-triples, which would be" in result.stderr
+    assert (folder / "test.txt").read_bytes() == before
+
+
+def test_outputs_that_do_not_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 1000))
+    result = batch(folder, "--filter-method", "none")
+    assert result.exit_code == 1 and f"({TESTS} test triples x {LINES} training triples)" in result.stderr
+    assert batch(folder, "--filter-method", "none", "--top-k", 1, "--max-triples", 1).exit_code == 0

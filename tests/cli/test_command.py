@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from click.testing import CliRunner
 
@@ -51,8 +52,9 @@ except SystemExit:
 """
 
 
+@pytest.mark.slow
 def test_a_command_imports_none_of_the_others() -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run([sys.executable, "-c", LOADED], env=environment, capture_output=True, text=True, check=True)
     loaded = {name.removeprefix("tracin.cli.") for name in done.stdout.splitlines()[-1].split()}
-    assert loaded == {"command", "options", "run", "session"}
+    assert loaded == {"command", "options", "outputs", "run", "session"}

@@ -17,6 +17,7 @@ from tracin.influence.tracin import TracIn
 from tracin.triples.read import read_triples
 
 
+@pytest.mark.slow
 def test_demo_prints_and_writes_its_influences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     threads = torch.get_num_threads()

@@ -49,6 +49,7 @@ def test_single(fixtures_dir: Path, tmp_path: Path, backend: str) -> None:
     compare(ours.pop("influences"), theirs.pop("influences"), "train_", "influence")
     own = ours.pop("self_influence")
     assert own == pytest.approx(theirs.pop("self_influence"), rel=TOLERANCE)
+    assert ours.pop("run")["mode"] == "single"
     assert ours | {"test_triple_index": 1} == theirs
 
     sample = (fixtures_dir / "expected/single_top3.csv").read_text().splitlines()
@@ -65,7 +66,7 @@ def test_single(fixtures_dir: Path, tmp_path: Path, backend: str) -> None:
 
 def test_test(fixtures_dir: Path, tmp_path: Path, backend: str) -> None:
     ours, theirs = run(fixtures_dir, tmp_path / "t.json", backend), expected(fixtures_dir, "test.json")
-    assert list(ours) == list(theirs) and ours["num_training_triples"] == 123
+    assert list(ours) == [*theirs, "run"] and ours["num_training_triples"] == 123
     for index, line in TEST_LINES.items():
         mine, item = ours["results"][line], theirs["results"][index]
         assert list(mine) == list(item) and triple(mine, "test_") == triple(item, "test_")
@@ -85,7 +86,7 @@ def test_per_triple(fixtures_dir: Path, tmp_path: Path, backend: str) -> None:
     for index, line in TEST_LINES.items():
         ours = json.loads((tmp_path / f"tracin_test_{line}.json").read_text())
         theirs = expected(fixtures_dir, f"per_triple/tracin_test_{index}.json")
-        assert list(ours) == list(theirs)
+        assert list(ours) == [*theirs, "run"] and ours.pop("run")["training_triples"] == 123
         compare(ours.pop("top_influences"), theirs.pop("top_influences"), "train_", "influence")
         assert ours.pop("self_influence") == pytest.approx(theirs.pop("self_influence"), rel=TOLERANCE)
         assert ours | {"test_index": index} == theirs

@@ -180,6 +180,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_processes_killed_and_interrupted(tmp_path: Path) -> None:
     write_job(tmp_path, 60_000, 40)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

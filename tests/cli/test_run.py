@@ -62,7 +62,7 @@ def test_help_names_every_flag_of_the_original() -> None:
 
 def test_mode_test_writes_all_influences_ordered(graph: Graph) -> None:
     result = graph.json()
-    assert {key: value for key, value in result.items() if key != "results"} == {
+    assert {key: value for key, value in result.items() if key not in ("results", "run")} == {
         "num_test_triples": TESTS,
         "num_training_triples": LINES,
         "top_k": None,
@@ -159,6 +159,7 @@ def test_show_prints_tables_of_the_first_test_triples(graph: Graph) -> None:
 
 
 @pytest.mark.parametrize("how", ["module", "script"])
+@pytest.mark.slow
 def test_drop_in(graph: Graph, how: str) -> None:
     start, folder = (["-m", "run_tracin"], ROOT) if how == "module" else (["run_tracin.py"], ROOT / "python")
     path = os.pathsep.join([str(ROOT / "python"), str(ROOT)]) if how == "module" else ""

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <numeric>
 #include <random>
 #include <type_traits>
@@ -13,6 +14,7 @@
 
 inline std::mt19937 generator(1);
 inline int failures = 0;
+inline const int filled = setenv("TRACIN_FILL", "nan", 1);  // what buffers hold before it is written
 
 template <typename T>
 std::vector<T> normal(int64_t N, double sigma = 1) {
@@ -75,14 +77,17 @@ std::vector<T> pack_chunks(const std::vector<T>& matrix, int64_t rows, int64_t C
 struct Shape {
   int64_t N, D, C, J;
   int64_t positions[3], steps[3];  // of the head's half, the middle, the relation's half
+  int64_t relations = 3;
+
+  bool has_halves() const { return positions[0] && positions[2]; }
 };
 
 // Parameters at random, the image's positions in any order. `exact_*` are the same numbers in double.
 template <typename T>
 struct RandomModel {
-  static constexpr int64_t R = 3, relation_step = 2;
+  static constexpr int64_t relation_step = 2;
   Shape shape;
-  int64_t N = shape.N, D = shape.D, C = shape.C, J = shape.J;
+  int64_t R = shape.relations, N = shape.N, D = shape.D, C = shape.C, J = shape.J;
   int64_t P = shape.positions[0] + shape.positions[1] + shape.positions[2], F = C * P, S = C * (J + 1);
   std::vector<T> entity = normal<T>(N * D), relation = normal<T>(R * relation_step * D), bias = normal<T>(N);
   std::vector<T> pixel = normal<T>(4 * D);   // [2, 2 D] mean, 1/sigma
@@ -154,7 +159,8 @@ struct PackedModel {
   PackedModel(const PackedModel&) = delete;
   PackedModel(const RandomModel<T>& m, int64_t height, bool halves) {
     const int64_t D = m.D;
-    model.D = D, model.C = m.C, model.J = m.J, model.relations = m.R, model.relation_step = m.relation_step;
+    model.D = D, model.C = m.C, model.J = m.J, model.entities = m.N;
+    model.relations = m.R, model.relation_step = m.relation_step;
     model.entity = m.entity.data(), model.relation = m.relation.data(), model.bias = m.bias.data();
     model.pixel_mean = m.pixel.data(), model.pixel_rstd = m.pixel.data() + 2 * D;
     model.kernel = m.kernel.data(), model.shift = m.shift.data(), model.pixel_kernel = m.pixel_kernel.data();

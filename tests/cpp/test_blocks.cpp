@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "block_inputs.h"
-#include "cpu/products.h"
+#include "cpu/panels.h"
 
 namespace {
 
@@ -31,6 +31,7 @@ void influence(const BlockTest<T>& test) {
   const std::vector<T> u = rounded<T>(test.tables.u), jacobians = rounded<T>(test.tables.jacobians);
   for (const int64_t height : {tracin::cpu::operand_height, int64_t(0)})
     for (const int halves : {0, 1, 2}) {  // none, without Jacobians of the relations, with
+      if (halves && !test.random.shape.has_halves()) continue;
       PackedModel<T> packed(test.random, height, halves > 0);
       packed.model.relation_u = halves ? u.data() : nullptr;
       packed.model.jacobians = halves == 2 ? jacobians.data() : nullptr;
@@ -74,6 +75,12 @@ void test_relation_tables(const RandomModel<T>& random) {
     }
 }
 
+void test_buffers_are_filled() {
+  tracin::cpu::Buffer<float> buffer;
+  buffer.sized(5)[4] = 1;
+  if (!std::isnan(buffer.sized(5)[4])) std::printf("FAIL buffers are not filled with NaN\n"), ++failures;
+}
+
 template <typename T>
 void test_blocks(const RandomModel<T>& random, const Layers& on, int64_t B, int64_t Q, bool skewed = true) {
   const BlockTest<T> test(random, on, random_triples(random, B, skewed), random_triples(random, Q, false));
@@ -81,13 +88,26 @@ void test_blocks(const RandomModel<T>& random, const Layers& on, int64_t B, int6
   self_influence(test);
 }
 
+// An image without a middle, without halves, and with one of everything.
+template <typename T>
+void test_edges(const Layers& on) {
+  RandomModel<T> no_middle({19, 13, 7, 9, {5, 0, 4}, {3, 2, 2}}), pixels({9, 12, 1, 1, {33, 0, 33}, {1, 1, 1}}),
+      no_halves({9, 12, 3, 4, {0, 7, 0}, {1, 2, 1}}), one_position({9, 4, 1, 8, {0, 1, 0}, {1, 1, 1}}),
+      one_each({1, 1, 1, 1, {1, 0, 1}, {1, 1, 1}, 1});
+  for (const RandomModel<T>* random : {&no_middle, &pixels, &no_halves, &one_position, &one_each}) {
+    if (random->shape.has_halves()) test_relation_tables(*random);
+    for (const int64_t B : {1, 70}) test_blocks(*random, on, B, 5);
+  }
+}
+
 template <typename T>
 void test() {
   constexpr Layers all{true, true, true, true, true}, fc{true, false, false, false, false},
       S{false, true, false, true, false}, entity{false, false, true, false, true};
   RandomModel<T> odd({19, 13, 7, 9, {5, 33, 2}, {3, 2, 7}}), even({9, 12, 5, 12, {2, 3, 33}, {2, 8, 1}}),
-      many_taps({9, 6, 3, 33, {3, 2, 2}, {1, 2, 3}}), many_heads({300, 5, 2, 4, {3, 3, 3}, {2, 1, 2}});
-  for (const RandomModel<T>* random : {&odd, &even, &many_taps, &many_heads}) {
+      many_taps({9, 6, 3, 33, {3, 2, 2}, {1, 2, 3}}), many_heads({300, 5, 2, 4, {3, 3, 3}, {2, 1, 2}}),
+      no_middle({9, 6, 3, 4, {3, 0, 2}, {1, 3, 2}});
+  for (const RandomModel<T>* random : {&odd, &even, &many_taps, &many_heads, &no_middle}) {
     test_relation_tables(*random);
     test_blocks(*random, all, 70, 5);
   }
@@ -96,6 +116,7 @@ void test() {
   for (const Layers& on : {fc, S, entity}) test_blocks(odd, on, 270, 3);
   test_blocks(even, all, 600, 97);
   test_blocks(many_heads, all, 600, 5, false);
+  for (const Layers& on : {all, fc}) test_edges<T>(on);
   const std::vector<int64_t> one{3, 1, 2};
   put_at_kink(odd, one.data());
   influence(BlockTest<T>(odd, all, one, {4, 1, 2}));
@@ -104,6 +125,7 @@ void test() {
 }  // namespace
 
 int main() {
+  test_buffers_are_filled();
   test<float>();
   test<double>();
   return failures ? 1 : 0;

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 import tracin
+from docs import reference
 from tests.samples.pykeen_examples import factory, pykeen_model
 from tests.samples.small_graph import Graph
-from tracin.cli import main
 
+COMMANDS = dict(reference.commands())
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 PAGES = {
@@ -35,7 +36,7 @@ def commands(text: str) -> list[list[str]]:
     found = []
     for line in words:
         for at, word in enumerate(line[:-1]):
-            if Path(word).name == "tracin" and line[at + 1] in main.commands:
+            if Path(word).name == "tracin" and line[at + 1] in COMMANDS:
                 found.append(line[at + 1 :])
     return found
 
@@ -59,7 +60,7 @@ def test_every_page_is_linked_from_the_readme() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_have_the_flags_that_are_shown(page: str) -> None:
     for name, *words in commands(PAGES[page]):
-        command = main.commands[name]
+        command = COMMANDS[name]
         known = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
         for word in words:
             if word.startswith("-") and word not in ("-", "--help"):
@@ -68,10 +69,10 @@ def test_commands_have_the_flags_that_are_shown(page: str) -> None:
 
 def test_the_readme_shows_the_main_commands() -> None:
     assert {"run", "check", "train", "batch", "info"} <= {
-        name for name in main.commands if re.search(rf"\btracin {name}\b", README)
+        name for name in COMMANDS if re.search(rf"\btracin {name}\b", README)
     }
     assert sum(name == "run" for name, *_ in commands(README)) >= 4
-    assert all(isinstance(command, click.Command) for command in main.commands.values())
+    assert all(isinstance(command, click.Command) for command in COMMANDS.values())
 
 
 def test_version_is_the_same_everywhere() -> None:
@@ -95,6 +96,7 @@ def test_python_for_files_runs(graph: Graph, monkeypatch: pytest.MonkeyPatch) ->
     assert names["own"].shape == (len(graph.train),)
 
 
+@pytest.mark.slow
 def test_python_for_pykeen_runs(capsys: pytest.CaptureFixture[str]) -> None:
     result = SimpleNamespace(model=pykeen_model("ConvE", inverse=True), training=factory(inverse=True, labels=True))
     (code,) = (block for block in PYTHON if "from_pykeen" in block)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import click
+import pytest
 
 from docs.reference import PAGE, commands, page
 
@@ -27,6 +28,7 @@ def test_every_flag_of_every_command_is_explained() -> None:
                 assert all(f"{flag}" in text for flag in (*parameter.opts, *parameter.secondary_opts))
 
 
+@pytest.mark.slow
 def test_every_message_of_the_troubleshooting_table_is_one_of_ours() -> None:
     """Its words between dots stand in string literals of the sources, which Python joins over lines."""
     texts = []

@@ -128,6 +128,18 @@ void test_blocks(const RandomModel<T>& random, const Layers& on, int64_t B, int6
   self_influence(test);
 }
 
+// An image without a middle, without halves, and with one of everything.
+template <typename T>
+void test_edges(const Layers& on) {
+  RandomModel<T> no_middle({19, 13, 7, 9, {5, 0, 4}, {7, 7, 7}}), pixels({9, 12, 1, 1, {3, 0, 3}, {1, 1, 1}}),
+      no_halves({9, 12, 3, 4, {0, 7, 0}, {3, 3, 3}}), one_position({9, 4, 1, 8, {0, 1, 0}, {1, 1, 1}}),
+      one_each({1, 1, 1, 1, {1, 0, 1}, {1, 1, 1}, 1});
+  for (const RandomModel<T>* random : {&no_middle, &pixels, &no_halves, &one_position, &one_each}) {
+    if (random->shape.has_halves()) test_relation_tables(*random);
+    test_blocks(*random, on, 3, 2);
+  }
+}
+
 template <typename T>
 void test() {
   constexpr Layers all{true, true, true, true, true}, fc{true, false, false, false, false},
@@ -148,6 +160,7 @@ void test() {
     test_blocks(odd, S, 5, 2);
     test_blocks(many_taps, entity, 5, 2);
   }
+  test_edges<T>(all);
   put_at_kink(odd, one.data());
   influence(BlockTest<T>(odd, all, one, {4, 1, 2}));
 }

@@ -15,10 +15,11 @@ from torch import Tensor
 import tracin_ext
 from tests.samples.models import random_model, random_triples
 from tracin import Checkpoint, InputError, TracIn
-from tracin.influence import memory, resume
-from tracin.influence import tracin as influence
+from tracin.digests import digest, digest_of, sealed
+from tracin.files import locked
+from tracin.influence import memory, resume, scorer
 from tracin.influence.blocks import Work
-from tracin.influence.resume import Partial, digest, held_signals
+from tracin.influence.resume import Partial, held_signals
 
 BACKENDS = ["factored", "native"] if tracin_ext.status()["available"] else ["factored"]
 TRAIN, TESTS, BLOCK, TILE = 90, 10, 16, 4
@@ -82,6 +83,7 @@ def nothing(call: int) -> None:
 
 
 @pytest.mark.parametrize("last", [1, 2, 6, 7, 11, BLOCKS])
+@pytest.mark.slow
 def test_a_stopped_top_k_goes_on_to_equal_results(tiled: Callable[..., TracIn], tmp_path: Path, last: int) -> None:
     train, test = triples()
     whole = tiled().top_k(train, test, 5, "proponents")
@@ -114,6 +116,7 @@ def test_a_stopped_self_influence_goes_on(tiled: Callable[..., TracIn], tmp_path
     assert len(calls) == 3
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again(tiled: Callable[..., TracIn], tmp_path: Path) -> None:
     train, test = triples()
     for _ in range(BLOCKS - 1):
@@ -125,6 +128,7 @@ def test_stopped_again_and_again(tiled: Callable[..., TracIn], tmp_path: Path) -
     assert torch.equal(found.indices, whole.indices) and torch.equal(found.scores, whole.scores)
 
 
+@pytest.mark.slow
 def test_saved_as_time_goes_by(tiled: Callable[..., TracIn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run that is killed leaves behind: the file of each moment is one to go on from."""
     train, test = triples()
@@ -264,7 +268,7 @@ def test_other_kinds_and_releases_are_refused(stopped: Path, monkeypatch: pytest
     train, _ = triples()
     with pytest.raises(InputError, match="p holds partial results of another run: .*kind was top_k and is self_inf"):
         TracIn(checkpoints(), backend="factored").self_influence(train, partial=stopped)
-    monkeypatch.setattr(influence, "version", lambda: "99.0")
+    monkeypatch.setattr(scorer, "version", lambda: "99.0")
     with pytest.raises(InputError, match="tracin was .* and is 99.0"):
         go_on(stopped)
 
@@ -272,8 +276,9 @@ def test_other_kinds_and_releases_are_refused(stopped: Path, monkeypatch: pytest
 def changed_file(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def mutate(path: Path) -> None:
         content = torch.load(path, weights_only=True)
+        del content["checksum"]
         change(content)
-        torch.save(content, path)
+        torch.save(sealed(content), path)
 
     return mutate
 
@@ -315,8 +320,44 @@ def test_damaged_files_are_refused(
     assert not (stopped.parent / "executed").exists()
 
 
+def test_a_changed_value_is_noticed_wherever_it_is(stopped: Path) -> None:
+    """1,000 files with one bit flipped: refused, or the same content because the bit is of no value."""
+    undamaged, whole, refused = stopped.read_bytes(), digest_of(Partial._read(stopped)), 0
+    places = torch.randint(8 * len(undamaged), (1000,), generator=torch.Generator().manual_seed(3)).tolist()
+    for place in places:
+        damaged = bytearray(undamaged)
+        damaged[place // 8] ^= 1 << place % 8
+        stopped.write_bytes(damaged)
+        try:
+            assert digest_of(Partial._read(stopped)) == whole
+        except InputError:
+            refused += 1
+    assert refused > 300
+
+
+def test_values_without_their_checksum_are_refused(stopped: Path) -> None:
+    for change in (
+        lambda content: content["scores"].add_(1e-6),
+        lambda content: content.pop("checksum"),
+        lambda content: content.update(tile=content["tile"] + 1),
+    ):
+        content = torch.load(stopped, weights_only=True)
+        change(content)
+        torch.save(content, stopped.with_name("q"))
+        with pytest.raises(InputError, match="q is damaged or holds no partial results of tracin; remove the file"):
+            go_on(stopped.with_name("q"))
+
+
+def test_a_file_that_another_run_is_writing_is_refused(stopped: Path) -> None:
+    before = stopped.read_bytes()
+    with locked(stopped), pytest.raises(InputError, match=r"another run \(process \d+\) is working on .*p; wait"):
+        go_on(stopped)
+    assert stopped.read_bytes() == before and list(stopped.parent.iterdir()) == [stopped]
+    go_on(stopped)
+
+
 def test_files_of_other_releases_are_refused(stopped: Path) -> None:
-    changed_file(lambda content: content.update(version=2))(stopped)
+    changed_file(lambda content: content.update(version=1))(stopped)
     with pytest.raises(InputError, match="p was written by another release of tracin; remove the file"):
         go_on(stopped)
 

@@ -88,6 +88,7 @@ def watched(ti: TracIn, monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, int]]
         (5, TRAIN - 1, 1),
     ],
 )
+@pytest.mark.slow
 def test_limits_batch_sizes_and_threads_change_nothing(
     tests_held: int | None,
     batch_size: int | str,

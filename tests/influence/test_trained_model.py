@@ -35,6 +35,7 @@ def related_and_random(train: Tensor, test: Tensor, each: int) -> Tensor:  # [2 
 
 
 @pytest.mark.parametrize("backend", ["factored", "native"])
+@pytest.mark.slow
 def test_float32_error_of_every_test_triple(
     trained: tuple[tracin.Checkpoint, Tensor, Tensor], backend: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

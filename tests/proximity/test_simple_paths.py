@@ -34,7 +34,7 @@ def near_edges(triples: list[Triple], head: int, tail: int, length: int) -> set[
     return {frozenset((a, b)) for a, b in steps if from_head.get(a, length) + 1 + to_tail.get(b, length) <= length}
 
 
-@pytest.mark.parametrize("length", range(9))
+@pytest.mark.parametrize("length", range(13))
 def test_random_graphs(length: int) -> None:
     """Graphs of 2 to 12 entities, sparse and dense."""
     refused = 0
@@ -99,7 +99,26 @@ def test_only_wanted_edges() -> None:
 )
 def test_too_much_work(monkeypatch: pytest.MonkeyPatch, bound: str, value: int, message: str) -> None:
     monkeypatch.setattr(simple_paths, bound, value)
+    monkeypatch.setattr(simple_paths, "MOST_PAIRS", 1000)
     grid = [(8 * row + column, 0, 8 * row + column + way) for row in range(7) for column in range(7) for way in (1, 8)]
     assert found_edges(grid, 0, 18, 5)
     with pytest.raises(InputError, match=f"paths of 13 edges .* more than {message}; lower max_total_path_length"):
         found_edges(grid, 0, 18, 13)
+
+
+@pytest.mark.parametrize("length", [7, 8, 9])
+def test_long_paths_by_routes_and_edge_by_edge(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = [Random(seed) for seed in range(4)]
+    triples = [[(rng.randrange(14), 0, rng.randrange(14)) for _ in range(26)] for rng in graphs]
+    by_edge = [found_edges(some, 0, 1, length) for some in triples]
+    monkeypatch.setattr(simple_paths, "MOST_PAIRS", 0)
+    assert any(by_edge) and [found_edges(some, 0, 1, length) for some in triples] == by_edge
+
+
+def test_any_length_through_a_small_dense_graph() -> None:
+    """Every edge of a complete graph is on a path through all of its entities; a pendant edge is on none."""
+    entities = 30
+    complete = [(one, 0, other) for one in range(entities) for other in range(one)]
+    for length in (10, 12, 40):
+        found = found_edges([*complete, (5, 0, entities)], 0, 1, length)
+        assert found == {frozenset((one, other)) for one, _, other in complete}

@@ -142,7 +142,9 @@ def test_mode_self_in_parquet(graph: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "tail_name",
         "self_influence",
     ]
-    ours = frame.select(head="head_id", relation="relation_id", tail="tail_id", self_influence="self_influence")
+    ids = {"head": "head_id", "relation": "relation_id", "tail": "tail_id"}
+    ours = frame.select(**ids, self_influence="self_influence", index="train_index")
+    assert records[0].pop("run")["mode"] == "self"
     assert ours.to_dicts() == records
     assert frame["head_name"].to_list() == [f"name of e{record['head']}" for record in records]
     by_hand = self_influence_frame(

@@ -64,6 +64,17 @@ def test_self_influence_greatest_first() -> None:
     ]
 
 
+def test_labels_do_not_steer_the_terminal() -> None:
+    console = Console(file=io.StringIO(), width=100, highlight=False)
+    names = Labels({0: "a\x1b[31mb", 1: "c\u202ed", 2: "e\rf"}, {0: "g\x07h", 1: "r"})
+    console.print(influence_table(RESULT, names))
+    console.print(self_influence_table(TRAIN, torch.tensor([1.0, 3.0, 2.0]), names, limit=2))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert not set(text) & {"\x1b", "\u202e", "\r", "\x07"}
+    assert "a\\x1b[31mb" in text and "c\\u202ed" in text and "e\\rf" in text and "g\\x07h" in text
+
+
 def test_long_labels_are_wrapped_not_cut() -> None:
     label = "/award/award_nominee/award_nominations./award/award_nomination/nominated_for/" * 2
     text = lines(influence_table(RESULT, Labels({0: "a", 1: "b", 2: "c"}, {0: label, 1: "r"})))

@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from tracin.errors import InputError
+from tracin.results.seal import read_seal, write_sealed
 from tracin.results.writers import (
+    Form,
     Influences,
     Labels,
     encode,
     numbered,
+    write_influences,
     write_per_triple,
     write_self,
     write_single,
@@ -104,7 +108,7 @@ def test_mode_self_orders_by_score_and_ties_by_row(tmp_path: Path) -> None:
     rows = json.loads(text)
     assert [row["head"] for row in rows] == [1, 3, 0, 2]
     assert text == json.dumps(rows, indent=2)
-    assert rows[0] == {"head": 1, "relation": 0, "tail": 2, "self_influence": 2.0}
+    assert rows[0] == {"head": 1, "relation": 0, "tail": 2, "self_influence": 2.0, "index": 1}
 
 
 def test_unknown_ids_and_missing_names() -> None:
@@ -139,12 +143,70 @@ def test_a_relation_that_is_json_text_is_named_by_its_predicate(tmp_path: Path) 
         None,
         1.5,
         'é\u2028\n"',
-        float("nan"),
         {"a": 1, "b": [1, 2.5e-17], "c": {"d": None, "e\n": True}, "f": [{"g": "ü,\n", "h": [{"i": 1}]}]},
     ],
 )
 def test_encode_equals_json(value: Any) -> None:
     assert "".join(encode(value)) == json.dumps(value, indent=2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), {"a": float("inf")}, [[-float("inf")]]])
+def test_json_holds_numbers_only(value: Any) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        list(encode(value))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_is_an_error_that_names_the_triple(tmp_path: Path, bad: float) -> None:
+    names = Labels({}, {})
+    result = Influences(3, (0, 0, 0), 1.0, TRAIN, torch.tensor([1.0, bad]))
+    for name, write in {
+        "single": lambda path: write_single(path, None, [result], names),
+        "sealed": lambda path: write_sealed(path, result, names, Form({})),
+        "test": lambda path: write_test(
+            path, None, [result], names, num_test=1, num_train=2, top_k=None, learning_rate=1.0
+        ),
+    }.items():
+        told = rf"influence of training triple \[10, 2, 20\] on test triple 3 \[0, 0, 0\] \(ids\) is {bad}"
+        with pytest.raises(InputError, match=told):
+            write(tmp_path / name)
+    with pytest.raises(InputError, match=r"self-influence of training triple \[12, 0, 14\]"):
+        write_self(tmp_path / "self", TRAIN, torch.tensor([bad, 1.0]), names)
+    with pytest.raises(InputError, match="self-influence of test triple 3"):
+        write_single(tmp_path / "own", None, [Influences(3, (0, 0, 0), bad, TRAIN, SCORES)], names)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sealed_file_is_told_from_a_changed_one(tmp_path: Path) -> None:
+    """Every bit of it counts; but for `run` it is what mode single writes."""
+    names, path = Labels({10: '"run": {', 1: "ü"}, {}), tmp_path / "sealed.json"
+    write_sealed(path, RESULTS[1], names, Form({"made": "by a test"}))
+    assert read_seal(path) == {"made": "by a test"}
+    write_single(tmp_path / "single.json", None, RESULTS[1:], names)
+    (ours,), (plain,) = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("sealed", "single"))
+    assert set(ours.pop("run")) == {"made", "checksum"} and ours == plain
+    undamaged = path.read_bytes()
+    for place in range(8 * len(undamaged)):
+        damaged = bytearray(undamaged)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        assert read_seal(path) is None, place
+    for size in range(len(undamaged)):
+        path.write_bytes(undamaged[:size])
+        assert read_seal(path) is None
+    path.write_bytes(undamaged + b"\n")
+    assert read_seal(path) is None
+
+
+def test_cells_that_spreadsheets_would_compute(tmp_path: Path) -> None:
+    names = Labels({0: "=1+2", 1: "@x", 2: "a=b"}, {0: "-r"})
+    result = Influences(0, (0, 0, 1), 1.0, torch.tensor([[2, 0, 1]]), torch.tensor([-0.5]))
+    for safe, mark in ((False, ""), (True, "'")):
+        write_influences(tmp_path / "c.csv", [result], names, Form(csv_safe=safe))
+        with open(tmp_path / "c.csv", encoding="utf-8", newline="") as file:
+            _, row = csv.reader(file)
+        cells = [f"{mark}=1+2", f"{mark}-r", f"{mark}@x", "a=b", f"{mark}-r", f"{mark}@x"]
+        assert row == [cell for cell in cells for _ in range(2)] + ["-0.5", "1.0"]
 
 
 def test_encode_consumes_iterators_as_it_goes() -> None:

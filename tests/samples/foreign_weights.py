@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tracin.influence.tracin import TracIn
 from tracin.model import ConvE
 
 N, R, C = 7, 4, 2
@@ -35,7 +36,7 @@ PYKEEN_10 = {
 }
 PYKEEN_14 = {key: value.replace(".weight", "._embeddings.weight") for key, value in PYKEEN_10.items()}
 PYKEEN_PLAIN = {key: value for key, value in PYKEEN.items() if key not in BN} | {"conv": "interaction.hr2d.1"}
-COLUMNS = ("bias_term", "entity_representations.1")  # biases stored as a table of one column
+COLUMNS = ("bias_term.", "entity_representations.1")  # biases stored as a table of one column
 WIDTH = {"entity": "entity_embeddings.weight", "relation": "relation_embeddings.weight", **CONV1}
 KELPIE = {
     "entity": "entity_embeddings",
@@ -94,8 +95,38 @@ def expected_scores(
     images = [w["entity"][heads].view(-1, *plane), w["relation"][rows].view(-1, *plane)]
     x = norm(torch.cat(images, 2 if stack == "height" else 3), "bn0")
     x = norm(F.conv2d(x, w["conv.weight"], w.get("conv.bias")), "bn1").relu()
-    z = norm(x.flatten(1) @ w["fc.weight"].T + w["fc.bias"], "bn2").relu()
+    z = norm(F.linear(x.flatten(1), w["fc.weight"], w.get("fc.bias")), "bn2").relu()
     return z @ w["entity"].T + w.get("bias", torch.zeros(N, dtype=torch.float64))
+
+
+def expected_influences(
+    weights: dict[str, Tensor],
+    plane: tuple[int, int, int],
+    stack: str,
+    train: Tensor,  # [B, 3]
+    test: Tensor,  # [Q, 3]
+) -> Tensor:  # [Q, B]
+    """Inner products of the gradients of softplus(-score), one triple at a time, by autograd in float64."""
+    learned = [name for name in weights if not name.endswith(("running_mean", "running_var", "tracked"))]
+    weights = {name: value.double().clone().requires_grad_(name in learned) for name, value in weights.items()}
+
+    def gradient(triple: Tensor) -> Tensor:
+        head, relation, tail = triple.tolist()
+        score = expected_scores(weights, plane, stack, triple[1:2], triple[:1])[0, tail]
+        found = torch.autograd.grad(F.softplus(-score), [weights[name] for name in learned], allow_unused=True)
+        return torch.cat(
+            [torch.zeros(weights[n].numel()) if g is None else g.flatten() for n, g in zip(learned, found, strict=True)]
+        )
+
+    return torch.stack([gradient(triple) for triple in test]) @ torch.stack([gradient(triple) for triple in train]).T
+
+
+def assert_influences(checkpoint: Any, weights: dict[str, Tensor], plane: tuple[int, int, int], stack: str) -> None:
+    """Of what was read from a file, on every layer, against autograd."""
+    train = torch.stack([torch.arange(12) % N, torch.arange(12) % R, (3 * torch.arange(12) + 1) % N], 1)
+    expected = expected_influences(weights, plane, stack, train, train[:5])
+    result = TracIn(checkpoint, learning_rates=1.0, precision="float64", progress=False).influence(train, train[:5])
+    assert (result - expected).abs().max() <= 1e-8 * expected.abs().max()
 
 
 def rename(weights: dict[str, Tensor], keys: dict[str, str]) -> dict[str, Tensor]:

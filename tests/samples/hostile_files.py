@@ -162,7 +162,7 @@ HOSTILE = {
         ),
         "truncated, damaged",
     ),
-    "deep.pt": (_deep, "not a ConvE"),
+    "deep.pt": (_deep, "nested deeper than 500 levels"),
 }
 
 

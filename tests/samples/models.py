@@ -21,6 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no bn0": {"bn0": False},
     "no conv bias": {"conv_bias": False},
     "no entity bias": {"entity_bias": False},
+    "no fc bias": {"fc_bias": False},
     "zero gammas": {},
     "kernel larger than an embedding": {"embedding_height": 4, "embedding_width": 8, "kernel_height": 5},
     "inverse relations at odd rows": {"relation_step": 2},
@@ -36,12 +37,40 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Where something of the geometry is empty or single.
+EDGES: dict[str, dict[str, Any]] = {
+    "no window sees both halves": {"kernel_height": 1},
+    "no window sees both halves, in width": {"stack": "width", "kernel_width": 1},
+    "a window is one pixel": {"kernel_height": 1, "kernel_width": 1},
+    "a window is one pixel, in width": {"stack": "width", "kernel_height": 1, "kernel_width": 1},
+    "no window sees both halves, two planes": {"embedding_height": 4, "kernel_height": 1},
+    "no window sees both halves, 33 channels": {"kernel_height": 1, "output_channels": 33},
+    "all windows see both halves": {"embedding_height": 4, "embedding_width": 8, "kernel_height": 5},
+    "all windows see both halves, in width": {"stack": "width", "kernel_width": 5},
+    "one position": {"kernel_height": 16, "kernel_width": 4},
+    "one position, in width": {"stack": "width", "kernel_height": 8, "kernel_width": 8},
+    "one channel": {"output_channels": 1},
+    "one channel, no window sees both halves": {"kernel_height": 1, "output_channels": 1},
+    "one dimension": {"dim": 1, "embedding_height": 1, "embedding_width": 1, "kernel_height": 1, "kernel_width": 1},
+    "one dimension, one position": {
+        "dim": 1, "embedding_height": 1, "embedding_width": 1, "kernel_height": 2, "kernel_width": 1,
+    },
+    "one entity": {"entities": 1},
+    "one relation": {"relations": 1},
+    "one of everything": {
+        "entities": 1, "relations": 1, "dim": 1, "embedding_height": 1, "embedding_width": 1, "kernel_height": 1,
+        "kernel_width": 1, "output_channels": 1,
+    },
+}  # fmt: skip
+
 
 def random_model(variant: str = "plain", seed: int = 0) -> ConvE:
-    """A ConvE with D = 32, whose every parameter and running statistic matters; in eval mode."""
+    """A ConvE with D = 32 or as EDGES has it, whose every parameter and running statistic matters; in eval mode."""
     torch.manual_seed(seed)
-    options = {"embedding_height": 8, "embedding_width": 4, "output_channels": 5} | VARIANTS[variant]
-    model = ConvE(ENTITIES, RELATIONS * options.get("relation_step", 1), 32, **options).eval()
+    sizes = {"entities": ENTITIES, "relations": RELATIONS, "dim": 32}
+    options = {"embedding_height": 8, "embedding_width": 4, "output_channels": 5} | (VARIANTS | EDGES)[variant]
+    entities, relations, dim = (options.pop(name, size) for name, size in sizes.items())
+    model = ConvE(entities, relations * options.get("relation_step", 1), dim, **options).eval()
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):

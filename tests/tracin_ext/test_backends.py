@@ -17,12 +17,13 @@ from torch import Tensor
 
 import tracin_ext
 from tests.samples.models import VARIANTS, pairs_of_triples, random_model, random_triples
-from tracin import InputError, TracIn, info
+from tracin import ConvE, InputError, TracIn, info, losses
 from tracin.influence.layers import layers_of, select_layers
 from tracin.machine import format_info
 from tracin_ext import backends
 from tracin_ext.backends.factored import has_bfloat16
 from tracin_ext.backends.native import reason_against
+from tracin_ext.losses import bce, bce_by_score
 
 DEVICES = ["cpu", "cuda"]
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
@@ -76,6 +77,7 @@ def test_agrees_with_autograd(backend: str, variant: str, precision: str, device
 
 
 @pytest.mark.parametrize("variant", ["plain", "everything odd"])
+@pytest.mark.slow
 def test_compiled_agrees_with_autograd(variant: str) -> None:
     needs("compiled")
     test, train = pairs_of_triples()
@@ -84,6 +86,25 @@ def test_compiled_agrees_with_autograd(variant: str) -> None:
         ti = TracIn(random_model(variant), backend="compiled", precision=precision)
         assert worst_error(ti.influence(train, test), expected) <= tolerance
         assert worst_error(ti.self_influence(train), expected_self) <= tolerance
+
+
+@pytest.mark.parametrize("products", ["own", "torch"])
+@pytest.mark.parametrize("backend", ["vectorized", "factored", "native"])
+@pytest.mark.slow
+def test_filters_one_row_high_see_no_pair_of_halves(
+    backend: str, products: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every window lies in one half of the image: there is no middle."""
+    needs(backend)
+    monkeypatch.setenv("TRACIN_PRODUCTS", products)
+    torch.manual_seed(0)
+    model = ConvE(12, 4, 32, embedding_height=4, embedding_width=8, kernel_height=1).eval()
+    test, train = pairs_of_triples()
+    exact = TracIn(model, backend="sequential", precision="float64")
+    for precision, tolerance in TOLERANCE.items():
+        ti = TracIn(model, backend=backend, precision=precision)
+        assert worst_error(ti.influence(train, test), exact.influence(train, test)) <= tolerance
+        assert worst_error(ti.self_influence(train), exact.self_influence(train)) <= tolerance
 
 
 @pytest.mark.parametrize(
@@ -270,6 +291,7 @@ def test_a_failed_compilation_goes_on_with_the_factored_form(fails: str, monkeyp
     assert torch.equal(ti.self_influence(train), expected.self_influence(train))
 
 
+@pytest.mark.slow
 def test_without_a_compiler_torch_compile_is_one_warning(tmp_path: Path) -> None:
     """In a process of its own with an empty cache: torch looks for the compiler once, never for what it has cached."""
     code = (
@@ -294,6 +316,43 @@ def test_auto_is_native_without_a_warning() -> None:
         ti = TracIn(random_model(), device="cpu")
     assert ti.backend == "native"
     assert tracin_ext.status()["isa"] in ti.description
+
+
+def squared(
+    scores: Tensor,  # [B]
+) -> Tensor:  # [B]
+    return (1 - scores).square()
+
+
+NO_SQUARED = "it has no gradients of the loss squared, only of bce; take the vectorized or sequential backend"
+
+
+@pytest.mark.parametrize("backend", ["native", "compiled", "factored"])
+def test_a_loss_that_a_backend_lacks_is_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(losses.LOSSES, "squared", squared)
+    with pytest.raises(InputError, match=f"backend '{backend}' cannot run here: {NO_SQUARED}"):
+        TracIn(random_model(), loss="squared", backend=backend)
+    model = random_model()
+    with pytest.raises(RuntimeError, match=f"the {backend} backend cannot run here: {NO_SQUARED}"):
+        backends.create(backend, model, tuple(layers_of(model)), torch.float32, torch.device("cpu"), squared)
+
+
+def test_auto_skips_backends_that_lack_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(losses.LOSSES, "squared", squared)
+    test, train = pairs_of_triples()
+    with pytest.warns(UserWarning, match=f"using the vectorized backend, not native or factored: {NO_SQUARED}"):
+        ti = TracIn(random_model(), loss="squared", precision="float64")
+    assert ti.backend == "vectorized"
+    expected = TracIn(random_model(), loss="squared", backend="sequential", precision="float64").influence(train, test)
+    assert worst_error(ti.influence(train, test), expected) <= 1e-9
+    assert worst_error(reference("plain")[0], expected) > 0.1
+
+
+def test_the_derivative_of_bce_is_that_of_autograd() -> None:
+    scores = torch.linspace(-50, 50, 101, dtype=torch.float64, requires_grad=True)
+    (derivative,) = torch.autograd.grad(bce(scores).sum(), scores)
+    close = {"rtol": 1e-8, "atol": 0.0}  # softplus is linear from 20 on
+    torch.testing.assert_close(bce_by_score(scores.detach()), derivative, **close)
 
 
 def test_names_are_the_backends_own_names() -> None:

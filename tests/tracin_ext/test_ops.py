@@ -33,6 +33,7 @@ cuda = pytest.mark.skipif(NO_CUDA is not None, reason=f"no CUDA kernels: {NO_CUD
 DEVICES = [pytest.param("cpu", marks=native), pytest.param("cuda", marks=cuda)]
 EACH_OP = pytest.mark.parametrize("name", REGISTERED or [pytest.param("any", marks=native)])
 
+VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
 Q, B, K = 3, 7, 4
 LITTLE = ("bn2",)  # layers: no operand but `linear`, no M, no joins
 
@@ -196,13 +197,17 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("influence_block", "scores", put(torch.zeros(Q, B, dtype=torch.float64)), "wrong dtype"),
     ("influence_block", "model", lambda x: ops.flat(x)[:-1], r"model: wrong number of tensors \(31\)"),
     ("influence_block", "model", lambda x: [*ops.flat(x), x.fc], r"model: wrong number of tensors \(33\)"),
-    ("influence_block", "model", put([]), "entity has the wrong shape"),
+    ("influence_block", "model", put([]), r"model: wrong number of tensors \(0\)"),
+    ("influence_block", "model", change(kernel=lambda x: x[:0]), "no dimension, no channel or no tap"),
     ("influence_block", "tests", lambda x: list(x)[:-1], r"tests: wrong number of tensors \(18\)"),
     ("influence_block", "tests", lambda x: [*x, x.w], r"tests: wrong number of tensors \(20\)"),
     ("influence_block", "model_sizes", change(height=put(7)), "height must be 0 or"),
     ("influence_block", "model_sizes", change(height=put(0)), "has the wrong shape"),
     ("influence_block", "model_sizes", change(head_half_step=put(0)), "head_half_step is 0, must be at least 1"),
     ("influence_block", "model_sizes", change(relations=put(RELATIONS + 1)), "more relations than rows"),
+    ("influence_block", "model_sizes", change(relation_step=put(2**62)), "relation_step is 46.*, must be at most 2147"),
+    ("influence_block", "model_sizes", change(middle_step=put(6)), "middle_step is 6, must be at most the 5 channels"),
+    ("influence_block", "model_sizes", change(head_half_step=put(2**59)), "head_half_step is 57.*, must be at most"),
     ("influence_block", "model_sizes", put([1]), r"model_sizes: wrong number of integers \(1\)"),
     ("influence_block", "model_sizes", lambda x: [*x, 1], r"model_sizes: wrong number of integers \(7\)"),
     ("influence_block", "test_sizes", change(heads=put(-1)), "test_sizes: heads is -1"),
@@ -211,7 +216,14 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("influence_block", "model", change(middle=change(taps=Tensor.flatten)), "middle.taps has the wrong shape"),
     ("influence_block", "model", change(taps=last_plus(1)), "taps: outside the image"),
     ("influence_block", "model", change(head_half=change(taps=last_plus(1))), "head_half.taps: outside the segment"),
-    ("influence_block", "model", change(relation_half=change(pixels=last_plus(1))), "half.pixels: outside the image"),
+    ("influence_block", "model", change(relation_half=change(pixels=last_plus(1))), "half.pixels: outside its part"),
+    ("influence_block", "model", change(head_half=change(pixels=last_plus(32))), "head_half.pixels: outside its part"),
+    (
+        "influence_block",
+        "model",
+        change(relation_half=change(pixels=torch.zeros_like)),
+        "half.pixels: outside its part",
+    ),
     ("influence_block", "model", change(middle=change(forward=lambda x: x[1:])), "middle.forward has the wrong shape"),
     ("influence_block", "model", change(middle=change(backward=lambda x: x[1:])), "middle.backward has the wrong"),
     ("influence_block", "model", change(relation_u=lambda x: x[:0]), "relation_u is missing"),
@@ -237,7 +249,10 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
         change(narrow_linear=put(torch.zeros(12 * (2 * 32 + 5 * 10)).bfloat16())),
         "narrow_linear needs narrow_delta|no products in bfloat16",
     ),
-    ("influence_block", "test_sizes", change(heads=put(100)), "head_half_v has the wrong shape"),
+    ("influence_block", "test_sizes", change(heads=put(100)), "heads is 100, must be at most the 3 pairs"),
+    ("influence_block", "test_sizes", change(heads=put(2**60)), "heads is 11.*, must be at most 2147483647"),
+    ("influence_block", "test_sizes", change(fc_bias=put(2)), "fc_bias is 2, must be at most 1"),
+    ("influence_block", "tests", change(triples=last_plus(ENTITIES)), "tests: triples: id .* exceeds the model"),
     ("influence_block", "test_sizes", change(has_S=put(False)), "linear has the wrong shape"),
     ("self_influence_block", "M", lambda x: x[1:], "M has the wrong shape"),
     ("self_influence_block", "tracked", put([1] * 6), r"tracked: wrong number of integers \(6\)"),
@@ -259,6 +274,7 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("relation_tables", "model", lambda x: ops.flat(x)[:-1], "wrong number of tensors"),
     ("merge_top_k", "order", put(3), "order must be 0"),
     ("merge_top_k", "index", put(torch.arange(B - 1)), "index has the wrong shape"),
+    ("merge_top_k", "index", put(torch.arange(B) - 1), "index: a number is negative"),
     ("merge_top_k", "best_index", put(torch.zeros(Q, K)), "best_index has the wrong dtype"),
     ("merge_top_k", "scores", put(torch.randn(B, Q).t()), "scores is not contiguous"),
     ("merge_top_k", "scores", put(torch.randn(B)), "must be matrices"),
@@ -311,6 +327,7 @@ def test_has_a_cuda_kernel_where_built_with_nvcc(name: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @EACH_OP
+@pytest.mark.slow
 def test_opcheck(name: str, device: str) -> None:
     samples = SAMPLES[name](device)
     assert samples
@@ -420,6 +437,23 @@ def test_bfloat16_needs_float32_and_own_products(other: dict[str, Any], needs: s
     wrong = change(middle=change(narrow_backward=put(narrow)))
     with pytest.raises(ValueError, match=f"middle.narrow_backward: bfloat16 needs {needs}"):
         call("influence_block", arguments | {"model": wrong(arguments["model"])})
+
+
+@native
+@pytest.mark.filterwarnings("ignore:Warning only once for all operators")
+def test_the_text_of_a_failed_call_of_torch_arrives() -> None:
+    """From torch 2.13 on; before, its C interface does not tell it."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory, says a test")
+
+    arguments = influence_block_arguments(products="torch")
+    told = "out of memory, says a test" if VERSION >= (2, 13) else "a matrix product of torch failed"
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("mm.out", fail, "CPU")
+        with pytest.raises(RuntimeError, match=told):
+            call("influence_block", arguments)
+    call("influence_block", arguments)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -26,6 +26,7 @@ torch.save((ti.description, ti.influence(train, test), ti.self_influence(train))
 
 @pytest.mark.parametrize("variant", ["plain", "everything odd"])
 @pytest.mark.parametrize("isa", tracin_ext.status()["isa_variants"])
+@pytest.mark.slow
 def test_scores_of_a_variant_are_those_of_float64(isa: str, variant: str, tmp_path: Path) -> None:
     environment = os.environ | {"TRACIN_CPU": isa, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "python")])}
     command = [sys.executable, "-c", SCORES, str(tmp_path / "scores.pt"), variant]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,17 @@ from tracin.cli import main
 from tracin.cli.demo import one_thread
 from tracin.errors import InputError
 from tracin.model import ConvE
-from tracin.training.check import SAMPLE, choose, doubt, examine, read_as, renumbered, separation, shapes
+from tracin.training.check import (
+    SAMPLE,
+    choose,
+    compare_scores,
+    doubt,
+    examine,
+    read_as,
+    renumbered,
+    separation,
+    shapes,
+)
 from tracin.training.ranking import evaluate
 
 SHAPE, WRONG = (8, 4, "height"), (2, 16, "height")
@@ -132,6 +144,49 @@ def test_a_small_model_passes_and_its_misreadings_do_not(
     assert "no better than random ones" in text or "the entity dictionary is not that" in text
 
 
+def test_swapped_columns_and_permuted_relations_are_told(
+    small: tuple[ConvE, Tensor, dict[str, int], dict[str, int]],
+) -> None:
+    model, train, _, relations = small
+    swapped = train[:, [2, 1, 0]]
+    for text in (doubt(model, swapped), examine(model, swapped, swapped[:40], [swapped], both_directions=True).verdict):
+        assert text is not None and text.startswith("heads and tails of the triples are likely swapped"), text
+    count = len(relations)
+    for shift in range(1, count):
+        permuted = renumbered(train, torch.arange(model.entity.num_embeddings), torch.arange(count).roll(shift))
+        text = doubt(model, permuted)
+        assert text is not None and text.startswith("the relation dictionary is not that of the model"), text
+
+
+def test_one_and_two_relations_are_no_reason_to_doubt() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tails = torch.randint(40, (2, 40), generator=generator)
+    every = torch.tensor([[h, r, int(tails[r, h])] for h in range(40) for r in range(2)])
+    for count in (1, 2):
+        train = torch.cat([every[every[:, 1] < count]] * 2)
+        with one_thread():
+            model = tracin.train(
+                train, num_entities=40, num_relations=count, epochs=60, batch_size=16, progress=False
+            ).model
+        assert doubt(model, train) is None
+        report = examine(model, train, train[:40], [train], both_directions=True)
+        assert report.ok, report.verdict
+
+
+def test_scores_of_another_program(small: tuple[ConvE, Tensor, dict[str, int], dict[str, int]]) -> None:
+    model, train, *_ = small
+    with torch.no_grad():
+        scores = model.eval()(train).double()
+    assert compare_scores(model, train, scores + 1e-5).same
+    found = compare_scores(model, train, scores.sigmoid())
+    assert found.same and found.kind == "probabilities" and found.count == len(train)
+    other = scores.clone()
+    other[7] += 0.5
+    found = compare_scores(model, train, other)
+    assert not found.same and (found.row, found.kind) == (7, "scores") and found.largest == pytest.approx(0.5)
+    assert not compare_scores(read_as(model, WRONG), train, scores).same
+
+
 # ---- tracin check -----------------------------------------------------------------------------------------------
 
 
@@ -170,6 +225,48 @@ def test_command_on_a_small_model(
     assert "not ok: the image is likely 8 x 4 stacked in height" in bad.stdout
 
 
+def test_command_compares_scores(
+    small: tuple[ConvE, Tensor, dict[str, int], dict[str, int]], fixtures_dir: Path, tmp_path: Path
+) -> None:
+    model, train, entities, relations = small
+    path = tmp_path / "model.pt"
+    tracin.save_checkpoint(path, model, entity_to_id=entities, relation_to_id=relations)
+    with torch.no_grad():
+        scores = model.eval()(train[:20]).tolist()
+    lines = (fixtures_dir / "train.txt").read_text().splitlines()
+    own = tmp_path / "scores.tsv"
+    own.write_text("".join(f"{line}\t{score}\n" for line, score in zip(lines, scores, strict=False)))
+    files = ["--train", str(fixtures_dir / "train.txt"), "--scores", str(own)]
+    good = run(path, *files)
+    assert good.exit_code == 0 and "the same model: of 20 scores the largest difference is" in good.stdout
+    facts = json.loads(run(path, *files, "--json").stdout)
+    assert facts["scores"]["same"] and facts["scores"]["count"] == 20
+    own.write_text(own.read_text() + f"{lines[20]}\t77\n")
+    bad = run(path, *files)
+    told = " ".join(bad.stdout.split())
+    assert bad.exit_code == 1 and "not ok: not the same model, or not read as it was trained: of 21 scores" in told
+    assert "of triple 20: 77 in the file" in told
+    own.write_text(own.read_text() + f"{lines[20]}\tnan\n")
+    assert "line 22: score 'nan' is not a finite number" in run(path, *files).stderr
+    own.write_text(f"{lines[0]}\n")
+    assert "3 of 4 columns" in run(path, *files).stderr
+
+
+def test_columns_of_the_commands(
+    small: tuple[ConvE, Tensor, dict[str, int], dict[str, int]], fixtures_dir: Path, tmp_path: Path
+) -> None:
+    model, _, entities, relations = small
+    path, train = tmp_path / "model.pt", tmp_path / "train.txt"
+    tracin.save_checkpoint(path, model, entity_to_id=entities, relation_to_id=relations)
+    cells = [line.split("\t") for line in (fixtures_dir / "train.txt").read_text().splitlines()]
+    train.write_text("".join(f"{h}\t{t}\t{r}\n" for h, r, t in cells))
+    right = run(path, "--train", str(fixtures_dir / "train.txt"), "--json")
+    wrong = run(path, "--train", str(train), "--json")
+    assert wrong.exit_code == 1 and "--columns htr" in wrong.stderr
+    told = json.loads(run(path, "--train", str(train), "--columns", "htr", "--json").stdout)
+    assert told["report"] == json.loads(right.stdout)["report"]
+
+
 def test_command_where_the_file_leaves_the_image_open(
     small: tuple[ConvE, Tensor, dict[str, int], dict[str, int]], fixtures_dir: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +290,7 @@ def test_command_where_the_file_leaves_the_image_open(
     assert run(tmp_path / "kelpie.pt", *files, *image).exit_code == 0
 
 
+@pytest.mark.slow
 def test_command_on_the_trained_model(checkpoints_dir: Path, fb15k237: Path, tmp_path: Path) -> None:
     folder = checkpoints_dir / "fb15k-237"
     files = ["--train", str(fb15k237 / "train.txt"), "--test", str(fb15k237 / "test.txt"), "--sample", "50"]
@@ -243,3 +341,31 @@ def test_run_warns_of_a_wrong_image(checkpoints_dir: Path, fb15k237: Path, tmp_p
     assert wrong.exit_code == 0
     assert "warning: the image is likely 20 x 10 stacked in height, not 5 x 40" in wrong.stderr
     assert wrong.stderr.rstrip().endswith("tracin check says more")
+
+
+def test_train_reads_headers_and_pipes_as_run_does(fixtures_dir: Path, tmp_path: Path) -> None:
+    lines = (fixtures_dir / "train.txt").read_text()
+    (tmp_path / "header.txt").write_text("subject\tpredicate\tobject\n" + lines)
+    os.mkfifo(tmp_path / "pipe")
+    feeder = threading.Thread(target=lambda: (tmp_path / "pipe").write_text(lines))
+    feeder.start()
+    found = []
+    for name in ("header.txt", "pipe"):
+        arguments = [
+            "train",
+            "--train",
+            str(tmp_path / name),
+            "--epochs",
+            "1",
+            "--quiet",
+            "--output",
+            str(tmp_path / "o"),
+        ]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+        found.append(tracin.load_checkpoint(tmp_path / "o" / "epoch_001.pt").entity_to_id)
+    feeder.join()
+    assert found[0] == found[1] and "subject" not in found[0] and len(found[0]) == 30
+    for flag in ("--kernel-height", "--embedding-dim", "--output-channels"):
+        result = CliRunner().invoke(main, [*arguments, flag, "0"])
+        assert result.exit_code == 2 and f"'{flag}': 0 is not in the range" in result.stderr

@@ -218,6 +218,7 @@ def test_resuming_what_does_not_fit(tmp_path: Path) -> None:
     assert (resumed.entity_to_id, resumed.epoch, resumed.path) == (ENTITY_TO_ID, 3, "")
 
 
+@pytest.mark.slow
 def test_learns_umls() -> None:
     folder = Path(str(resources.files("tracin") / "data" / "umls"))
     paths = [folder / f"{name}.txt.gz" for name in ("train", "valid", "test")]

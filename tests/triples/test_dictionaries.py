@@ -13,7 +13,7 @@ import pytest
 
 from tracin.errors import InputError
 from tracin.triples import lines as text_lines
-from tracin.triples.dictionaries import read_dictionary, read_edge_map, read_names
+from tracin.triples.dictionaries import read_dictionaries, read_dictionary, read_edge_map, read_names
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -109,6 +109,14 @@ FORMS: dict[str, tuple[str, str | bytes]] = {  # file name, content, all of THRE
     "json": ("entities_dict.json", json.dumps(THREE)),
     "json of many lines, under another name": ("ids.txt", "\n" + json.dumps(THREE, indent="\t")),
     "json, packed": ("entities.json.gz", gzip.compress(json.dumps(THREE).encode())),
+    "openke": ("entity2id.txt", "3\na\t2\nb\t0\nc\t1\n"),
+    "json, ids as text": ("d.json", '{"a": "2", "b": "0", "c": "1"}'),
+    "json, ids first": ("d.json", '{"2": "a", "0": "b", "1": "c"}'),
+    "json list": ("d.json", '["b", "c", "a"]'),
+    "pickled dict": ("d.pkl", pickle.dumps(THREE)),
+    "pickled dict, ids first": ("d.pkl", pickle.dumps({2: "a", 0: "b", 1: "c"})),
+    "pickled list": ("d.pkl", pickle.dumps(["b", "c", "a"])),
+    "spodernet, ids first": ("vocab_e1", pickle.dumps([{2: "a", 0: "b", 1: "c"}, THREE])),
     "spodernet": ("vocab_e1", pickle.dumps([THREE, {2: "a", 0: "b", 1: "c"}, {}, {}], 2)),
     "spodernet, newer": ("vocab_e1", pickle.dumps([THREE, {2: "a", 0: "b", 1: "c"}, None, None], 5)),
 }
@@ -156,7 +164,11 @@ def test_which_column_holds_the_ids(name: str, content: str, expected: dict[str,
         ("d.json", '{"a": 0,\n"b"}', " line 2: not JSON"),
         ("d.json", '{"a": 0, "a": 1}', ": 'a' comes twice, in ('a', 0) and ('a', 1)"),
         ("d.json", '{"a": 0, "b": 0}', ": 0 comes twice, in ('a', 0) and ('b', 0)"),
-        ("d.json", '{"a": "0"}', ": the entry 'a': '0' is not a label with an integer"),
+        ("d.json", '{"a": "b"}', ": the entry 'a': 'b' is not a label with an integer"),
+        ("d.json", '{"0": "1", "1": "0"}', ": both sides of the entries hold the ids 0 to 1, as text"),
+        ("d.json", '["a", 1]', ": a list of int, str; expected"),
+        ("d.json", '["a", "b", "a"]', ": 'a' comes twice"),
+        ("d.txt", "3\na\t0\nb\t1\n", " line 1: 3 entries, but 2 lines follow; is the file complete?"),
         ("d.json", '{"a": true}', ": the entry 'a': True is not a label with an integer"),
         ("d.json", '{"a": -1}', ": the entry 'a': -1 is not"),
         ("d.json", '{"a": 1.0}', ": the entry 'a': 1.0 is not"),
@@ -164,8 +176,8 @@ def test_which_column_holds_the_ids(name: str, content: str, expected: dict[str,
         ("d.json", "{}", ": the dictionary is empty"),
         ("d.json", '{"a": ' + "[" * 100_000, ": nested too deep"),
         ("d.json", '{"a": ' + "9" * 5000 + "}", ": nested too deep or with too large a number"),
-        ("vocab", pickle.dumps(THREE), ": a pickle of something else; expected a list whose first item is a dict"),
-        ("vocab", pickle.dumps([{0: "a"}, {"a": 0}]), ": the entry 0: 'a' is not a label with an integer"),
+        ("vocab", pickle.dumps(7), ": a int; expected"),
+        ("vocab", pickle.dumps([0, 1]), ": a list of int; expected"),
         ("vocab", pickle.dumps([{"OOV": -1, "": 0}]), ": the entry 'OOV': -1 is not"),
         ("vocab", pickle.dumps([THREE, {}])[:-9], ": the pickle is damaged or is no dictionary"),
         ("vocab", b"\x80\x02cos\nsystem\n.", " is not safe: it names 'os.system'"),
@@ -226,3 +238,14 @@ def test_edge_map_errors(tmp_path: Path, content: str, named: str) -> None:
     path = write(tmp_path / "edge_map.json", content)
     with pytest.raises(InputError, match=re.escape(f"{path}{named}") + ".*expected a JSON object"):
         read_edge_map(path)
+
+
+def test_both_dictionaries_or_one_or_none(tmp_path: Path) -> None:
+    entities, relations = write(tmp_path / "e.txt", "a\t0\nb\t1\n"), write(tmp_path / "r.txt", "treats\t0\n")
+    assert read_dictionaries(entities, relations) == ({"a": 0, "b": 1}, {"treats": 0})
+    assert read_dictionaries(None, relations) == (None, {"treats": 0})
+    assert read_dictionaries(None, None) == (None, None)
+    wrong = write(tmp_path / "w.txt", "a\tx\n")
+    for kind, paths in (("entity", (wrong, relations)), ("relation", (entities, wrong))):
+        with pytest.raises(InputError, match=re.escape(f"the {kind} dictionary {wrong} line 1: id 'x' is not an")):
+            read_dictionaries(*paths)

@@ -16,7 +16,8 @@ from torch import Tensor
 from tracin.errors import InputError
 from tracin.triples import lines as text_lines
 from tracin.triples.dictionaries import read_dictionary, read_edge_map, read_names
-from tracin.triples.read import read_triples
+from tracin.triples.read import read_triple_lines, read_triples
+from tracin.triples.write import TrainingLines, write_triples
 
 ENTITIES = {"a": 0, "b": 1, "c": 2, '"q': 3, "nœud": 4}
 RELATIONS = {"treats": 0, "causes": 1}
@@ -345,7 +346,7 @@ def test_wrong_ids_name_the_line(
 
 
 def test_wrong_ids_name_the_reason(tmp_path: Path) -> None:
-    header = write(tmp_path / "train.txt", HEADER + "a\ttreats\tb\n")
+    header = write(tmp_path / "train.txt", HEADER + "a\t0\t1\n")
     with pytest.raises(InputError, match="line 2: head 'a' .*its header line says that it holds ids: remove that line"):
         read_triples(header, ENTITIES, RELATIONS)
     named = write(tmp_path / "train.del", "a\ttreats\tb\n")
@@ -373,6 +374,70 @@ def test_integers_read_as_labels_are_told_the_flag(tmp_path: Path, skip_unknown:
     assert "--numeric-triples" not in str(caught.value)  # some lines are known
 
 
+# ---- line by line
+
+
+MIXED = [b"1\t0\t0\n", b"0\t1\t2\r\n", b"\n", b"a\ttreats\tb\n", b"1\t0\t0\tmore\n", b"0\t0\n", b"1\t0\t-1\n"]
+
+
+@pytest.mark.parametrize("numeric", [None, False, True])
+@pytest.mark.parametrize("name", ["train.txt", "train.del", "train.txt.gz", "train.del.gz"])
+@pytest.mark.parametrize("header", [[], [HEADER.encode()]])
+@pytest.mark.parametrize("block_bytes", [1, 7, 1 << 26])
+def test_line_by_line(
+    tmp_path: Path,
+    header: list[bytes],
+    name: str,
+    numeric: bool | None,
+    block_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The right lines are the triples of read_triples, which refuses each of the others for the same reason."""
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", block_bytes)
+    dictionaries = ENTITIES | {"0": 5, "1": 6, "2": 7}, RELATIONS | {"0": 2, "1": 3}
+
+    def file(lines: list[bytes]) -> Path:
+        raw = b"".join(lines)
+        return write(tmp_path / name, gzip.compress(raw) if name.endswith(".gz") else raw)
+
+    text = header + MIXED
+    found = read_triple_lines(file([*text, b"\n"]), *dictionaries, numeric=numeric)
+    first = len(text) - len(found)  # a header is no triple
+    assert first in (0, len(header)) and [line.index for line in found] == list(range(len(found)))
+    start, rows = text[:first], text[first:]
+    good = [line for line in found if line.triple is not None]
+    path = file(start + [rows[line.index] for line in good])
+    assert read_triples(path, *dictionaries, numeric=numeric).tolist() == [list(line.ids) for line in good]
+    wrong = [line for line in found if line.triple is None]
+    assert len(good) >= 3 and len(wrong) >= 3
+    for line in wrong:
+        right = rows[good[0].index]
+        path = file([*start, right, rows[line.index], right])
+        with pytest.raises(InputError) as caught:
+            read_triples(path, *dictionaries, numeric=numeric)
+        told = line.error.replace(f"line {first + line.index + 1}:", f"line {first + 2}:")
+        assert str(caught.value).split("; ")[0] == told.split("; ")[0]
+    some = read_triple_lines(file([*text]), *dictionaries, 2, 3, numeric)
+    assert some == found[2:5]
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    entities, relations = (
+        {label: row for row, label in enumerate(some)} for some in ([" a", "", '"q', "n,œ"], [" ", "r"])
+    )
+    triples = torch.tensor([[0, 0, 1], [2, 1, 3], [3, 0, 0], [1, 1, 2], [2, 1, 3]])
+    lines = TrainingLines(triples, entities, relations)
+    path = tmp_path / "some.txt"
+    write_triples(path, triples, lines.entities, lines.relations)
+    assert torch.equal(read_triples(path, entities, relations), triples)
+    lines.write(path, torch.tensor([4, 0]))
+    assert path.read_text() == '"q\tr\tn,œ\n a\t \t\n'
+    assert lines.read(path).tolist() == [0, 1, 4]  # a triple that comes twice is meant twice
+    path.write_text(path.read_text() + " a\tr\t a\n")
+    with pytest.raises(InputError, match="some.txt line 3: this triple is not in the training file; filter again"):
+        lines.read(path)
+
+
 # ---- real files
 
 
@@ -388,6 +453,7 @@ def test_fixture_graph(fixtures_dir: Path) -> None:
     assert read_edge_map(fixtures_dir / "edge_map.json") == {f"predicate:{n}": f"biolink:p{n}" for n in range(4)}
 
 
+@pytest.mark.slow
 def test_fb15k237(fb15k237: Path, checkpoints_dir: Path) -> None:
     entities = read_dictionary(checkpoints_dir / "fb15k-237" / "node_dict.txt")
     relations = read_dictionary(checkpoints_dir / "fb15k-237" / "rel_dict.txt")

@@ -73,7 +73,7 @@ def against_loss(name: str, loss: Loss) -> str | None:
     able = " or ".join(other for other, backend in CLASSES.items() if has(backend))
     known = ", ".join(each.__name__ for each in CLASSES[name].losses)
     asked = getattr(loss, "__name__", repr(loss))
-    return f"it has the gradients of the loss {known} only, not of {asked}; take the {able} backend"
+    return f"it has no gradients of the loss {asked}, only of {known}; take the {able} backend"
 
 
 def reason_against(name: str, device: torch.device, job: Job | None) -> str | None:
@@ -112,7 +112,7 @@ def create(
 ) -> Backend:
     """A backend by name; raises RuntimeError with the reason if it cannot run here, or not with this loss."""
     if reason := against_loss(name, loss):
-        raise RuntimeError(f"the {name} backend cannot do this: {reason}")
+        raise RuntimeError(f"the {name} backend cannot run here: {reason}")
     if name == "sequential":
         return SequentialBackend(model, layers, dtype, device, loss, recompute_activations)
     if name == "vectorized":

@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from tracin_ext.losses import Loss
 
+STRETCH = 1 << 16  # values of an inner product in one float32 sum; over two million such a sum is 1e-4 off
+
 
 def tracked_parameters(model: nn.Module, layers: tuple[str, ...]) -> dict[str, Tensor]:
     """Parameters of the chosen layers: whole words at the beginning of a parameter's name are its layer."""
@@ -41,6 +43,17 @@ def flat(
 def size_of(parameters: Iterable[Tensor]) -> int:
     """Bytes of a gradient."""
     return sum(p.numel() * p.element_size() for p in parameters)
+
+
+def inner_products(
+    a: Tensor,  # [m, values]
+    b: Tensor,  # [n, values]
+) -> Tensor:  # [m, n]
+    """a b^T; the sums over stretches of the values add up in float64."""
+    total = a.new_zeros(len(a), len(b), dtype=torch.float64)
+    for part, other in zip(a.split(STRETCH, 1), b.split(STRETCH, 1), strict=True):
+        total += part @ other.T
+    return total.to(a.dtype)
 
 
 class SequentialBackend:
@@ -98,7 +111,7 @@ class SequentialBackend:
         return torch.stack([self.gradient(triple) for triple in triples])
 
     def scores(self, test: Tensor, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [Q, B]
-        return rate * torch.stack([test @ self.gradient(triple) for triple in triples], 1)
+        return rate * torch.cat([inner_products(test, self.gradient(triple)[None]) for triple in triples], 1)
 
     def self_influence(self, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [B]
         return rate * torch.stack([self.gradient(triple).square().sum() for triple in triples])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from tracin_ext.backends.sequential import copied, flat, size_of, tracked_parameters
+from tracin_ext.backends.sequential import copied, flat, inner_products, size_of, tracked_parameters
 from tracin_ext.losses import Loss
 
 CHUNK_BYTES = 512 << 20  # dense gradients held at a time
@@ -47,7 +47,7 @@ class VectorizedBackend:
         return torch.cat([self.gradients(chunk) for chunk in triples.split(self.chunk)])
 
     def scores(self, test: Tensor, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [Q, B]
-        return rate * torch.cat([test @ self.gradients(chunk).T for chunk in triples.split(self.chunk)], 1)
+        return rate * torch.cat([inner_products(test, self.gradients(chunk)) for chunk in triples.split(self.chunk)], 1)
 
     def self_influence(self, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [B]
         return rate * torch.cat([self.gradients(chunk).square().sum(1) for chunk in triples.split(self.chunk)])

@@ -42,6 +42,7 @@ class Layout:
     optional: tuple[str, ...] = ()  # beginnings of our names of tensors that a file may lack
     image: Callable[[int], tuple[int, int] | None] = _no_default  # values of a plane -> default rows, columns
     stack: str = "height"
+    stack_told: bool = True  # whether files of this kind are always stacked so; else both stackings are looked at
     inverse_step: int = 1  # row of relation r is inverse_step * r in a table that also holds the inverse relations
     setting: str | None = None  # a stored setting that only this implementation writes
 
@@ -68,6 +69,7 @@ _PYKEEN_NORM = {
     "bn2": "interaction.hr1d.2",
 }
 _WIDTH = {"entity.weight": "entity_embeddings.weight", "relation.weight": "relation_embeddings.weight", **_CONV1}
+_PYKEEN_FIRST = {**_WIDTH, "bias": "b"}  # versions before 1.0
 _PYKEEN_LEGACY = {**_WIDTH, "bias": "bias_term.weight"}  # versions 1.0 to 1.3
 _PYKEEN_LEGACY_TABLES = {  # versions 1.4 to 1.8
     "entity.weight": "entity_embeddings._embeddings.weight",
@@ -93,9 +95,10 @@ _KELPIE = {
     "fc": "hidden_layer",
     "bn2": "batch_norm_3",
 }
+_NEURALKG = {"entity.weight": "emb_ent.weight", "relation.weight": "emb_rel.weight", "bias": "b", **_CONV1}
 _OWN = {name: name for name in ("entity.weight", "relation.weight", "bias", "bn0", "conv", "bn1", "fc", "bn2")}
 
-OWN = Layout("tracin checkpoint", _OWN, ("bias", "conv.bias", *NORMS))
+OWN = Layout("tracin checkpoint", _OWN, ("bias", "conv.bias", "fc.bias", *NORMS), stack_told=False)
 LAYOUTS = (
     Layout("Dettmers' ConvE state dict", _DETTMERS, ("conv.bias",), _twenty_rows),
     Layout("AttributionAttack checkpoint", _DETTMERS, ("conv.bias",), lambda plane: (20, 10), setting="stack_width"),
@@ -107,15 +110,65 @@ LAYOUTS = (
         _closest_to_square,
         inverse_step=2,
     ),
-    Layout("width-stacked PyTorch state dict", _WIDTH, (), lambda plane: (10, 20), stack="width"),
+    Layout("PyTorch state dict", _WIDTH, ("conv.bias",), stack="width", stack_told=False),
+    Layout(
+        "width-stacked PyTorch state dict",
+        _WIDTH,
+        ("conv.bias",),
+        lambda plane: (10, 20),
+        stack="width",
+        setting="model_config",
+    ),
     Layout("Kelpie state dict", _KELPIE, (), _twenty_rows),
+    Layout("NeuralKG state dict", _NEURALKG, ("conv.bias", "fc.bias"), _twenty_rows),
+    Layout("state dict of PyKEEN before 1.0", _PYKEEN_FIRST, ("conv.bias",), _closest_to_square),
     Layout("state dict of PyKEEN 1.0 to 1.3", _PYKEEN_LEGACY, NORMS, _closest_to_square, inverse_step=2),
     Layout("state dict of PyKEEN 1.4 to 1.8", _PYKEEN_LEGACY_TABLES, NORMS, _closest_to_square, inverse_step=2),
     Layout("LibKGE state dict", _LIBKGE, (*_AFFINE, "conv.bias"), default_libkge_image),
     OWN,
 )
+# Names under which yet other programs keep the same tensors. What is computed with them the file does not tell: it is
+# read only if it has these and nothing else, and the image has to be told.
+OTHER_NAMES = {
+    "entity.weight": (
+        "ent_embs.weight",
+        "ent_embeddings.weight",
+        "ent_emb.weight",
+        "entity_embs.weight",
+        "entity_emb.weight",
+        "entity_embedding.weight",
+        "entity_embeddings.weight",
+        "entity_embedding",
+        "emb_ent.weight",
+        "emb_e.weight",
+        "E.weight",
+    ),
+    "relation.weight": (
+        "rel_embs.weight",
+        "rel_embeddings.weight",
+        "rel_emb.weight",
+        "relation_embs.weight",
+        "relation_emb.weight",
+        "relation_embedding.weight",
+        "relation_embeddings.weight",
+        "relation_embedding",
+        "emb_rel.weight",
+        "R.weight",
+    ),
+    "bias": ("b", "bias", "bias_term", "bias_term.weight", "ent_bias", "entity_bias"),
+    "bn0": ("bn0",),
+    "conv": ("conv1", "conv", "conv2d"),
+    "bn1": ("bn1",),
+    "fc": ("fc", "fc1"),
+    "bn2": ("bn2",),
+}
 PYKEEN_MISNAMED = "interaction.hr1d.1."  # where PyKEEN has nothing to store
-IGNORED = ("loss.", ".regularizer.", "weight_regularizers.")  # parts of PyKEEN keys that play no part in a score
+# Parts of keys that play no part in a score.
+IGNORED = ("loss.", "loss_fn.", "criterion.", ".regularizer.", "weight_regularizers.")
+LAYER_KEYS = {key for layout in LAYOUTS for key in layout.tensors.values()}
+LAYER_KEYS |= {
+    name + end for our, names in OTHER_NAMES.items() for name in names for end in LAYER_TENSORS.get(our, ("",))
+}
 
 
 def listing(names: Iterable[str], limit: int = 5) -> str:
@@ -138,21 +191,56 @@ def detect(path: str, keys: Iterable[str], settings: Mapping[str, Any]) -> Layou
         return len(present & set(layout.tensors.values())), (layout.setting or "") in settings
 
     layout = max(LAYOUTS, key=likeness)
-    tensors = layout.tensors
-    if sum(tensors[name] in present for name in CORE_DIMENSIONS) < len(CORE_DIMENSIONS) - 1:
+    missing, unexpected = _differences(layout, present)
+    if not missing and not unexpected:
+        return layout
+    other = _other_names(present)
+    if other is not None and not any(_differences(other, present)):
+        return other
+    if _core(layout, present) < len(CORE_DIMENSIONS) - 1:
         raise InputError(
             f"{path} is not a ConvE: its keys are {listing(sorted(present)) or 'none'}; TracIn needs a ConvE's "
             "embeddings, convolution and fully connected layer"
         )
+    raise InputError(
+        f"{path} looks like a {layout.name}, but its keys differ: missing {listing(missing) or 'none'}; "
+        f"unexpected {listing(unexpected) or 'none'}; was it changed or converted?"
+    )
+
+
+def _differences(layout: Layout, present: set[str]) -> tuple[list[str], list[str]]:
+    """Required keys that are not there, and keys that the layout does not have."""
+    tensors = layout.tensors
     optional = (*layout.optional, *(f"{norm}.num_batches_tracked" for norm in NORMS))
     missing = [key for name, key in tensors.items() if key not in present and not name.startswith(optional)]
-    unexpected = sorted(present - set(tensors.values()))
-    if missing or unexpected:
-        raise InputError(
-            f"{path} looks like a {layout.name}, but its keys differ: missing {listing(missing) or 'none'}; "
-            f"unexpected {listing(unexpected) or 'none'}; was it changed or converted?"
-        )
-    return layout
+    return missing, sorted(present - set(tensors.values()))
+
+
+def _core(layout: Layout, present: set[str]) -> int:
+    return sum(layout.tensors[name] in present for name in CORE_DIMENSIONS)
+
+
+def has_core(keys: Iterable[str]) -> bool:
+    """Whether all, or all but one, of the tensors without which there is no ConvE have names that are known."""
+    present = set(keys)
+    other = _other_names(present)
+    found = max(_core(layout, present) for layout in (*LAYOUTS, *([other] if other else [])))
+    return found >= len(CORE_DIMENSIONS) - 1
+
+
+def _other_names(present: set[str]) -> Layout | None:
+    """The layout of a state dict that has each layer once, under one of OTHER_NAMES."""
+    keys: dict[str, str] = {}
+    for our, names in OTHER_NAMES.items():
+        end = LAYER_TENSORS.get(our, ("",))[0]  # the weight, without which there is no layer
+        found = [name for name in names if name + end in present]
+        if len(found) > 1 or not (found or our in NORMS or our == "bias"):
+            return None
+        if found:
+            keys[our] = found[0]
+    name = f"state dict with the names {plain(keys['entity.weight'])}, {plain(keys['relation.weight'])}"
+    optional = ("bias", "conv.bias", "fc.bias")
+    return Layout(name, keys, optional, stack_told=False)
 
 
 def check_entities(path: str, num_entities: int, entities: Mapping[str, int] | None) -> None:
@@ -163,6 +251,12 @@ def check_entities(path: str, num_entities: int, entities: Mapping[str, int] | N
 
 def relation_step(path: str, layout: Layout, rows: int, stored: int | None, relations: Mapping[str, int] | None) -> int:
     """How many rows of the relation table lie between relation r and r + 1; `stored` is what the file says."""
+    if relations is None and stored is None and layout.inverse_step != 1 and rows % 2 == 0:
+        raise InputError(
+            f"{path}: the model has {rows} rows of relations, which are {rows} relations or {rows // 2} and their "
+            "inverses (create_inverse_triples), and the file does not tell; give the dictionary of its relations "
+            "(--relation-to-id, argument relation_to_id), such as the triples factory's relation_to_id"
+        )
     if relations is None:
         return stored or 1
     steps = {} if stored == 2 else {rows: 1}  # size of a dictionary that fits -> step

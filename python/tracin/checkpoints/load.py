@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracin.checkpoints.contents import DROPOUTS, Contents, read_contents, stored_dictionary
+from tracin.checkpoints.contents import DROPOUTS, Contents, read_contents, stored_dictionary, told_kind
 from tracin.checkpoints.images import Sizes, resolve_image
 from tracin.checkpoints.layouts import (
     CORE_DIMENSIONS,
@@ -22,7 +21,8 @@ from tracin.checkpoints.layouts import (
     listing,
     relation_step,
 )
-from tracin.errors import InputError
+from tracin.checkpoints.settings import number
+from tracin.errors import InputError, plain, quote
 from tracin.model import ConvE
 from tracin.notebook import as_html
 from tracin.triples.dictionaries import in_id_order
@@ -34,10 +34,11 @@ class Checkpoint:
 
     Args:
         model: in eval mode, on the CPU, every parameter with requires_grad.
-        learning_rate: as stored under 'learning_rate' or 'lr'; None if the file has none.
+        learning_rate: as stored under 'learning_rate' or 'lr', else that of the stored optimizer, else that of the
+            stored arguments; None if the file has none, or several.
         epoch: as stored; None if the file has none.
         entity_to_id, relation_to_id: label -> id, 0..n-1 in id order; None if neither the caller nor the file has them.
-        format: what the file is, for people.
+        format: what the file is and which of its weights were read, for people.
         path: the file.
         image_reason: why the embeddings are read as images of this shape, for people.
 
@@ -88,33 +89,46 @@ def load_checkpoint(
     """Read a ConvE that Dettmers' code, AttributionAttack, PyKEEN, LibKGE, Kelpie or plain PyTorch wrote, or our own.
 
     Of PyKEEN this takes state dicts, whole pickled models, checkpoints of its training loop and its callbacks, and
-    folders of save_to_directory; of LibKGE checkpoints and packages. Nothing in a file is executed, and neither
-    framework need be installed.
+    folders of save_to_directory; of LibKGE checkpoints and packages; of Lightning checkpoints; safetensors files where
+    its library is installed; any of them in gzip. Beginnings that wrappers give all keys, such as "module.", are left
+    out. Nothing in a file is executed, and no framework need be installed.
 
     The image is what the arguments say, else what the file says, else the implementation's default if it fits the
-    weights, else the only one that fits. Weights become float32; a float64 file stays float64.
+    weights, else the only one that fits; with a warning where the default is not the only one. Weights become float32;
+    a float64 file stays float64.
 
     Args:
         path: the file or folder.
         embedding_height, embedding_width: rows and columns of ONE embedding's plane, in pixels.
         stack: "height" or "width", how the head's and the relation's planes are put together.
-        entity_to_id, relation_to_id: label -> id, used instead of the file's own. State dicts of PyKEEN models with
-            inverse triples need `relation_to_id`: only its size tells that the row of relation r is 2 r.
+        entity_to_id, relation_to_id: label -> id, or a PyKEEN triples factory that has them; used instead of the file's
+            own. State dicts of PyKEEN need `relation_to_id`: only its size tells whether the model has inverse
+            relations, so that the row of relation r is 2 r.
 
     Returns:
         The model in eval mode on the CPU, and what the file says besides.
 
     Raises:
-        InputError: if the file is missing, damaged, of a kind not read, no ConvE, or not what the arguments say.
+        InputError: if the file is missing, damaged, of a kind not read, no ConvE, or not what the arguments say; if it
+            leaves its image or its relations open; if its learning rate is not positive.
 
     Example:
         >>> checkpoint = load_checkpoint("model.pt", relation_to_id=read_dictionary("rel_dict.txt"))
         >>> influences = TracIn(checkpoint).influence(train, test)
     """
     name = os.fspath(path)
-    contents = read_contents(name, entity_to_id is None, relation_to_id is None)
+    entity_to_id = getattr(entity_to_id, "entity_to_id", entity_to_id)
+    relation_to_id = getattr(relation_to_id, "relation_to_id", relation_to_id)
     image, dictionaries = (embedding_height, embedding_width, stack), (entity_to_id, relation_to_id)
-    return checkpoint_of(name, contents, image, dictionaries)
+    try:
+        contents = read_contents(name, entity_to_id is None, relation_to_id is None)
+        return checkpoint_of(name, contents, image, dictionaries)
+    except (InputError, MemoryError, Warning):
+        raise
+    except Exception as error:  # of a file that is put together as no program does
+        raise InputError(
+            f"{name} is not read as a checkpoint ({type(error).__name__}: {quote(str(error))}); copy or write it again"
+        ) from error
 
 
 def checkpoint_of(
@@ -139,15 +153,14 @@ def checkpoint_of(
     shape: dict[str, Any] = dict(embedding_height=found.height, embedding_width=found.width, stack=found.stack)
     shape["relation_step"] = relation_step(name, layout, sizes.num_relations, contents.relation_step, relations)
     model = _build(name, layout, sizes, shape, settings, tensors)
-    rates = (_number(settings.get(key)) for key in ("learning_rate", "lr"))
-    epoch = _number(settings.get("epoch"))
+    epoch = number(settings.get("epoch"))
     return Checkpoint(
         model=model,
-        learning_rate=next((rate for rate in rates if rate is not None), None),
+        learning_rate=contents.learning_rate,
         epoch=None if epoch is None else int(epoch),
         entity_to_id=entities,
         relation_to_id=relations,
-        format=contents.kind or layout.name,
+        format=contents.told(layout.name),
         path=name,
         image_reason=found.reason,
     )
@@ -177,8 +190,11 @@ def _tensors(path: str, layout: Layout, state: Mapping[str, Any]) -> dict[str, T
     bad = []
     for name, tensor in found.items():
         key = layout.tensors[name]
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
-            raise InputError(f"{path}: {key} is not a dense tensor; is this a checkpoint of ConvE's weights?")
+        if not isinstance(tensor, Tensor):
+            raise InputError(
+                f"{path}: {plain(key)} is {told_kind(tensor)}; expected a dense tensor of floating-point numbers: "
+                "convert it and write the file again"
+            )
         if name.endswith("num_batches_tracked"):
             continue
         if not tensor.is_floating_point():
@@ -218,7 +234,7 @@ def _sizes(path: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Sizes:
 
 def _check_norms(path: str, stored: Any, entities: Tensor) -> None:
     """AttributionAttack's option shortens an embedding when a head is looked up, in place: scores change on the way."""
-    limit = 1.0 if stored is True else _number(stored)
+    limit = 1.0 if stored is True else number(stored)
     longest = float(entities.norm(dim=1).max())
     if limit is not None and longest > limit * (1 + 1e-4):
         raise InputError(
@@ -239,17 +255,24 @@ def _build(
     config |= {norm: f"{norm}.running_mean" in tensors for norm in NORMS}
     norms = [norm for norm in NORMS if config[norm]]
     config["batch_norm_affine"] = not norms or any(f"{norm}.weight" in tensors for norm in norms)
-    config |= {"conv_bias": "conv.bias" in tensors, "entity_bias": "bias" in tensors, **shape}
-    rates = {name: _number(settings.get(name)) for name in DROPOUTS}
+    biases = {"conv_bias": "conv.bias", "fc_bias": "fc.bias", "entity_bias": "bias"}
+    config |= {**{name: key in tensors for name, key in biases.items()}, **shape}
+    rates = {name: number(settings.get(name)) for name in DROPOUTS}
     config |= {name: rate for name, rate in rates.items() if rate is not None and 0 <= rate <= 1}
     with torch.device("meta"):  # no memory and no random numbers for values that the file's replace
         model = ConvE(**config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for norm in NORMS:
+        if not config[norm] and f"{norm}.weight" in tensors:
+            raise InputError(
+                f"{path}: {plain(layout.keys[norm])} has a weight but no running_mean; TracIn computes batch norms in "
+                "eval mode: is it a LayerNorm, or is the file incomplete?"
+            )
     missing = [layout.tensors[name] for name in expected if name not in tensors]
     if missing:
         raise InputError(f"{path} lacks {listing(missing)}; is the file complete?")
     wrong = [
-        f"{layout.tensors[name]} is {tuple(tensor.shape)} where {expected[name]} is expected"
+        f"{layout.tensors[name]} is {tuple(tensor.shape)} where {expected.get(name, 'none')} is expected"
         for name, tensor in tensors.items()
         if tuple(tensor.shape) != expected.get(name)
     ]
@@ -266,14 +289,3 @@ def _dictionary(path: str, kind: str, given: Mapping[str, int] | None, stored: A
     """The dictionary given, else the stored one, in the order of ids; None if there is neither."""
     found = stored_dictionary(path, kind, stored) if given is None else given
     return None if found is None else in_id_order(kind, found)
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, also one stored as text or as a tensor of one element; None for anything else."""
-    if value is None or isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from tracin.checkpoints.contents import OWN_FORMAT, OWN_VERSION
+from tracin.checkpoints.contents import OWN_FORMAT, OWN_VERSION, check_intact
 from tracin.checkpoints.layouts import OWN, check_entities, relation_step
 from tracin.checkpoints.torch_files import read_torch_file
+from tracin.digests import sealed
 from tracin.errors import InputError
 from tracin.files import replacing_bytes
 from tracin.model import ConvE
@@ -69,10 +70,11 @@ def save_checkpoint(
         raise InputError(f"{name} cannot be written: there is no folder {folder}; create it first")
     try:
         with replacing_bytes(Path(name)) as file:
-            torch.save(content, file)
+            torch.save(sealed(content), file)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         reason = getattr(error, "strerror", None) or "torch could not write all of it (is the disk full?)"
-        raise InputError(f"{name} cannot be written: {reason}; choose another place") from error
+        remedy = "" if "choose another place" in reason else "; free some space or choose another place"
+        raise InputError(f"{name} cannot be written: {reason}{remedy}") from error
 
 
 def read_training_state(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -82,5 +84,7 @@ def read_training_state(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         >>> optimizer.load_state_dict(read_training_state("model.pt")["optimizer"])
     """
     content = read_torch_file(os.fspath(path))
-    own = isinstance(content, Mapping) and content.get("format") == OWN_FORMAT
-    return content.get("training") if own else None
+    if not isinstance(content, Mapping) or content.get("format") != OWN_FORMAT:
+        return None
+    check_intact(os.fspath(path), content)
+    return content.get("training")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import torch
 
-from tracin.batch import Batch, Job, Outputs, Summary, TrainingLines, read_jobs
+from tracin.batch import Batch, Job, Outputs, Summary, read_jobs
 from tracin.cli.command import say
 from tracin.cli.options import (
     FILE,
@@ -20,6 +22,7 @@ from tracin.cli.options import (
     ManyValuesCommand,
     Options,
     RankingOptions,
+    TextOptions,
     device_option,
     flag,
     group,
@@ -27,9 +30,13 @@ from tracin.cli.options import (
     spelled,
     takes,
 )
-from tracin.cli.session import Session, notes_on_layers, opened
+from tracin.cli.outputs import check_apart, check_room, csv_bytes, inputs_of, json_bytes, run_of
+from tracin.cli.session import Inputs, Session, notes_on_layers, opened
 from tracin.distributed.shards import share_out
+from tracin.files import locked
 from tracin.proximity.filter import METHODS, ProximityOptions
+from tracin.results.writers import Form
+from tracin.triples.write import TrainingLines
 
 COUNT = click.IntRange(min=0)
 
@@ -107,7 +114,8 @@ class BatchOptions(Options):
     )
     max_triples: int | None = option("--max-triples", type=POSITIVE, help="How many lines.  [default: all]")
     skip_existing: bool = flag(
-        "--skip-existing", help="Leave out test triples whose JSON and CSV are there and complete."
+        "--skip-existing",
+        help="Leave out test triples whose files are there, unchanged, and made from the same by the same options.",
     )
     skip_filtering: bool = flag(
         "--skip-filtering", help="Take the filtered training triples that an earlier run wrote."
@@ -115,6 +123,7 @@ class BatchOptions(Options):
     skip_tracin: bool = flag("--skip-tracin", help="Filter only.")
     ranking: RankingOptions = group(RankingOptions)
     computing: BatchComputingOptions = group(BatchComputingOptions)
+    text: TextOptions = group(TextOptions)
 
 
 @click.command("batch", cls=ManyValuesCommand, context_settings={"max_content_width": 120})
@@ -126,25 +135,30 @@ def batch(options: BatchOptions) -> None:
     the rest go on; the exit code is then 1. A run that was stopped can be started again: what it ends with is the same.
     """
     with opened(options) as session:
-        failed = batch_on(options, session)
+        outputs = Outputs(options.output_dir)
+        check_apart(outputs.existing(), inputs_of(options))
+        if session.ranks.first:
+            outputs.prepare()
+        with locked(outputs.folder) if session.ranks.first else nullcontext():
+            failed = batch_on(options, session, outputs)
     if failed:
         sys.exit(1)
 
 
-def batch_on(options: BatchOptions, session: Session) -> bool:
+def batch_on(options: BatchOptions, session: Session, outputs: Outputs) -> bool:
     """What a rank does: all of them score, rank 0 filters, reports and writes. Returns whether a test triple failed."""
     ranks, clock = session.ranks, session.clock
     session.note(*notes(options), *notes_on_layers(options.ranking))
-    outputs = Outputs(options.output_dir)
-    if ranks.first:
-        outputs.prepare()
     inputs = session.read(None)
     ids = inputs.entity_to_id, inputs.relation_to_id
     jobs: list[Job] = []
     if ranks.first:
         with clock("reading"):
             lines = options.start_index, options.max_triples
-            jobs = read_jobs(options.test_triples, *ids, *lines, numeric=options.inputs.numeric_triples)
+            form = options.inputs.numeric_triples, options.inputs.columns
+            jobs = read_jobs(options.test_triples, *ids, *lines, *form)
+        sizes = expected_sizes(options, inputs, jobs)
+        session.note(*check_room(sizes, f"{len(jobs)} test triples x {inputs.num_train} training triples"))
     tracin = session.begin(inputs, len(jobs))
     shards = share_out(tracin, inputs.train, ranks)
     if not ranks.first:
@@ -162,6 +176,7 @@ def batch_on(options: BatchOptions, session: Session) -> bool:
         options.skip_filtering,
         options.skip_tracin,
         options.skip_existing,
+        Form(run_of(tracin, inputs, options.ranking, "batch", None), options.text.csv_safe),
     )
     summary = work.run(clock, say)
     shards.release()
@@ -198,6 +213,16 @@ def notes(options: BatchOptions) -> Iterator[str]:
         yield f"--cache has no effect: the graph is built anew in seconds, {chosen.cache} is neither read nor written"
     if chosen.strict_hop_constraint and "strict_hop_constraint" not in unused:
         yield "--strict-hop-constraint changes nothing: edges within --n-hops of both ends meet it"
+
+
+def expected_sizes(options: BatchOptions, inputs: Inputs, jobs: list[Job]) -> dict[Path, float]:
+    """Bytes of all outputs, about; nothing where a filter decides how many training triples there are."""
+    tests = torch.tensor([job.triple for job in jobs if job.triple is not None][:1])
+    if options.filter.filter_method != "none" or options.skip_tracin or not len(tests):
+        return {}
+    count = len(jobs) * min(options.ranking.top_k or inputs.num_train, inputs.num_train)
+    record = json_bytes(inputs.train, inputs.labels) + csv_bytes(inputs.train, tests, inputs.labels)
+    return {options.output_dir / "outputs": count * record}
 
 
 def told(summary: Summary) -> str:

@@ -34,9 +34,19 @@ from tracin.cli.options import (
 from tracin.cli.session import dictionaries_of
 from tracin.influence.layers import layers_of
 from tracin.model import ConvE
-from tracin.training.check import Report, choose, described, examine, flags, shapes
+from tracin.training.check import (
+    Report,
+    ScoreComparison,
+    choose,
+    compare_scores,
+    described,
+    examine,
+    flags,
+    shapes,
+)
 from tracin.triples.dictionaries import read_dictionaries
 from tracin.triples.read import UnknownLabels, read_triples
+from tracin.triples.scored import read_scored_triples
 
 SCORES = 1 << 27  # of one ranking: 1.6 s on 2 cores
 
@@ -70,6 +80,7 @@ class Facts:
     relation_rows: int
     files: list[TripleFile]
     ranked: str
+    scores: ScoreComparison | None
     report: Report
 
 
@@ -88,7 +99,12 @@ class CheckOptions(Options):
         type=POSITIVE,
         help="Triples that are ranked.  [default: 500; fewer among more than 268,000 entities]",
     )
-    seed: int = option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
+    scores_path: Path | None = option(
+        "--scores",
+        type=FILE,
+        help="Lines head, relation, tail, score, of the program that trained the model: is it the same model?",
+    )
+    seed: int = option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples.")
     as_json: bool = flag("--json", help="Print the same facts as JSON.")
 
 
@@ -117,9 +133,7 @@ def gather(options: CheckOptions) -> Facts:
     files, triples = {}, {}
     for name, file in paths.items():
         if file is not None:
-            triples[name], files[name] = read_file(
-                name, file, entities, relations, options.dictionaries.numeric_triples
-            )
+            triples[name], files[name] = read_file(name, file, entities, relations, options.dictionaries)
     ranked = "train" if options.test_path is None else "test"
     report = examine(
         model,
@@ -130,6 +144,12 @@ def gather(options: CheckOptions) -> Facts:
         seed=options.seed,
     )
     own = shapes(model)[0]
+    scores = None
+    if options.scores_path is not None:
+        form = options.dictionaries.numeric_triples or None, options.dictionaries.columns
+        scores = compare_scores(model, *read_scored_triples(options.scores_path, entities, relations, *form))
+        if report.ok and not scores.same:
+            report = replace(report, ok=False, verdict=told_of(scores))
     if report.ok and not told:
         text = f"the file does not tell its image, and {described(own)} explains the triples best; {flags(own)}"
         report = replace(report, ok=False, verdict=text)
@@ -146,6 +166,7 @@ def gather(options: CheckOptions) -> Facts:
         relation_rows=len(model.relation.weight),
         files=list(files.values()),
         ranked=files[ranked].path,
+        scores=scores,
         report=report,
     )
 
@@ -162,11 +183,11 @@ def load(options: CheckOptions) -> tuple[Checkpoint, bool]:
 
 
 def read_file(
-    kind: str, path: Path, entities: dict[str, int], relations: dict[str, int], numeric: bool
+    kind: str, path: Path, entities: dict[str, int], relations: dict[str, int], form: DictionaryOptions
 ) -> tuple[Tensor, TripleFile]:  # [n, 3]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnknownLabels)
-        triples = read_triples(path, entities, relations, skip_unknown=True, numeric=numeric or None)
+        triples = read_triples(path, entities, relations, True, form.numeric_triples or None, form.columns)
     unknown = [item.message for item in caught if isinstance(item.message, UnknownLabels)]
     heads, kinds, tails = triples.unbind(1)
     seen = (torch.bincount(heads, minlength=len(entities)) + torch.bincount(tails, minlength=len(entities))) > 0
@@ -225,3 +246,13 @@ def lines(facts: Facts) -> Iterator[tuple[str, str]]:
         known = f"{file.path}: {file.triples:,} triples of {file.entities:,} entities and {file.relations:,} relations"
         unknown = f"; left out: {file.unknown:,}, the first: {file.first_unknown}" if file.unknown else ""
         yield file.kind, known + (unknown or ", all labels known")
+    if facts.scores is not None:
+        yield "scores", told_of(facts.scores)
+
+
+def told_of(scores: ScoreComparison) -> str:
+    same = "the same model" if scores.same else "not the same model, or not read as it was trained"
+    return (
+        f"{same}: of {scores.count:,} {scores.kind} the largest difference is {scores.largest:.2g}, "
+        f"of triple {scores.row}: {scores.theirs:.6g} in the file, {scores.ours:.6g} here"
+    )

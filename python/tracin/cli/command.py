@@ -15,10 +15,8 @@ import click
 from rich.console import Console
 
 from tracin.distributed.ranks import RankLost, Ranks, ranks_of_environment
-from tracin.errors import InputError
+from tracin.errors import INTERRUPTED, INTERRUPTED_TEXT, InputError, LibraryWarning, printable
 from tracin.influence.memory import out_of_memory
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 ARGUMENTS = "tracin.arguments"  # in Context.meta: the command's name and arguments, from which it can be started again
 
@@ -38,7 +36,7 @@ debug_option = click.Option(["--debug"], is_flag=True, expose_value=False, help=
 
 def say(message: str) -> None:
     """Prints one line on stderr."""
-    Console(stderr=True).print(message, soft_wrap=True, markup=False, highlight=False)
+    Console(stderr=True).print(printable(message), soft_wrap=True, markup=False, highlight=False)
 
 
 def describe(error: BaseException) -> tuple[str, int]:
@@ -48,7 +46,7 @@ def describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.ClickException):
         return error.format_message(), error.exit_code
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        return "interrupted; outputs that were not complete are left as they were", INTERRUPTED
+        return INTERRUPTED_TEXT, INTERRUPTED
     text = str(error)
     if out_of_memory(error):
         return "out of memory; take a smaller --memory-limit or --batch-size, or --top-k to keep fewer results", 1
@@ -75,7 +73,8 @@ def by_rank() -> str:
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Takes the place of warnings.showwarning, which prints the line of code."""
-    say(f"tracin: warning: {by_rank()}{message}")
+    if not isinstance(message, LibraryWarning):
+        say(f"tracin: warning: {by_rank()}{message}")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from tracin.cli.command import Command
 from tracin.errors import InputError
 from tracin.influence.arguments import DEFAULT_LEARNING_RATE, PRECISIONS
 from tracin.influence.memory import SIZES, parse_size
+from tracin.triples.form import COLUMNS
 from tracin_ext import backends
 from tracin_ext.ops import ORDERS
 
@@ -40,6 +41,16 @@ def fields_of(options: type[Options] | Options) -> Iterator[dataclasses.Field[An
             yield from fields_of(field.metadata["group"])
         elif "add" in field.metadata:
             yield field
+
+
+def valued(options: Options) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    """The fields that are options, those of groups in their place, with their values."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, Options):
+            yield from valued(value)
+        elif "add" in field.metadata:
+            yield field, value
 
 
 def spelled(options: Options, name: str) -> str:
@@ -161,6 +172,16 @@ class FileOptions(Options):
     )
 
 
+def columns_option() -> Any:
+    return option(
+        "--columns",
+        type=click.Choice(COLUMNS),
+        default="hrt",
+        show_default=True,
+        help="Order of head, relation and tail in the files of triples; htr is that of OpenKE.",
+    )
+
+
 DICTIONARY = "Dictionary of labels, in any form of the README; needed unless the checkpoint has one."
 
 
@@ -171,6 +192,7 @@ class DictionaryOptions(Options):
     numeric_triples: bool = flag(
         "--numeric-triples", help="Triples are ids, not labels; told without it of *.del and of PyKEEN's files."
     )
+    columns: str = columns_option()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +255,13 @@ class RankingOptions(Options):
         multiple=True,
         metavar="NAME...",
         help="Only the gradients of these layers, by layer (fc) or parameter (fc.weight: its whole layer).",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions(Options):
+    csv_safe: bool = flag(
+        "--csv-safe", help="Write an apostrophe in CSV before labels that spreadsheets compute: = + - @ first."
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,20 +23,33 @@ from tracin.cli.options import (
     ManyValuesCommand,
     Options,
     RankingOptions,
+    TextOptions,
     flag,
     group,
     option,
     spelled,
     takes,
 )
+from tracin.cli.outputs import (
+    check_apart,
+    check_ending,
+    check_room,
+    csv_bytes,
+    inputs_of,
+    json_bytes,
+    make_folder,
+    row_bytes,
+    run_of,
+)
 from tracin.cli.session import Inputs, Session, notes_on_layers, opened
 from tracin.distributed.ranks import Ranks
 from tracin.distributed.shards import TrainingSet, share_out
 from tracin.errors import InputError
-from tracin.files import check_writable, is_device, is_parquet
+from tracin.files import check_writable, is_device, is_parquet, locked
 from tracin.influence.top_k import ranked_index
 from tracin.results.tables import influence_table, self_influence_table
 from tracin.results.writers import (
+    Form,
     Influences,
     numbered,
     write_per_triple,
@@ -103,6 +118,7 @@ class RunOptions(Options):
     )
     ranking: RankingOptions = group(RankingOptions)
     computing: ComputingOptions = group(ComputingOptions)
+    text: TextOptions = group(TextOptions)
     resume: bool = flag(
         "--resume", help="Go on where an interrupted run of the same inputs stopped; with --top-k and in mode self."
     )
@@ -115,13 +131,24 @@ def run(options: RunOptions) -> None:
 
     Outputs are ordered by |influence|, greatest first, and are complete or not there at all.
     """
-    with opened(options) as session:
+    with opened(options) as session, ExitStack() as held:
         ranks, clock = session.ranks, session.clock
         partial = partial_path(options, ranks)
         session.note(*notes(options), *notes_on_partial(options, ranks))
+        check_needed(options)
         if ranks.first:
             prepare_outputs(options)
+            held.enter_context(locked(options.output))
+        elif partial is not None:
+            make_folder(partial)
         inputs = session.read(None if options.mode == "self" else options.test_path)
+        if ranks.first:
+            session.note(
+                *check_room(
+                    expected_sizes(options, inputs),
+                    f"{tests_of(options, inputs)} test triples x {inputs.num_train} training triples",
+                )
+            )
         tracin = session.begin(inputs, len(inputs.test))
         if partial is not None and not options.resume:
             for path in partial_files(options.output):
@@ -142,19 +169,56 @@ def notes(options: RunOptions) -> Iterator[str]:
     yield from notes_on_layers(options.ranking)
 
 
-def prepare_outputs(options: RunOptions) -> None:
-    """Finds out before the work whether its results can be written; makes the folder of a file per triple."""
+def check_needed(options: RunOptions) -> None:
     if options.mode != "self" and options.test_path is None:
         raise click.UsageError(f"mode {options.mode} needs --test")
+
+
+def prepare_outputs(options: RunOptions) -> None:
+    """Finds out before the work whether its results can be written, and over nothing that is read; makes folders."""
     outputs = [path for path in (options.output, options.csv_output) if path is not None]
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise click.UsageError("--output and --csv-output name the same file")
     if options.mode == "test" and options.output_per_triple and is_parquet(options.output):
         raise click.UsageError("--output-per-triple writes JSON, a Parquet file holds all test triples; leave one out")
-    for path in outputs:
-        if options.mode == "test" and options.output_per_triple:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        check_writable(path)
+    check_apart([*outputs, *partial_files(options.output), *numbered_files(options)], inputs_of(options))
+    for flag_, path, form in (("--output", options.output, "JSON"), ("--csv-output", options.csv_output, "CSV")):
+        if path is not None:
+            check_ending(flag_, path, form)
+            if not path.is_dir():
+                make_folder(path)
+            check_writable(path)
+
+
+def numbered_files(options: RunOptions) -> Iterator[Path]:
+    """The files of single test triples that are there already."""
+    csv = options.csv_output
+    patterns = [(options.output.parent, r"tracin_test_\d+\.json")] if options.output_per_triple else []
+    if csv is not None:
+        patterns.append((csv.parent, rf"{re.escape(csv.stem)}_test_\d+{re.escape(csv.suffix)}"))
+    for folder, pattern in patterns:
+        names = os.listdir(folder) if folder.is_dir() else ()
+        yield from (folder / name for name in names if re.fullmatch(pattern, name))
+
+
+def tests_of(options: RunOptions, inputs: Inputs) -> int:
+    if options.mode == "single":
+        return len(options.test_indices)
+    return len(inputs.test[: options.max_test_triples]) if options.mode == "test" else 1
+
+
+def expected_sizes(options: RunOptions, inputs: Inputs) -> dict[Path, float]:
+    """Bytes of each output, about."""
+    count = tests_of(options, inputs) * min(options.ranking.top_k or inputs.num_train, inputs.num_train)
+    labelled = options.mode == "single" or options.output_per_triple
+    sizes = {
+        options.output: count * row_bytes(options.output, json_bytes(inputs.train, inputs.labels if labelled else None))
+    }
+    if options.csv_output is not None and len(inputs.test):
+        sizes[options.csv_output] = count * row_bytes(
+            options.csv_output, csv_bytes(inputs.train, inputs.test, inputs.labels)
+        )
+    return sizes
 
 
 @dataclass(frozen=True)
@@ -165,6 +229,10 @@ class Run:
     session: Session
     inputs: Inputs
     shards: TrainingSet
+
+    def form(self, num_test: int | None) -> Form:
+        made = run_of(self.shards.tracin, self.inputs, self.options.ranking, self.options.mode, num_test)
+        return Form(made, self.options.text.csv_safe)
 
 
 def work(run: Run) -> str:
@@ -257,6 +325,7 @@ def run_test(run: Run) -> str:
             inputs.labels,
             top_k=options.ranking.top_k,
             learning_rate=options.ranking.learning_rate,
+            form=run.form(len(test)),
         )
         csv = "" if options.csv_output is None else f", {numbered(options.csv_output, 0)}, ..."
         return f"{len(test)} files {options.output.parent / 'tracin_test_<i>.json'}{csv}"
@@ -271,6 +340,7 @@ def run_test(run: Run) -> str:
         num_train=inputs.num_train,
         top_k=options.ranking.top_k,
         learning_rate=options.ranking.learning_rate,
+        form=run.form(len(test)),
     )
     csv = "" if options.csv_output is None else f", {options.csv_output} (one file of all test triples)"
     return f"{options.output}{csv}"
@@ -287,7 +357,7 @@ def run_single(run: Run) -> str:
                 f"expected an index from 0 to {len(inputs.test) - 1}"
             )
     results = shown(run, score(run, indices))
-    write_single(options.output, tables.__getitem__ if tables else None, results, inputs.labels)
+    write_single(options.output, tables.__getitem__ if tables else None, results, inputs.labels, run.form(len(indices)))
     return ", ".join(map(str, [options.output, *(tables[index] for index in indices if tables)]))
 
 
@@ -297,7 +367,7 @@ def run_self(run: Run) -> str:
     train, labels = run.shards.triples(), run.inputs.labels
     if run.options.show is not None:
         Console(highlight=False).print(self_influence_table(train, own, labels, run.options.show))
-    write_self(run.options.output, train, own, labels)
+    write_self(run.options.output, train, own, labels, run.form(None))
     return str(run.options.output)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import click
 import torch
@@ -19,12 +19,12 @@ from torch import Tensor
 import tracin_ext
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.cli.command import ARGUMENTS, say, speaking_of_flags, warned_once
-from tracin.cli.options import ComputingOptions, FileOptions, InputOptions, RankingOptions, spelled
+from tracin.cli.options import ComputingOptions, FileOptions, InputOptions, RankingOptions, spelled, valued
+from tracin.digests import digest_file, digest_models
 from tracin.distributed.launch import launch
 from tracin.distributed.ranks import Ranks, ranks_of_environment, working_together
-from tracin.errors import InputError
+from tracin.errors import InputError, quote
 from tracin.influence.layers import layers_named
-from tracin.influence.resume import digest_models
 from tracin.influence.tracin import TracIn
 from tracin.machine import resolve_device
 from tracin.progress import Clock
@@ -34,6 +34,8 @@ from tracin.triples.labels import Labels
 from tracin.triples.read import check_parts, read_triples, read_triples_part
 
 DEFAULT_OF_TORCHRUN = "1"  # what it sets OMP_NUM_THREADS to where nobody else did
+# Options that may differ between ranks: they change no result, or by rounding only.
+OF_A_RANK = ("batch_size", "csv_output", "device", "memory_limit", "quiet", "show", "threads")
 ISA_NAMES = {"avx512": "AVX-512", "avx2": "AVX2", "default": "portable loops"}
 
 
@@ -101,7 +103,7 @@ class Session:
         """Reads every file that the options name and checks them against each other; None: no test triples."""
         with self.clock("reading"):
             inputs = read_inputs(self.options.files, self.options.inputs, test_path, self.ranks)
-            check_alike(self.options.files.train_path, inputs, self.ranks)
+            check_alike(self.options, inputs, self.ranks)
         return inputs
 
     def begin(self, inputs: Inputs, tests: int) -> TracIn:
@@ -166,19 +168,38 @@ def own_device(device: str, ranks: Ranks) -> torch.device:
     return torch.device("cuda", ranks.local_rank)
 
 
-def check_alike(train_path: Path, inputs: Inputs, ranks: Ranks) -> None:
-    """Raises InputError unless all ranks have read the same files: each machine may have its own."""
+def check_alike(options: SessionOptions, inputs: Inputs, ranks: Ranks) -> None:
+    """Raises InputError unless all ranks have read the same files, of which each machine may have its own.
+
+    So must be all options that decide what is computed.
+    """
     if ranks.size == 1:
         return
     own = {
         "weights": digest_models([inputs.checkpoint.model]),
         "dictionaries": [hash_of(inputs.entity_to_id), hash_of(inputs.relation_to_id)],
-        "size of the training file": os.path.getsize(train_path),
+        "training files": digest_file(options.files.train_path),
     }
-    for rank, theirs in enumerate(ranks.all_gather(own)):
+    chosen = deciding(options)
+    for rank, (theirs, others) in enumerate(ranks.all_gather((own, chosen))):
         for name, value in own.items():
             if theirs[name] != value:
                 raise InputError(f"the {name} on ranks {ranks.rank} and {rank} differ; all ranks need the same files")
+        for flag, value in chosen.items():
+            if others.get(flag) != value:
+                raise InputError(
+                    f"{flag} is {quote(value)} on rank {ranks.rank} and {quote(others.get(flag))} on rank {rank}; all "
+                    "ranks need the same options"
+                )
+
+
+def deciding(options: Any) -> dict[str, Any]:
+    """The options of a command by their flags, without files and what only says how the work is done."""
+    return {
+        str(field.metadata["flag"]): value
+        for field, value in valued(options)
+        if "flag" in field.metadata and not isinstance(value, Path) and field.name not in OF_A_RANK
+    }
 
 
 def hash_of(labels: Iterable[str]) -> str:
@@ -205,13 +226,14 @@ def read_inputs(files: FileOptions, options: InputOptions, test_path: Path | Non
         read_edge_map(options.edge_map) if ranks.first and options.edge_map is not None else None,
     )
     skip_unknown, numeric = options.skip_unknown, options.numeric_triples or None
-    part = read_triples_part(files.train_path, entities, relations, ranks.rank, ranks.size, skip_unknown, numeric)
+    form = skip_unknown, numeric, options.columns
+    part = read_triples_part(files.train_path, entities, relations, ranks.rank, ranks.size, *form)
     counts = ranks.all_gather(part.count)
     with warned_once(ranks):
         check_parts(files.train_path, counts)
     test = part.triples[:0]
     if ranks.first and test_path is not None:
-        test = read_triples(test_path, entities, relations, skip_unknown, numeric)
+        test = read_triples(test_path, entities, relations, *form)
     num_train = sum(count.lines - count.skipped for count in counts)
     return Inputs(checkpoint, entities, relations, part.triples, num_train, test, labels)
 

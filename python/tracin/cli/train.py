@@ -13,13 +13,15 @@ import torch
 
 from tracin.checkpoints.load import load_checkpoint
 from tracin.cli.command import Command, say
-from tracin.cli.options import FILE, POSITIVE, STACK, Options, device_option, flag, group, option, takes
+from tracin.cli.options import FILE, POSITIVE, STACK, Options, columns_option, device_option, flag, group, option, takes
+from tracin.cli.outputs import check_apart, inputs_of
 from tracin.errors import InputError
-from tracin.training.loop import DEFAULT_EPOCHS, TrainingOptions
+from tracin.training.loop import DEFAULT_EPOCHS, WHOLE_OPTIONS, TrainingOptions
 from tracin.training.loop import train as train_model
 from tracin.training.ranking import evaluate
 from tracin.triples.dictionaries import read_dictionaries
 from tracin.triples.read import make_dictionaries, read_triples
+from tracin.triples.source import Source
 
 DICTIONARY = "Lines label<TAB>id.  [default: the files' labels, sorted]"
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainingOptions)}
@@ -29,9 +31,10 @@ def training_option(name: str, help: str) -> Any:
     """The flag of a field of TrainingOptions, with its type and default."""
     default = DEFAULTS[name]
     flag = "--" + name.replace("_", "-")
+    whole = click.IntRange(min=0 if name == "seed" else 1)
     return option(
         f"{flag}/--no-{flag[2:]}" if isinstance(default, bool) else flag,
-        type=STACK if name == "stack" else type(default),
+        type=STACK if name == "stack" else whole if name in WHOLE_OPTIONS else type(default),
         default=default,
         show_default=True,
         help=help,
@@ -75,6 +78,7 @@ class TrainOptions(Options):
     )
     entity_to_id: Path | None = option("--entity-to-id", type=FILE, help=DICTIONARY)
     relation_to_id: Path | None = option("--relation-to-id", type=FILE, help=DICTIONARY)
+    columns: str = columns_option()
     skip_unknown: bool = flag("--skip-unknown", help="Leave out triples with labels that the dictionaries lack.")
     output: Path = option("--output", "-o", type=FILE, required=True, help="Folder for the checkpoints epoch_NNN.pt.")
     epochs: int = option(
@@ -105,9 +109,14 @@ def train(options: TrainOptions) -> None:
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    check_apart(checkpoints_of(options), inputs_of(options))
     paths = [path for path in (options.train_path, options.valid_path, options.test_path) if path is not None]
-    entities, relations = dictionaries(options, paths)
-    triples = {path: read_triples(path, entities, relations, options.skip_unknown) for path in paths}
+    sources = {path: Source(path) for path in paths}  # read twice: for the labels, then for the triples
+    entities, relations = dictionaries(options, list(sources.values()))
+    triples = {
+        path: read_triples(source, entities, relations, options.skip_unknown, columns=options.columns)
+        for path, source in sources.items()
+    }
     training = triples[options.train_path]
     if not options.quiet:
         say(f"{len(entities)} entities, {len(relations)} relations, {len(training)} training triples")
@@ -137,7 +146,15 @@ def train(options: TrainOptions) -> None:
     click.echo(f"checkpoint: {result.path}")
 
 
-def dictionaries(options: TrainOptions, paths: Sequence[Path]) -> tuple[dict[str, int], dict[str, int]]:
+def checkpoints_of(options: TrainOptions) -> list[Path]:
+    """The checkpoints that will be written; the first epoch is that after the checkpoint to go on from."""
+    done = 0 if options.resume is None else load_checkpoint(options.resume).epoch or 0
+    epochs = range(done + 1, options.epochs + 1)
+    written = [epoch for epoch in epochs if epoch == options.epochs or not epoch % (options.every or options.epochs)]
+    return [options.output / f"epoch_{epoch:03d}.pt" for epoch in written]
+
+
+def dictionaries(options: TrainOptions, sources: Sequence[Source]) -> tuple[dict[str, int], dict[str, int]]:
     """Ids of entities and relations: from the files given, else the checkpoint, else from the labels of the triples."""
     given = read_dictionaries(options.entity_to_id, options.relation_to_id)
     for path, dictionary in zip((options.entity_to_id, options.relation_to_id), given, strict=True):
@@ -149,7 +166,7 @@ def dictionaries(options: TrainOptions, paths: Sequence[Path]) -> tuple[dict[str
         checkpoint = load_checkpoint(resume)
         made = [checkpoint.entity_to_id, checkpoint.relation_to_id]
     elif None in given:
-        made = list(make_dictionaries(paths))
+        made = list(make_dictionaries(sources, columns=options.columns))
     else:
         made = [None, None]
     entities, relations = (one if one is not None else other for one, other in zip(given, made, strict=True))

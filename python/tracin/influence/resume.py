@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import threading
@@ -17,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tracin.digests import intact, is_digest, sealed
 from tracin.errors import InputError
-from tracin.files import check_writable, remove_parts, replacing_bytes
+from tracin.files import check_writable, locked, remove_parts, replacing_bytes
 from tracin.influence.blocks import Work
 
-FORMAT, VERSION = "tracin partial results", 1
+FORMAT, VERSION = "tracin partial results", 2
 SAVE_SECONDS = 10.0
-DIGEST = "sha256:"  # how digests begin
 TERMINATED = 128 + signal.SIGTERM  # exit code, as shells count
 
 
@@ -114,6 +113,8 @@ class Partial:
             raise damaged(path)
         if content.get("version") != VERSION or not isinstance(content.get("inputs"), dict):
             raise InputError(f"{path} was written by another release of tracin; remove the file to start anew")
+        if not intact(content):
+            raise damaged(path)
         return content
 
     @contextmanager
@@ -121,12 +122,15 @@ class Partial:
         """Saves what is finished when the work in it ends in any way but being killed.
 
         Meanwhile SIGINT and SIGTERM wait for `tick`; they raise KeyboardInterrupt and SystemExit there.
+
+        Raises:
+            InputError: if another run is saving its results in the same file.
         """
         if self.path is None:
             yield
             return
         remove_parts(self.path)
-        with held_signals() as self._stop:
+        with locked(self.path), held_signals() as self._stop:
             try:
                 yield
                 self._stop()
@@ -169,7 +173,7 @@ class Partial:
         }
         try:
             with replacing_bytes(self.path) as file:
-                torch.save(content, file)
+                torch.save(sealed(content), file)
             self._saved = finished
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             if not self._warned:
@@ -188,28 +192,8 @@ def change(name: str, then: object, now: str) -> str:
     return f"{name} was {then} and is {now}"
 
 
-def is_digest(value: str) -> bool:
-    return value.startswith(DIGEST)
-
-
 def damaged(path: Path) -> InputError:
     return InputError(f"{path} is damaged or holds no partial results of tracin; remove the file to start anew")
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, types, shapes and values."""
-    state = hashlib.sha256()
-    for name, tensor in tensors.items():
-        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return DIGEST + state.hexdigest()
-
-
-def digest_models(models: list[Any]) -> str:
-    """Of all weights and of what tells how to read them."""
-    config = torch.tensor(list(repr([getattr(model, "config", None) or repr(model) for model in models]).encode()))
-    weights = {f"{i}.{name}": tensor for i, model in enumerate(models) for name, tensor in model.state_dict().items()}
-    return digest({"config": config, **weights})
 
 
 @contextmanager

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tracin.digests import digest, digest_models
 from tracin.influence import outcomes
 from tracin.influence.arguments import PRECISIONS, check_ranking, check_triples
 from tracin.influence.blocks import Work, attempt
 from tracin.influence.memory import LEAST_BLOCK, need_of, tile_and_block
 from tracin.influence.passes import Pass
-from tracin.influence.resume import Partial, digest, digest_models
+from tracin.influence.resume import Partial
 from tracin.influence.top_k import TopK
 from tracin.influence.turns import OneAtATime, in_turn
 from tracin.machine import version

@@ -9,8 +9,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from tracin.digests import digest
 from tracin.errors import InputError
-from tracin.influence.resume import digest
 from tracin.results.frames import influence_frame
 from tracin.triples.given import ids_of
 from tracin.triples.labels import Dictionaries, Labels, labels_of

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tracin.checkpoints.load import Checkpoint
+from tracin.digests import digest
 from tracin.errors import InputError
 from tracin.influence.arguments import (
     AUTOGRAD_BACKENDS,
@@ -25,7 +26,7 @@ from tracin.influence.arguments import (
 from tracin.influence.layers import layers_of, select_layers, trainable_parts
 from tracin.influence.memory import parse_size
 from tracin.influence.passes import Pass
-from tracin.influence.resume import Partial, digest
+from tracin.influence.resume import Partial
 from tracin.influence.scorer import Scorer
 from tracin.influence.top_k import TopK
 from tracin.influence.turns import in_turn

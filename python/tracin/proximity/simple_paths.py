@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracin.errors import InputError
+from tracin.proximity.disjoint_paths import network, on_simple_paths
 from tracin.proximity.graph import EntityGraph, Ids, Mask
 
 NONE = -1  # no entity
@@ -28,6 +29,9 @@ NONE = -1  # no entity
 # 2 GB. Over 18 million edges, L = 6 takes 3e9 comparisons and 9e7 entities, L = 7 1.2e10 and 3e8.
 MOST_COMPARISONS = 20_000_000_000
 MOST_STORED = 500_000_000
+# Longer paths are found edge by edge where these are few: 20 s. Routes are for short paths through many edges.
+LONG = 7
+MOST_PAIRS = 20_000_000  # of an edge that is asked for and a step
 CALL = 10_000  # comparisons in the time of the calls around them
 
 
@@ -104,10 +108,14 @@ def _find_inner(
 ) -> None:
     """Steps between entities other than head and tail."""
     length = min(length, len(from_head) + 1)
+    open_ = steps.take(wanted[steps.edge])
+    if length >= LONG and len(open_.edge) * len(steps.edge) <= MOST_PAIRS:
+        net = network(steps.start, steps.end, from_head, to_tail)
+        found[open_.edge[on_simple_paths(net, open_.start, open_.end, length)]] = True
+        return
     work = _Work(length)
     before = _routes(steps.start, steps.end, from_head, to_tail, length, work)
     after = _routes(steps.end, steps.start, to_tail, from_head, length, work)
-    open_ = steps.take(wanted[steps.edge])
     for i in range(1, length - 1):
         j = length - 1 - i
         open_ = open_.take(~found[open_.edge])

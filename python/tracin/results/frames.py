@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import polars as pl
 from torch import Tensor
 
 from tracin.errors import InputError
-from tracin.files import PARQUET, replacing_path
+from tracin.files import PARQUET, PIECES, replacing_path
 from tracin.triples.labels import Dictionaries, Labels, labels_of
 
 ROWS = 1 << 17  # of a row group: 30 MiB in memory, with names
@@ -106,20 +107,43 @@ def parquet_file(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
 
     polars writes a file at once or from a query: each frame is a file until all are copied, in pieces, into one.
     """
-    with replacing_path(path) as whole, TemporaryDirectory(prefix=f"{whole.name}.", dir=whole.parent) as folder:
+    with replacing_path(path) as whole, _pieces_of(whole) as folder:
         pieces: list[Path] = []
 
         def write(frame: pl.DataFrame) -> None:
-            pieces.append(Path(folder) / f"{len(pieces)}{PARQUET}")
-            frame.write_parquet(pieces[-1])
+            pieces.append(folder / f"{len(pieces)}{PARQUET}")
+            with _full_disk_as_os_error():
+                frame.write_parquet(pieces[-1])
 
         yield write
         if not pieces:
             raise InputError(f"{path}: there are no rows to write")
         if len(pieces) > 1:
-            pl.scan_parquet(pieces).sink_parquet(whole, row_group_size=ROWS)
+            with _full_disk_as_os_error():
+                pl.scan_parquet(pieces).sink_parquet(whole, row_group_size=ROWS)
         else:
             os.replace(pieces[0], whole)
+
+
+@contextmanager
+def _pieces_of(whole: Path) -> Iterator[Path]:
+    """A folder for what a file is put together from."""
+    folder = whole.with_name(whole.name + PIECES)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _full_disk_as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        if "No space left" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def _integers(name: str, values: Tensor) -> pl.Series:

@@ -7,8 +7,10 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from tracin.results.writers import Influences, Triple
+from tracin.errors import printable
+from tracin.results.writers import Influences
 from tracin.triples.labels import Labels
+from tracin.triples.read import Triple
 
 NUMBERS = ("influence", "self-influence", "row")  # columns that are not wrapped
 
@@ -55,4 +57,5 @@ def _table(title: Text, *columns: str) -> Table:
 
 def _names(triple: Triple | list[int], labels: Labels) -> tuple[str, str, str]:
     head, relation, tail = triple
-    return labels.entity_name(head), labels.relation_name(relation), labels.entity_name(tail)
+    names = labels.entity_name(head), labels.relation_name(relation), labels.entity_name(tail)
+    return printable(names[0]), printable(names[1]), printable(names[2])

@@ -17,11 +17,17 @@ from tracin.triples.labels import Labels
 
 RECORDS = 1 << 16  # at a time
 Encode = Callable[[str], str]
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how cells begin that spreadsheets compute
 
 
 def csv_cell(text: str) -> str:
     """As csv.writer writes it, which quotes where it must."""
     return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
+
+
+def harmless_csv_cell(text: str) -> str:
+    """The same, with an apostrophe before what a spreadsheet would take for a formula."""
+    return csv_cell(f"'{text}" if text.startswith(FORMULA) else text)
 
 
 def texts(
@@ -50,10 +56,12 @@ def json_records(
     scores: Tensor,  # [n]
     labels: Labels | None,
     depth: int,
+    indices: Tensor | None = None,  # [n] of the training triples
 ) -> Iterator[str]:
     """Texts of several elements of a JSON list at this depth, with the commas between them, indented by 2."""
     start, end = "\n" + "  " * (depth + 1), "\n" + "  " * depth
-    for some, values in zip(train.split(RECORDS), scores.split(RECORDS), strict=True):
+    places = [None] * len(scores.split(RECORDS)) if indices is None else indices.split(RECORDS)
+    for some, values, place in zip(train.split(RECORDS), scores.split(RECORDS), places, strict=True):
         heads, relations, tails = some.unbind(1)
         fields = {"train_head": heads, "train_relation": relations, "train_tail": tails, "influence": values}
         columns = {key: numbers(column) for key, column in fields.items()}
@@ -66,6 +74,8 @@ def json_records(
                 columns["train_tail_name"] = texts(tails, labels.entity_name, json.dumps)
             if labels.relation_names is not None:
                 columns["train_relation_name"] = texts(relations, labels.relation_name, json.dumps)
+        if place is not None:
+            columns["index"] = numbers(place)
         parts: list[str | pl.Series] = []
         for key, text in columns.items():
             parts += [("," if parts else "{") + f'{start}"{key}": ', text]
@@ -78,15 +88,16 @@ def csv_records(
     train: Tensor,  # [n, 3]
     scores: Tensor,  # [n]
     labels: Labels,
+    cell: Encode = csv_cell,
 ) -> Iterator[str]:
-    """Lines of the 14 columns, several at a time."""
+    """Lines of the 14 columns, several at a time; `cell` writes a label or a name."""
     entities, relations = (labels.entity, labels.entity_name), (labels.relation, labels.relation_name)
     kinds = (entities, relations, entities)
-    start = "".join(csv_cell(name(index)) + "," for index, names in zip(test, kinds, strict=True) for name in names)
+    start = "".join(cell(name(index)) + "," for index, names in zip(test, kinds, strict=True) for name in names)
     end = f",{'' if own is None else repr(own)}\r\n"
     for some, values in zip(train.split(RECORDS), scores.split(RECORDS), strict=True):
         parts: list[str | pl.Series] = [start]
         for ids, names in zip(some.unbind(1), kinds, strict=True):
             for name in names:
-                parts += [texts(ids, name, csv_cell), ","]
+                parts += [texts(ids, name, cell), ","]
         yield "".join(joined([*parts, numbers(values), end]).to_list())

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,12 +19,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from tracin.errors import InputError
 from tracin.files import is_parquet, replacing
 from tracin.results.frames import ROWS, influence_frame, ordered_self_influence_frame, parquet_file
-from tracin.results.text import csv_records, json_records
+from tracin.results.text import csv_cell, csv_records, harmless_csv_cell, json_records
 from tracin.triples.labels import Labels
-
-Triple = tuple[int, int, int]  # head, relation, tail
+from tracin.triples.read import Triple
 
 CSV_HEADER = (
     "TestHead",
@@ -55,6 +56,26 @@ class Influences:
     indices: Tensor | None = None  # [k] numbers of the training triples in their file, from 0; None where unknown
 
 
+@dataclass(frozen=True)
+class Form:
+    """What is added to the layouts of the original scripts.
+
+    Args:
+        run: what made the output: the last key of a JSON object, of a list's first one; None: not said.
+        csv_safe: an apostrophe stands before labels in CSV that a spreadsheet would take for a formula.
+    """
+
+    run: Mapping[str, Any] | None = None
+    csv_safe: bool = False
+
+    @property
+    def added(self) -> dict[str, Any]:
+        return {} if self.run is None else {"run": self.run}
+
+
+PLAIN = Form()
+
+
 def write_test(
     path: Path,
     csv_path: Path | None,
@@ -65,14 +86,16 @@ def write_test(
     num_train: int,
     top_k: int | None,
     learning_rate: float,
+    form: Form = PLAIN,
 ) -> None:
     """Mode test: one JSON object for all test triples, ids only, and one CSV file for all of them if a path is given.
 
     `results` is consumed as it is written, here and in the other writers, so it need not fit in memory.
     """
     with ExitStack() as files:
+        results = finite(results)
         if csv_path is not None:
-            results = _through(files.enter_context(_rows_file(csv_path, labels)), results)
+            results = _through(files.enter_context(_rows_file(csv_path, labels, form)), results)
         if is_parquet(path):
             write_influences(path, results, labels)
             return
@@ -87,31 +110,46 @@ def write_test(
             "top_k": top_k,
             "learning_rate": learning_rate,
             "results": map(record, results),
+            **form.added,
         }
         json_file.writelines(encode(summary))
 
 
 def write_single(
-    path: Path, csv_path: Callable[[int], Path] | None, results: Iterable[Influences], labels: Labels
+    path: Path,
+    csv_path: Callable[[int], Path] | None,
+    results: Iterable[Influences],
+    labels: Labels,
+    form: Form = PLAIN,
 ) -> None:
     """Mode single: a JSON list with one labelled object per test triple; `csv_path` gives the CSV file of an index."""
+    results = finite(results)
     if csv_path is not None:
-        results = _through(lambda result: write_influences(csv_path(result.test_index), [result], labels), results)
+        results = _through(
+            lambda result: write_influences(csv_path(result.test_index), [result], labels, form), results
+        )
     if is_parquet(path):
         write_influences(path, results, labels)
         return
 
-    def record(result: Influences) -> dict[str, Any]:
-        return (
-            {"test_triple": list(result.triple), "test_triple_index": result.test_index}
-            | _ids("test", result.triple)
-            | {"self_influence": result.self_influence}
-            | _labels("test", result.triple, labels)
-            | {"influences": _Records(result, labels)}
-        )
-
     with replacing(path) as file:
-        file.writelines(encode(map(record, results)))
+        file.writelines(encode(_with_run((single_record(result, labels) for result in results), form)))
+
+
+def single_record(result: Influences, labels: Labels) -> dict[str, Any]:
+    return (
+        {"test_triple": list(result.triple), "test_triple_index": result.test_index}
+        | _ids("test", result.triple)
+        | {"self_influence": result.self_influence}
+        | _labels("test", result.triple, labels)
+        | {"influences": _Records(result, labels)}
+    )
+
+
+def _with_run(records: Iterable[dict[str, Any]], form: Form) -> Iterator[dict[str, Any]]:
+    """The first record says what made all of them."""
+    for place, record in enumerate(records):
+        yield record if place else record | form.added
 
 
 def write_per_triple(
@@ -122,17 +160,19 @@ def write_per_triple(
     *,
     top_k: int | None,
     learning_rate: float,
+    form: Form = PLAIN,
 ) -> None:
     """Mode test, files per triple: `tracin_test_<i>.json` in `folder`, `<stem>_test_<i><suffix>` beside `csv_path`."""
-    for result in results:
+    for result in finite(results):
         if csv_path is not None:
-            write_influences(numbered(csv_path, result.test_index), [result], labels)
+            write_influences(numbered(csv_path, result.test_index), [result], labels, form)
         record = (
             {"test_index": result.test_index}
             | _ids("test", result.triple)
             | _labels("test", result.triple, labels)
             | {"self_influence": result.self_influence, "top_influences": _Records(result, labels)}
             | {"top_k": top_k, "learning_rate": learning_rate}
+            | form.added
         )
         with replacing(folder / f"tracin_test_{result.test_index}.json") as file:
             file.writelines(encode(record))
@@ -143,21 +183,49 @@ def write_self(
     train: Tensor,  # [n, 3]
     scores: Tensor,  # [n]
     labels: Labels,
+    form: Form = PLAIN,
 ) -> None:
     """Mode self: a JSON list of the training triples, greatest self-influence first, ties in the given order.
 
-    Parquet adds labels, names and indices.
+    Parquet adds labels and names.
     """
+    if not bool(scores.isfinite().all()):
+        index = int((~scores.isfinite()).nonzero()[0])
+        raise _notfinite("self-influence", scores[index].item(), f"training triple {train[index].tolist()}")
     order = scores.argsort(descending=True, stable=True)
     if is_parquet(path):
         with parquet_file(path) as write:
             for index in order.split(ROWS):
                 write(ordered_self_influence_frame(labels, index, train[index], scores[index]))
         return
-    rows = zip(train[order].tolist(), scores[order].tolist(), strict=True)
-    records = ({"head": h, "relation": r, "tail": t, "self_influence": score} for (h, r, t), score in rows)
+    rows = zip(train[order].tolist(), scores[order].tolist(), order.tolist(), strict=True)
+    records = (
+        {"head": h, "relation": r, "tail": t, "self_influence": score, "index": index}
+        for (h, r, t), score, index in rows
+    )
     with replacing(path) as file:
-        file.writelines(encode(records))
+        file.writelines(encode(_with_run(records, form)))
+
+
+def finite(results: Iterable[Influences]) -> Iterator[Influences]:
+    """The same results; InputError names the first that is not a number."""
+    for result in results:
+        test = f"test triple {result.test_index} {list(result.triple)}"
+        own = result.self_influence
+        if own is not None and not math.isfinite(own):
+            raise _notfinite("self-influence", own, test)
+        if not bool(result.scores.isfinite().all()):
+            place = int((~result.scores.isfinite()).nonzero()[0])
+            train = f"training triple {result.train[place].tolist()}"
+            raise _notfinite("influence", result.scores[place].item(), f"{train} on {test}")
+        yield result
+
+
+def _notfinite(what: str, value: float, triple: str) -> InputError:
+    return InputError(
+        f"the {what} of {triple} (ids) is {value}: the model's weights or the learning rate are too large for the "
+        "precision; check the model, or take --precision float64"
+    )
 
 
 def numbered(path: Path, index: int) -> Path:
@@ -195,15 +263,16 @@ class _Records:
     labels: Labels | None = None
 
     def encode(self, depth: int) -> Iterator[str]:
-        return json_records(self.result.train, self.result.scores, self.labels, depth)
+        return json_records(self.result.train, self.result.scores, self.labels, depth, self.result.indices)
 
 
-def _csv_writer(file: IO[str], labels: Labels) -> Callable[[Influences], None]:
+def _csv_writer(file: IO[str], labels: Labels, form: Form) -> Callable[[Influences], None]:
     """Writes the header, and gives a function that writes the rows of one test triple."""
+    cell = harmless_csv_cell if form.csv_safe else csv_cell
     csv.writer(file).writerow(CSV_HEADER)
 
     def write_rows(result: Influences) -> None:
-        file.writelines(csv_records(result.triple, result.self_influence, result.train, result.scores, labels))
+        file.writelines(csv_records(result.triple, result.self_influence, result.train, result.scores, labels, cell))
 
     return write_rows
 
@@ -253,19 +322,19 @@ def _frame(results: list[Influences], labels: Labels) -> pl.DataFrame:
 
 
 @contextmanager
-def _rows_file(path: Path, labels: Labels) -> Iterator[Callable[[Influences], None]]:
+def _rows_file(path: Path, labels: Labels, form: Form) -> Iterator[Callable[[Influences], None]]:
     """A CSV or Parquet file, by the ending of its name, as a function that writes the rows of one test triple."""
     if is_parquet(path):
         with _parquet_writer(path, labels) as write_rows:
             yield write_rows
     else:
         with replacing(path) as file:
-            yield _csv_writer(file, labels)
+            yield _csv_writer(file, labels, form)
 
 
-def write_influences(path: Path, results: Iterable[Influences], labels: Labels) -> None:
+def write_influences(path: Path, results: Iterable[Influences], labels: Labels, form: Form = PLAIN) -> None:
     """A CSV or Parquet file, by the ending of its name, of the influences on some test triples."""
-    with _rows_file(path, labels) as write_rows:
+    with _rows_file(path, labels, form) as write_rows:
         for result in results:
             write_rows(result)
 
@@ -280,14 +349,18 @@ def _through(write: Callable[[Influences], None], results: Iterable[Influences])
 @cache
 def _flat(depth: int) -> Callable[[object], str]:
     """Encodes a dict of plain values by the C encoder, which knows no indent: 3 times as fast as json with one."""
-    return json.JSONEncoder(separators=(",\n" + "  " * depth, ": ")).encode
+    return json.JSONEncoder(separators=(",\n" + "  " * depth, ": "), allow_nan=False).encode
 
 
 def encode(value: object, depth: int = 0) -> Iterator[str]:
-    """The text of `json.dumps(value, indent=2)` in pieces; an iterator becomes a list, consumed as it is written."""
+    """The text of `json.dumps(value, indent=2)` in pieces; an iterator becomes a list, consumed as it is written.
+
+    Raises:
+        ValueError: for numbers that JSON has no word for.
+    """
     nested = (dict, list, tuple, Iterator, _Records)
     if not isinstance(value, nested):
-        yield json.dumps(value)
+        yield json.dumps(value, allow_nan=False)
         return
     pad, end = "\n" + "  " * (depth + 1), "\n" + "  " * depth
     if isinstance(value, dict) and value and not any(isinstance(item, nested) for item in value.values()):

@@ -25,6 +25,9 @@ RANDOM = 0.55
 BETTER = 0.05  # a gain that is no accident
 RENUMBERINGS = 8  # random dictionaries that the given one is compared with
 DEVIATIONS = 3  # of these, above whose mean the given one must be
+GLANCED = 4  # random relation ids, where nobody asked for a check
+
+SAME_SCORES = 1e-3  # of the greatest: float32 on another machine differs by 1e-5
 
 Shape = tuple[int, int, str]  # rows and columns of one embedding's image, stacking
 
@@ -86,7 +89,19 @@ def doubt(
     Also None for fewer than 50 triples, and if all tails are the same. Arguments and errors are those of `separation`.
     """
     some = choose(triples, GLANCE, seed)
-    return _doubt({shape: _separation(read_as(model, shape), some) for shape in shapes(model)}, len(some))
+    found = {shape: _separation(read_as(model, shape), some) for shape in shapes(model)}
+    text = _doubt(found, _turned(model, some), len(some))
+    kinds = some[:, 1].unique()
+    value = next(iter(found.values()))
+    if text is not None or len(some) < FEWEST or len(kinds) < 2 or math.isnan(value):
+        return text
+    by_chance = []
+    for number in range(GLANCED):
+        relations = torch.arange(int(kinds.max()) + 1)
+        relations[kinds] = kinds[_cycle(len(kinds), seed + number)]
+        by_chance.append(_separation(model, renumbered(some, torch.arange(len(model.entity.weight)), relations)))
+    mean, deviation = float(np.mean(by_chance)), float(np.std(by_chance, ddof=1))
+    return _foreign("relation", value, mean) if value < mean + max(BETTER / 2, 2 * deviation) else None
 
 
 def examine(
@@ -122,25 +137,63 @@ def examine(
     found = {shape: _separation(read_as(model, shape), some) for shape in shapes(model)}
     first, *others = found
     readings = [reading(described(first), model, None, found[first])]
-    text = _doubt(found, len(some))
+    text = _doubt(found, _turned(model, some), len(some))
     rows = model.relation.num_embeddings
     sizes = {"entity": model.entity.num_embeddings, "relation": rows // 2 if both_directions else rows}
-    for kind in sizes:
+    for kind in (kind for kind, size in sizes.items() if size > 1):
         ids = [_random_ids(sizes, kind, seed + number) for number in range(RENUMBERINGS)]
         by_chance = np.array([_separation(model, renumbered(some, *one)) for one in ids])
         readings.append(reading(f"random {kind} ids", model, ids[0], float(by_chance.mean())))
         bound = by_chance.mean() + max(BETTER, DEVIATIONS * by_chance.std(ddof=1))
         if text is None and found[first] < bound:
-            text = (
-                f"the {kind} dictionary is not that of the model, or the model is hardly trained: the separation is "
-                f"{found[first]:.2f}, with random {kind} ids {by_chance.mean():.2f}"
-            )
+            text = _foreign(kind, found[first], float(by_chance.mean()))
     readings += [reading(described(shape), read_as(model, shape), None, found[shape]) for shape in others]
     if len(some) < FEWEST or math.isnan(found[first]):
         why = f"{len(some)} training triples are too few" if len(some) < FEWEST else "with one tail there is nothing"
         return Report(False, f"undecided: {why} to tell", readings)
     good = f"training triples are told from wrong ones, separation {found[first]:.2f} (0.5 is chance)"
     return Report(text is None, text or good, readings)
+
+
+@dataclass(frozen=True)
+class ScoreComparison:
+    """What another program's scores of some triples say about the model as it was read."""
+
+    count: int
+    same: bool
+    kind: str  # "scores", or "probabilities" where they are nearer to the sigmoid of ours
+    largest: float  # difference
+    row: int  # of the triple that has it, from 0
+    theirs: float
+    ours: float
+
+
+@torch.no_grad()
+def compare_scores(
+    model: ConvE,
+    triples: Tensor,  # [n, 3] int64
+    scores: Tensor,  # [n] float64
+) -> ScoreComparison:
+    """Compares the scores of the model in eval mode with those of another program, which may be probabilities.
+
+    Raises:
+        InputError: if an id is outside the model's tables.
+    """
+    check_ids(triples, model.entity.num_embeddings, model.relation.num_embeddings // model.relation_step)
+    was_training = model.training
+    ours = torch.cat([model.eval()(some) for some in triples.split(SAMPLE)]).double().cpu()
+    model.train(was_training)
+    kinds = {"scores": ours}
+    if len(scores) and scores.min() >= 0 and scores.max() <= 1:
+        kinds["probabilities"] = ours.sigmoid()
+    kind = min(kinds, key=lambda name: float((kinds[name] - scores).abs().max()))
+    difference = (kinds[kind] - scores).abs()
+    row = int(difference.argmax())
+    bound = SAME_SCORES * max(1.0 if kind == "scores" else 0.1, float(scores.abs().max()))
+    largest = float(difference[row])
+    return ScoreComparison(
+        len(scores), largest <= bound, kind, largest, row, float(scores[row]), float(kinds[kind][row])
+    )
 
 
 def shapes(model: ConvE) -> list[Shape]:
@@ -193,10 +246,26 @@ def renumbered(
 
 
 def _random_ids(sizes: dict[str, int], kind: str, seed: int) -> tuple[Tensor, Tensor]:  # [N], [R]
-    """Random new ids of one kind; those of the other stay."""
+    """Random new ids of one kind, none its own; those of the other stay."""
     ids = {name: torch.arange(size) for name, size in sizes.items()}
-    ids[kind] = torch.randperm(sizes[kind], generator=torch.Generator().manual_seed(seed))
+    ids[kind] = _cycle(sizes[kind], seed)
     return ids["entity"], ids["relation"]
+
+
+def _cycle(size: int, seed: int) -> Tensor:  # [size]
+    """Random new numbers of 0 to size - 1; none keeps its own."""
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    numbers = torch.empty_like(order)
+    numbers[order] = order.roll(1)
+    return numbers
+
+
+def _turned(
+    model: ConvE,
+    triples: Tensor,  # [n, 3]
+) -> float:
+    """The separation of the triples with heads and tails swapped."""
+    return _separation(model, triples[:, [2, 1, 0]])
 
 
 @torch.no_grad()
@@ -226,13 +295,30 @@ def _about(
     return known[marked[known[:, 0]] | marked[known[:, 2]]]
 
 
-def _doubt(separations: dict[Shape, float], count: int) -> str | None:
-    """What the separations of `count` triples, of the image as read and of the others that fit, speak against."""
+def _foreign(kind: str, value: float, by_chance: float) -> str:
+    return (
+        f"the {kind} dictionary is not that of the model, or the model is hardly trained: the separation is "
+        f"{value:.2f}, with random {kind} ids {by_chance:.2f}"
+    )
+
+
+def _doubt(separations: dict[Shape, float], turned: float, count: int) -> str | None:
+    """What the separations of `count` triples, of the image as read and of the others that fit, speak against.
+
+    `turned`: that of the image as read with heads and tails swapped.
+    """
     (own, value), *others = separations.items()
     if count < FEWEST or math.isnan(value):
         return None
     best = max(separations, key=lambda shape: separations[shape])
-    if separations[best] > value + BETTER * (SAMPLE / count) ** 0.5:
+    better = BETTER * (SAMPLE / count) ** 0.5
+    if turned > separations[best] + better:
+        return (
+            "heads and tails of the triples are likely swapped: the other way round they are told from wrong ones with "
+            f'a separation of {turned:.2f} against {value:.2f} (0.5 is chance); --columns trh (columns="trh") reads '
+            "them so"
+        )
+    if separations[best] > value + better:
         return (
             f"the image is likely {described(best)}, not {described(own)}: training triples are told from wrong ones "
             f"with a separation of {separations[best]:.2f} against {value:.2f} (0.5 is chance); {flags(best)}"

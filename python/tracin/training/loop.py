@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.checkpoints.save import read_training_state, save_checkpoint
 from tracin.errors import InputError
-from tracin.files import check_writable
+from tracin.files import check_writable, remove_parts
 from tracin.machine import resolve_device
 from tracin.model import ConvE
 from tracin.progress import progress_bar
@@ -35,6 +35,16 @@ MODEL_OPTIONS = (
     "input_dropout",
     "feature_dropout",
     "hidden_dropout",
+)
+WHOLE_OPTIONS = (
+    "embedding_dim",
+    "embedding_height",
+    "embedding_width",
+    "output_channels",
+    "kernel_height",
+    "kernel_width",
+    "batch_size",
+    "seed",
 )
 DEFAULT_EPOCHS = 60
 SEEDS_PER_RUN = 1_000_003  # epochs of one run and runs of neighbouring seeds draw different numbers
@@ -86,6 +96,10 @@ class TrainingOptions:
             "batch_size": (self.batch_size >= 2, "at least 2: batch norm cannot train on a single sample"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
         }
+        for name in WHOLE_OPTIONS:
+            value, least = getattr(self, name), 0 if name == "seed" else 1
+            if type(value) is not int or value < least:
+                raise InputError(f"{name} is {value!r}; expected a whole number from {least} on")
         for name, (good, expected) in accepted.items():
             if not good:
                 raise InputError(f"{name} is {getattr(self, name)}; expected {expected}")
@@ -362,4 +376,5 @@ def _folder(output: str | Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot create the folder {output} ({error.strerror}); choose another --output") from error
     check_writable(Path(output) / "epoch.pt")
+    remove_parts(Path(output))
     return Path(output)

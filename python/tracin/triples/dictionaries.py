@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -14,23 +15,32 @@ import polars as pl
 from tracin.errors import InputError, quote
 from tracin.safe_pickle import SafeUnpickler, UnsafePickle
 from tracin.triples.label_table import MAX_ID
-from tracin.triples.lines import BYTE_ORDER_MARK, PathLike, blocks_of, columns_of, decode, no_lines, pieces_of
+from tracin.triples.likeness import unquoted
+from tracin.triples.lines import BYTE_ORDER_MARK, blocks_of, columns_of, decode, first_lines_of, no_lines, pieces_of
+from tracin.triples.parquet import dictionary_as_lines
+from tracin.triples.source import PathLike, Source, source_of
 
 _HEADER = ("id", "label")  # of PyKEEN's dictionaries
+WHOLE_BYTES = 1 << 28  # of JSON and pickles, which are read whole; lines may be as many as memory holds
+_ID = re.compile(r"\d{1,10}")
 _NUMBERED_LINE = re.compile(rb"[^\n]*\t\d+\r?(\n|$)")
 
 
 def read_dictionary(path: PathLike) -> dict[str, int]:
     """Reads label -> id. Ids need not be in order; gaps are for the model to judge.
 
-    The content tells the form; text may be packed by gzip:
+    The content tells the form; text may be packed by gzip or zstd, and the file may be a pipe:
 
         label<TAB>id        lines without a header
         id<TAB>label        lines under the header line id<TAB>label, as PyKEEN writes them, or without a header, as
                             LibKGE does: then the first column holds the ids 0 to n - 1 and the second does not. Where
                             both do, the name decides (.del: the id comes first), and without that it is an error
-        {"label": id, ...}  a JSON object
-        pickle              of a list whose first item is the dict label -> id, as spodernet writes vocabularies
+        count, label<TAB>id lines under their number, as OpenKE writes them
+        JSON                {"label": id, ...}, {"id": "label", ...} or ["label of id 0", ...]; an id may be text
+                            where only one side of the entries can be ids
+        pickle              of a dict or list as in JSON, or of a list whose first item is such a dict, as spodernet
+                            writes vocabularies
+        Parquet             a column of text, the labels, and one of integers
 
     Args:
         path: the file.
@@ -46,24 +56,29 @@ def read_dictionary(path: PathLike) -> dict[str, int]:
         >>> read_dictionary("rel_dict.txt")["predicate:1"]
         1
     """
-    start = next(pieces_of(path), b"").removeprefix(BYTE_ORDER_MARK)
+    source = source_of(path)
+    if source.is_parquet():
+        source = dictionary_as_lines(source)
+    start = next(pieces_of(source), b"").removeprefix(BYTE_ORDER_MARK)
     if start.startswith(pickle.PROTO):
-        return _checked(path, _read_vocabulary(path))
-    if start.lstrip().startswith(b"{") and not _NUMBERED_LINE.match(start):
-        return _checked(path, _read_json_object(path, 'expected a JSON object {"label": id, ...}'))
-    texts = _read_columns(path, ("label", "id"))
+        return _checked(source, _entries(source, _read_pickle(source)))
+    if start.lstrip().startswith((b"{", b"[")) and not _NUMBERED_LINE.match(start):
+        return _checked(source, _entries(source, _read_json(source, _FORMS)))
+    texts = _read_columns(source, ("label", "id"))
+    stated = _stated_count(source)
+    first_line = 1 if stated is None else 2
     header = texts.row(0) == _HEADER
     if header:
-        texts = _unquoted(texts[1:].rename({"label": "id", "id": "label"}))
+        texts = texts[1:].select(pl.col("label").alias("id"), unquoted(texts["id"][1:]).alias("label"))
         if texts.is_empty():
-            raise no_lines(path, _HEADER)
-    elif _id_comes_first(path, texts):
+            raise no_lines(source, _HEADER)
+    elif stated is None and _id_comes_first(source, texts):
         texts = texts.rename({"label": "id", "id": "label"})
-    first_line = 2 if header else 1
-    table = _numbered(path, texts, first_line)
+    first_line += header
+    table = _numbered(source, texts, first_line)
     ids = dict(zip(table["label"].to_list(), table["id"].to_list(), strict=True))
     if len(ids) < table.height:
-        _check_distinct(path, table, "label", "id", first_line)
+        _check_distinct(source, table, "label", "id", first_line)
     return ids
 
 
@@ -89,23 +104,50 @@ def read_dictionaries(
     return read("entity", entity_to_id), read("relation", relation_to_id)
 
 
+def dictionary_of(kind: str, given: Any) -> Mapping[str, int]:
+    """The dictionary that an argument is, names by its path, or has as an attribute.
+
+    Args:
+        kind: "entity" or "relation".
+        given: label -> id, a path, or an object such as a `tracin.Checkpoint` or a PyKEEN triples factory.
+
+    Raises:
+        InputError: as `read_dictionary`, and for anything else.
+    """
+    argument, called = argument_of(kind)
+    if isinstance(given, Mapping):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return read_dictionaries(given, None)[0] or {} if kind == "entity" else read_dictionaries(None, given)[1] or {}
+    found = getattr(given, argument, None)
+    if isinstance(found, Mapping):
+        return found
+    raise InputError(
+        f"{argument} is {quote(given)}; expected label -> id, the path of a dictionary, or an object with an attribute "
+        f"{argument}",
+        argument,
+        called,
+    )
+
+
 def argument_of(kind: str) -> tuple[str, str]:
     """The argument that is the dictionary of a kind, "entity" or "relation", and what errors call it."""
     return f"{kind}_to_id", f"the {kind} dictionary"
 
 
-def in_id_order(kind: str, dictionary: Mapping[str, int]) -> dict[str, int]:
+def in_id_order(kind: str, dictionary: Any) -> dict[str, int]:
     """The same label -> id in the order of ids, as a model needs it.
 
     Args:
         kind: what errors call it, "entity" or "relation".
-        dictionary: label -> id, in any order.
+        dictionary: label -> id, in any order, or what `dictionary_of` takes.
 
     Raises:
         InputError: if it is empty, or the ids are not 0 to n - 1, each once.
     """
     named = argument_of(kind)
     called = named[1]
+    dictionary = dictionary_of(kind, dictionary)
     if not dictionary:
         raise InputError(f"{called} is empty; expected the one the model was trained with", *named)
     ids = list(dictionary.values())
@@ -138,7 +180,7 @@ def read_names(path: PathLike) -> dict[int, str]:
         >>> read_names("node_name_dict.txt")[2]
         'aspirin'
     """
-    table = _numbered(path, _read_columns(path, ("name", "id")), first_line=1)
+    table = _numbered(path, _read_columns(source_of(path), ("name", "id")), first_line=1)
     return dict(zip(table["id"].to_list(), table["name"].to_list(), strict=True))
 
 
@@ -170,7 +212,7 @@ def predicate_of(key: str) -> str | None:
     """The "predicate" of a key that is JSON text; None if it has none."""
     try:
         qualifiers = json.loads(key)
-    except json.JSONDecodeError:
+    except (RecursionError, ValueError):  # no JSON, nested too deep, or a number of thousands of digits
         return None
     predicate = qualifiers.get("predicate") if isinstance(qualifiers, dict) else None
     return predicate if isinstance(predicate, str) else None
@@ -178,37 +220,100 @@ def predicate_of(key: str) -> str | None:
 
 def _read_json_object(path: PathLike, expected: str) -> list[tuple[str, Any]]:
     """The entries of a JSON object, also those whose key comes twice."""
-    content = b"".join(pieces_of(path)).removeprefix(BYTE_ORDER_MARK)
-    try:
-        entries = json.loads(decode(content, 1, path), object_pairs_hook=_Entries)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} line {error.lineno}: not JSON ({error.msg}); {expected}") from None
-    except InputError:
-        raise
-    except (RecursionError, ValueError):  # a number of thousands of digits
-        raise InputError(f"{path}: nested too deep or with too large a number; {expected}") from None
+    entries = _read_json(source_of(path), expected)
     if not isinstance(entries, _Entries):
         raise InputError(f"{path}: a JSON {type(entries).__name__}; {expected}")
     return entries
+
+
+def _read_json(source: Source, expected: str) -> Any:
+    """A JSON object is an _Entries."""
+    try:
+        text = decode(_read_whole(source).removeprefix(BYTE_ORDER_MARK), 1, source)
+        return json.loads(text, object_pairs_hook=_Entries)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{source} line {error.lineno}: not JSON ({error.msg}); {expected}") from None
+    except InputError:
+        raise
+    except (RecursionError, ValueError):  # a number of thousands of digits
+        raise InputError(f"{source}: nested too deep or with too large a number; {expected}") from None
+
+
+def _read_whole(source: Source) -> bytes:
+    pieces, size = [], 0
+    for piece in pieces_of(source):
+        pieces.append(piece)
+        size += len(piece)
+        if size > WHOLE_BYTES:
+            raise InputError(
+                f"{source}: more than {WHOLE_BYTES >> 20} MiB of JSON or pickle; write it as lines label<TAB>id"
+            )
+    return b"".join(pieces)
 
 
 class _Entries(list[tuple[str, Any]]):
     """A JSON object's."""
 
 
-def _read_vocabulary(path: PathLike) -> Iterable[tuple[Any, Any]]:
+def _read_pickle(source: Source) -> Any:
+    """What a pickle of labels and ids holds; of several parts, the first that is a dict."""
     try:
-        content = SafeUnpickler(io.BytesIO(b"".join(pieces_of(path)))).load()
+        content = SafeUnpickler(io.BytesIO(_read_whole(source))).load()
     except UnsafePickle as error:
-        raise InputError(f"{path} is not safe: {error}; nothing of it was run, and nothing of it is read") from error
+        raise InputError(f"{source} is not safe: {error}; nothing of it was run, and nothing of it is read") from error
     except InputError:
         raise
     except Exception as error:  # a damaged pickle raises almost anything
-        raise InputError(f"{path}: the pickle is damaged or is no dictionary; copy or write it again") from error
-    if not isinstance(content, (list, tuple)) or not content or not isinstance(content[0], dict):
-        raise InputError(f"{path}: a pickle of something else; expected a list whose first item is a dict label -> id")
-    entries: dict[Any, Any] = content[0]
-    return entries.items()
+        raise InputError(f"{source}: the pickle is damaged or is no dictionary; copy or write it again") from error
+    vocabulary = isinstance(content, (list, tuple)) and content and isinstance(content[0], dict)
+    found = content[0] if vocabulary else content
+    return _Entries(found.items()) if isinstance(found, dict) else found
+
+
+_FORMS = 'expected {"label": id, ...}, {"id": "label", ...} or ["label of id 0", ...]'
+
+
+def _entries(source: Source, content: Any) -> Iterable[tuple[Any, Any]]:
+    """Labels with their ids, whichever comes first, where only one side can be the ids."""
+    if isinstance(content, (list, tuple)) and not isinstance(content, _Entries):
+        if not all(isinstance(label, str) for label in content):
+            raise InputError(f"{source}: a list of {_types(content)}; {_FORMS}")
+        return ((label, number) for number, label in enumerate(content))
+    if not isinstance(content, _Entries):
+        raise InputError(f"{source}: a {type(content).__name__}; {_FORMS}")
+    sides: list[list[Any]] = [[entry[side] for entry in content] for side in (0, 1)]
+    if not content or all(type(value) is int for value in sides[1]):
+        return content
+    numbers = [_as_ids(side) for side in sides]
+    complete = [side is not None and sorted(side) == list(range(len(side))) for side in numbers]
+    if complete[0] and complete[1] and numbers[0] != numbers[1]:
+        raise InputError(
+            f"{source}: both sides of the entries hold the ids 0 to {len(content) - 1}, as text; "
+            "write the ids as numbers"
+        )
+    first, second = numbers
+    if second is not None and (complete[1] or first is None):
+        return zip(sides[0], second, strict=True)
+    if first is not None and all(type(value) is str for value in sides[1]):
+        return zip(sides[1], first, strict=True)
+    return content
+
+
+def _as_ids(values: list[Any]) -> list[int] | None:
+    """Integers, and text of such; None if one of the values is another."""
+    if not all(type(value) is int or (type(value) is str and _ID.fullmatch(value)) for value in values):
+        return None
+    return [int(value) for value in values]
+
+
+def _types(values: Iterable[Any]) -> str:
+    return ", ".join(sorted({type(value).__name__ for value in values})) or "nothing"
+
+
+def _stated_count(source: Source) -> int | None:
+    """The number of lines in line 1, as OpenKE writes it."""
+    (first,) = first_lines_of(source, 1)
+    return int(first) if _ID.fullmatch(first.decode("utf-8", "replace").strip()) and len(first) < 12 else None
 
 
 def _checked(path: PathLike, entries: Iterable[tuple[Any, Any]]) -> dict[str, int]:
@@ -231,11 +336,21 @@ def _checked(path: PathLike, entries: Iterable[tuple[Any, Any]]) -> dict[str, in
     return ids
 
 
-def _read_columns(path: PathLike, columns: tuple[str, str]) -> pl.DataFrame:  # two String columns
-    blocks = [columns_of(block, first_line, path, columns) for block, first_line in blocks_of(path)]
-    if not blocks:
-        raise no_lines(path, columns)
-    return pl.concat(blocks)
+def _read_columns(source: Source, columns: tuple[str, str]) -> pl.DataFrame:  # two String columns
+    """All lines but the first where that is their number."""
+    stated = _stated_count(source)
+    frames = []
+    for block, first_line in blocks_of(source):
+        if stated is not None and first_line == 1:
+            block, first_line = block.partition(b"\n")[2], 2
+        if block:
+            frames.append(columns_of(block, first_line, source, columns))
+    if not frames:
+        raise no_lines(source, columns)
+    texts = pl.concat(frames)
+    if stated not in (None, texts.height):
+        raise InputError(f"{source} line 1: {stated} entries, but {texts.height} lines follow; is the file complete?")
+    return texts
 
 
 def _id_comes_first(path: PathLike, texts: pl.DataFrame) -> bool:
@@ -256,14 +371,6 @@ def _id_comes_first(path: PathLike, texts: pl.DataFrame) -> bool:
     if any(complete):
         return complete[0]
     return whole[0] if whole[0] != whole[1] else named
-
-
-def _unquoted(texts: pl.DataFrame) -> pl.DataFrame:  # columns id, label
-    """pandas, with which PyKEEN writes, puts labels that contain a quotation mark in quotation marks."""
-    label = pl.col("label")
-    quoted = label.str.len_chars().ge(2) & label.str.starts_with('"') & label.str.ends_with('"')
-    inner = label.str.strip_prefix('"').str.strip_suffix('"').str.replace_all('""', '"', literal=True)
-    return texts.with_columns(pl.when(quoted).then(inner).otherwise(label).alias("label"))
 
 
 def _numbered(

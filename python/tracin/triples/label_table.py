@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 import polars as pl
+
+from tracin.triples.likeness import folded, folded_labels
 
 UNKNOWN = -1
 MAX_ID = 2**31 - 1  # int32: half the memory of int64
@@ -23,6 +26,7 @@ class LabelTable:
         labels = pl.Series(list(label_to_id), dtype=pl.String)
         ids = np.fromiter(label_to_id.values(), dtype=np.int32, count=len(label_to_id))
         self.size = len(ids)
+        self.labels = label_to_id
         self.seed = -2
         while True:
             self.seed += 2
@@ -52,6 +56,28 @@ class LabelTable:
             before = before[self.hashes[place[before]] < hashes[before]]
         same = (self.hashes[place] == hashes) & (self.checks[place] == _hash(labels, self.seed + 1))
         return np.where(same, self.ids[place], np.int32(UNKNOWN))
+
+    def like(self, label: str) -> str | None:
+        """A label of the dictionary that looks the same as an unknown one."""
+        return self._folded.get(folded(label))
+
+    @cached_property
+    def _folded(self) -> dict[str, str]:
+        return folded_labels(self.labels)
+
+
+class IdRange:
+    """Ids 0 to size - 1 as text; stands for a LabelTable where the labels are the ids."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def look_up(
+        self,
+        labels: pl.Series,  # [n] String, no nulls
+    ) -> np.ndarray:  # [n] int32, UNKNOWN where the text is no such id
+        numbers = labels.cast(pl.Int64, strict=False).fill_null(UNKNOWN).to_numpy()
+        return np.where((numbers >= 0) & (numbers < self.size), numbers, UNKNOWN).astype(np.int32)
 
 
 def _hash(labels: pl.Series, seed: int) -> np.ndarray:  # [n] uint64

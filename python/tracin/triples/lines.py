@@ -1,7 +1,8 @@
-"""Tab-separated UTF-8 text, plain or gzip, read in blocks of lines.
+"""Tab-separated UTF-8 text, plain or packed by gzip or zstd, read in blocks of lines.
 
 The same rules hold for every such file: no quoting, no comments; columns are separated by one tab, further columns are
-ignored; lines end in LF or CRLF; empty lines are allowed at the end of the file only.
+ignored; lines end in LF or CRLF and have at most LONGEST_LINE bytes; empty lines are allowed at the end of the file
+only. A path may be a Source, for readers that need several looks at what can be opened once.
 """
 
 from __future__ import annotations
@@ -9,24 +10,22 @@ from __future__ import annotations
 import gzip
 import os
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, cast
+from typing import IO
 
 import numpy as np
 import polars as pl
 
 from tracin.errors import InputError, quote
-
-PathLike = str | os.PathLike[str]
+from tracin.triples.source import LONGEST_LINE, PathLike, long_line, source_of
 
 # 180,000 lines of a biomedical graph, whose arrays stay in cache: blocks of 64 MiB take 1.7 times as long.
 BLOCK_BYTES = 1 << 23
 
 SHORT_BYTES = 1 << 16  # read at a time to find one line end
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MOST_COLUMNS = 1000  # that polars is given: each takes 600 bytes
 
 
 @dataclass(frozen=True)
@@ -44,25 +43,41 @@ WHOLE = Span()
 def blocks_of(path: PathLike, span: Span = WHOLE) -> Iterator[tuple[bytes, int]]:
     """Yields (whole lines, number of the first line), without the empty lines at the end of the file.
 
-    Every block ends in LF. The last line that is not empty is held back until more text or the end of the file comes,
-    so that empty lines after it can be told from empty lines in the middle. Those that end a share are in the middle.
+    Every block ends in LF; a byte order mark is no part of the first one. The last line that is not empty is held back
+    until more text or the end of the file comes, so that empty lines after it can be told from empty lines in the
+    middle. Those that end a share are in the middle.
     """
-    rest = b""
     line = span.first_line
+    for block in _whole_lines(path, span):
+        yield (block.removeprefix(BYTE_ORDER_MARK) if line == 1 else block), line
+        line += _count_lines(block)
+
+
+def _whole_lines(path: PathLike, span: Span) -> Iterator[bytes]:
+    rest = b""
+    done = span.start
     for piece in pieces_of(path, span.start, span.stop):
         text = rest + piece
         cut = text.rfind(b"\n", 0, _content_end(text)) + 1
         rest = text[cut:]
+        long = long_line(text)
+        if long is not None:
+            raise InputError(
+                f"{path} line {1 + lines_before(path, done + long)}: longer than {LONGEST_LINE:,} bytes, the most that "
+                "a line may have; is this a text file with a line end after each line?"
+            )
         if cut:
-            block = text[:cut]
-            yield block, line
-            line += _count_lines(block)
+            yield text[:cut]
+        done += cut
+        if len(rest) > 2 * LONGEST_LINE:
+            line = 1 + lines_before(path, done) + bool(_content_end(rest))
+            raise InputError(f"{path} line {line}: more than {LONGEST_LINE:,} bytes of empty lines; remove them")
     content = _content_end(rest)
     if span.stop is not None and rest:
-        yield (rest if rest.endswith(b"\n") else rest + b"\n"), line
+        yield rest if rest.endswith(b"\n") else rest + b"\n"
     elif content:
         end = rest.find(b"\n", content)
-        yield (rest + b"\n" if end < 0 else rest[: end + 1]), line
+        yield rest + b"\n" if end < 0 else rest[: end + 1]
 
 
 def share_of(path: PathLike, part: int, parts: int) -> tuple[int, int]:
@@ -70,7 +85,7 @@ def share_of(path: PathLike, part: int, parts: int) -> tuple[int, int]:
 
     Empty lines at the end of the file are in no share.
     """
-    with _opened(path) as stream:
+    with source_of(path).opened() as stream:
         packed = isinstance(stream, gzip.GzipFile)
         tail = 0 if packed else max(0, stream.seek(0, os.SEEK_END) - SHORT_BYTES)
         size = _line_start(stream, _content_stop(stream, tail) or _content_stop(stream, 0))
@@ -106,10 +121,12 @@ def lines_before(path: PathLike, position: int) -> int:
     return sum(map(_count_lines, pieces_of(path, 0, position)))
 
 
-def first_line_of(path: PathLike) -> bytes:
-    """The first line, without a byte order mark and its line end."""
-    with _opened(path) as stream:
-        return stream.readline(SHORT_BYTES).removeprefix(BYTE_ORDER_MARK).rstrip(b"\r\n")
+def first_lines_of(path: PathLike, count: int) -> list[bytes]:  # [count], empty where there are fewer
+    """The first lines, without a byte order mark and their line ends."""
+    with source_of(path).opened() as stream:
+        lines = [stream.readline(SHORT_BYTES) for _ in range(count)]
+    lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
+    return [line.rstrip(b"\r\n") for line in lines]
 
 
 def _content_end(text: bytes) -> int:
@@ -125,30 +142,13 @@ def _count_lines(block: bytes) -> int:
 
 def pieces_of(path: PathLike, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
     """Yields the content of a file, or the bytes from `start` to `stop` of it, BLOCK_BYTES at a time."""
-    with _opened(path) as stream:
+    with source_of(path).opened() as stream:
         if start:
             stream.seek(start)
         left = sys.maxsize if stop is None else stop - start
         while piece := stream.read(min(BLOCK_BYTES, left)):
             left -= len(piece)
             yield piece
-
-
-@contextmanager
-def _opened(path: PathLike) -> Iterator[IO[bytes]]:
-    """A plain or gzip file, told by its first bytes, not by its name."""
-    try:
-        with open(path, "rb") as raw:
-            packed = raw.peek(2)[:2] == b"\x1f\x8b"
-            yield cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: this is a folder, expected a text file; name a file inside it") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: the gzip file is damaged ({error}); copy or pack it again") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path and its rights") from None
 
 
 def columns_of(
@@ -160,12 +160,11 @@ def columns_of(
     """Splits lines at tabs and keeps the first columns.
 
     polars splits 2 million lines in 0.4 s. Where its result may differ from the rules of this module (an empty label
-    or a missing column, both null to polars; a start that it takes for a byte order mark or a packed file), and to
-    find the line of an error, the plain split below decides.
+    or a missing column, both null to polars; a start that it takes for a byte order mark or a packed file), where the
+    first line has thousands of columns, and to find the line of an error, the plain split below decides.
     """
-    if first_line == 1:
-        block = block.removeprefix(BYTE_ORDER_MARK)
-    if block.startswith(BYTE_ORDER_MARK):
+    first_end = block.find(b"\n")
+    if block.startswith(BYTE_ORDER_MARK) or block.count(b"\t", 0, first_end) >= MOST_COLUMNS:
         return _split_lines(block, first_line, path, columns)
     try:
         frame = pl.read_csv(
@@ -186,21 +185,34 @@ def columns_of(
 
 
 def _split_lines(block: bytes, first_line: int, path: PathLike, columns: Sequence[str]) -> pl.DataFrame:
-    """The plain definition of `_columns`; names the first line with too few columns."""
+    """The plain definition of `columns_of`; names the first line with too few columns."""
+    lines = []
+    for cells, error in cells_of(block, first_line, path, columns):
+        if error:
+            raise InputError(error)
+        lines.append(cells)
+    return pl.DataFrame(list(zip(*lines, strict=True)), schema=dict.fromkeys(columns, pl.String), orient="col")
+
+
+def cells_of(
+    block: bytes,  # whole lines, the last one ends in LF
+    first_line: int,
+    path: PathLike,
+    columns: Sequence[str],
+) -> Iterator[tuple[list[str], str]]:
+    """Of each line the first columns, and what is wrong with it if it has too few."""
     width = len(columns)
-    cells: list[list[str]] = [[] for _ in columns]
     for number, line in enumerate(decode(block, first_line, path).removesuffix("\n").split("\n"), first_line):
         text = line.removesuffix("\r")
-        fields = text.split("\t")
-        if len(fields) < width:
-            found = f"{len(fields)} of {width} columns in {quote(text)}" if text.strip() else "an empty line"
-            raise InputError(
+        cells = text.split("\t", width)
+        error = ""
+        if len(cells) < width:
+            found = f"{len(cells)} of {width} columns in {quote(text)}" if text.strip() else "an empty line"
+            error = (
                 f"{path} line {number}: {found}; expected {'<TAB>'.join(columns)}, separated by tabs; "
                 "mend or remove this line"
             )
-        for column, field in zip(cells, fields, strict=False):
-            column.append(field)
-    return pl.DataFrame(dict(zip(columns, cells, strict=True)), schema=dict.fromkeys(columns, pl.String))
+        yield cells[:width], error
 
 
 def decode(content: bytes, first_line: int, path: PathLike) -> str:
