@@ -161,12 +161,20 @@ def _locked_file(path: Path, lock: Path) -> int | None:
             raise InputError(
                 f"another run{who} is working on {path}; wait until it ends, or name another file or folder"
             )
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(held), os.stat(lock)):
+        if _is_at(held, lock):
+            with suppress(OSError):  # a full disk: the lock holds without its owner's name
                 os.ftruncate(held, 0)
                 os.pwrite(held, str(os.getpid()).encode(), 0)
-                return held
+            return held
         os.close(held)  # its holder has just removed it
+
+
+def _is_at(held: int, path: Path) -> bool:
+    """Whether an open file is still the one at the path."""
+    try:
+        return os.path.samestat(os.fstat(held), os.stat(path))
+    except OSError:
+        return False
 
 
 def _take(held: int) -> bool:

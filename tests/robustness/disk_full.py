@@ -111,7 +111,7 @@ def judge(
         yield f"{name}: traceback", stderr[-300:]
     elif not lines or (len(lines) > 1 and name != "batch"):
         yield f"{name}: {len(lines)} lines instead of a sentence", " / ".join(lines)[:300]
-    elif not any(part in lines[0] for part in names):
+    elif not any(part in lines[0] for part in (*names, "are free in ")):  # found before the work: their folder
         yield f"{name}: the message names no file", lines[0][-200:]
     changed = [path for path, content in found.items() if path in expected and content not in (OLDER, expected[path])]
     if [path for path in changed if not path.endswith("summary.json")]:

@@ -134,8 +134,8 @@ def check_room(sizes: Mapping[Path, float], why: str) -> Iterator[str]:
         free = shutil.disk_usage(folder).free
         if size > free:
             raise InputError(
-                f"the outputs take about {in_words(size)} ({why}), but {in_words(free)} are free in {folder}; keep the "
-                "best of each test triple with --top-k, or choose another place"
+                f"the outputs take about {in_words(size)} ({why}), but {in_words(free)} are free in {folder}; choose "
+                "another place, or, in modes test and single, keep the best of each test triple with --top-k"
             )
     if total >= MENTIONED:
         yield f"the outputs take about {in_words(total)} ({why}); --top-k keeps the best of each test triple"
