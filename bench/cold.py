@@ -17,6 +17,7 @@ def done(part: str, **facts: Any) -> None:
 def main(model: str, train_path: str, test_path: str, entity_to_id: str, relation_to_id: str) -> None:
     done("start Python")
     import tracin
+    from tracin import TracIn
 
     done("import tracin and PyTorch")
     entities, relations = tracin.read_dictionary(entity_to_id), tracin.read_dictionary(relation_to_id)
@@ -24,7 +25,7 @@ def main(model: str, train_path: str, test_path: str, entity_to_id: str, relatio
     done("read checkpoint and dictionaries")
     train, test = (tracin.read_triples(path, entities, relations) for path in (train_path, test_path))
     done("read triples")
-    ti = tracin.TracIn(checkpoint, 1e-3, progress=False)
+    ti = TracIn(checkpoint, 1e-3, progress=False)
     done("prepare", runs=ti.description)
     top = ti.top_k(train, test[:1], k=10)
     done("score", train=len(train), indices=top.indices[0].tolist(), scores=top.scores[0].tolist())

@@ -109,6 +109,7 @@ def test_changed_members(member: str, value: bytes | None, words: str, tmp_path:
 READ_ALL = """
 import json, resource, sys
 import tracin
+from tracin import *  # the whole of it, before memory is limited
 
 files, limit = json.loads(sys.argv[1]), int(sys.argv[2])
 with open("/proc/self/statm") as file:

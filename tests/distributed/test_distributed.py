@@ -260,7 +260,8 @@ def test_a_killed_rank_and_resume(job: Path) -> None:
     assert saved == parts  # rank 0 has long been done
     os.kill(int((job / "pid1").read_text()), signal.SIGKILL)
     stderr = process.communicate()[1]
-    assert process.returncode != 0 and sorted(target.iterdir()) == parts
+    left = [path for path in sorted(target.iterdir()) if not path.name.endswith(".tracin-lock")]  # of the killed rank
+    assert process.returncode != 0 and left == parts
     assert errors(stderr) == [
         "tracin: error: rank 1 has ended or does not answer; its own message, or that of torchrun, says why"
     ]
