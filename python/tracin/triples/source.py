@@ -7,6 +7,7 @@ import importlib
 import os
 import stat
 import tempfile
+import weakref
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,9 @@ class Source(os.PathLike[str]):
 
     def __init__(self, path: PathLike, copy: IO[bytes] | None = None) -> None:
         self.path = path
-        self._copy = copy  # of what is to be read instead
+        self._copy: IO[bytes] | None = None  # of what is to be read instead
+        if copy is not None:
+            self._keep(copy)
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -59,13 +62,19 @@ class Source(os.PathLike[str]):
             if self._copy is None and self.once and not os.path.isdir(self):
                 with open(self, "rb") as pipe:
                     self._refuse_devices(pipe)
-                    self._copy = _copied(pipe)
+                    self._keep(_copied(pipe))
             if self._copy is not None:
                 self._copy.seek(0)
                 yield self._unpacked(self._copy)
             else:
                 with open(self, "rb") as raw:
                     yield self._unpacked(raw)
+
+    def _keep(self, copy: IO[bytes]) -> IO[bytes]:
+        """A copy is closed, which removes it, once nobody holds the source."""
+        weakref.finalize(self, copy.close)
+        self._copy = copy
+        return copy
 
     def is_parquet(self) -> bool:
         with self.opened() as stream:
@@ -82,8 +91,7 @@ class Source(os.PathLike[str]):
         if start.startswith(GZIP):
             return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
         if start.startswith(ZSTD):
-            self._copy = _copied(_zstd(self, raw))
-            return self._copy
+            return self._keep(_copied(_zstd(self, raw)))
         return raw
 
     def _refuse_devices(self, pipe: IO[bytes]) -> None:
@@ -133,9 +141,13 @@ def long_line(text: bytes) -> int | None:
 
 def _copied(stream: IO[bytes]) -> IO[bytes]:
     copy = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the source
-    while piece := stream.read(PIECE):
-        copy.write(piece)
-    copy.seek(0)
+    try:
+        while piece := stream.read(PIECE):
+            copy.write(piece)
+        copy.seek(0)
+    except BaseException:
+        copy.close()
+        raise
     return copy
 
 
