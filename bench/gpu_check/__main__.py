@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -80,9 +81,8 @@ class Check:
         output = self.work / f"{name}.out"
         environment = self.environment | environment
         with output.open("w") as file:
-            process = subprocess.Popen(
-                [str(part) for part in command], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
-            )
+            options = {"cwd": ROOT, "env": environment, "stdout": file, "stderr": subprocess.STDOUT}
+            process = subprocess.Popen([str(part) for part in command], start_new_session=True, **options)
         return Step(self, name, output, process)
 
     def run(self, name: str, limit: float, *command: object, show: int = 25, **environment: str) -> bool:
@@ -113,14 +113,18 @@ class Step:
     process: subprocess.Popen[bytes]
     start: float = field(default_factory=time.monotonic)
 
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
     def end(self, limit: float, show: int, judge: re.Pattern[str] | None = None) -> bool:
         """Waits; notes whether it passed, for a tool of the sanitizer by its summary and the program's last line."""
-        until = self.start + min(limit * self.check.slower, self.check.left() + time.monotonic() - self.start)
+        until = self.start + min(limit * self.check.slower, self.check.left() + self.seconds)
         said = ""
         try:
             code = self.process.wait(max(1.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)  # with its workers
             self.process.wait()
             code, said = 124, "timed out"
         text = self.output.read_text(errors="replace")
@@ -130,7 +134,7 @@ class Step:
         if lines:
             self.check.say("\n".join(f"  {line[:400]}" for line in lines))
         summary = next((line for line in reversed(text.splitlines()) if re.search(r"SUMMARY|\d+ passed", line)), "")
-        return self.check.note(self.name, code, time.monotonic() - self.start, said or summary.strip("= "))
+        return self.check.note(self.name, code, self.seconds, said or summary.strip("= "))
 
 
 def machine(check: Check) -> None:
@@ -156,10 +160,9 @@ def packages(check: Check) -> None:
 
 
 def architecture() -> str:
-    """The compute capability of the GPU, as CMake takes it; 90 where there is none."""
+    """The compute capability of the GPU, as CMake takes it."""
     code = "import torch; print('%d%d' % torch.cuda.get_device_capability())"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    return found.stdout.strip() or "90"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def build(check: Check) -> bool:
@@ -168,11 +171,12 @@ def build(check: Check) -> bool:
         "import torch; from tracin_ext.backends.native import reason_against as r; "
         f"w = r(torch.device('{check.device}')); print(w or 'runs'); raise SystemExit(bool(w))"
     )
-    if check.python("built before", 60, "-c", ready):
+    libraries = list((ROOT / "tracin_ext").glob("libtracin_ext.*"))
+    if libraries and check.python("built before", 60, "-c", ready):
         return True
-    folder = check.work / "cmake"
-    cuda = ["-DTRACIN_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={architecture()}"]
-    cuda = cuda if check.device == "cuda" else ["-DTRACIN_CUDA=OFF"]
+    folder, cuda = check.work / "cmake", ["-DTRACIN_CUDA=OFF"]
+    if check.device == "cuda":
+        cuda = ["-DTRACIN_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={architecture()}"]
     options = ["-G", "Ninja", "--log-level=WARNING", f"-DPython_EXECUTABLE={sys.executable}", *cuda]
     # Another host compiler may warn of something new.
     for flags in ([], ["-DCMAKE_CUDA_FLAGS=-Wno-error=all-warnings"]):
@@ -191,10 +195,11 @@ def build(check: Check) -> bool:
 
 def tests(check: Check) -> None:
     """The tests named after the device, and the tiny program under every tool of the sanitizer, side by side."""
-    workers = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
+    workers = ["-n", str(min(12, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
     select = f"{check.device} and not compiled and not sequential"
     options = ["-q", *workers, *"-p no:cacheprovider -p no:benchmark --durations=5 -k".split(), select]
-    running = {"tests": check.begin("tests", [sys.executable, "-m", "pytest", *options, *TESTS])}
+    alone = {"OMP_NUM_THREADS": "1"}  # each of those that run side by side
+    running = {"tests": check.begin("tests", [sys.executable, "-m", "pytest", *options, *TESTS], **alone)}
     sanitizer = shutil.which("compute-sanitizer", path=check.environment["PATH"])
     if sanitizer is None:
         check.note("sanitizer", NOT_RUN, 0, "compute-sanitizer is not on PATH; it comes with the CUDA toolkit")
@@ -204,9 +209,13 @@ def tests(check: Check) -> None:
         watched = [sys.executable, "-m", TINY, check.device, *models]
         command = [sanitizer, "--tool", tool, *common, *options, *reached, *watched]
         # Without torch's caching allocator every tensor is an allocation of its own, whose end memcheck knows.
-        running[tool] = check.begin(tool, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
-    for name, step in running.items():
-        step.end(170, 30, None if name == "tests" else NO_ERRORS)
+        running[tool] = check.begin(tool, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1", **alone)
+    limit = 170
+    while running:
+        time.sleep(0.2)
+        late = check.left() < 1 or any(step.seconds > limit * check.slower for step in running.values())
+        for name in [name for name, step in running.items() if late or step.process.poll() is not None]:
+            running.pop(name).end(limit, 30, None if name == "tests" else NO_ERRORS)
 
 
 def benchmark(check: Check, steps: Sequence[str]) -> None:
@@ -268,7 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     packages(check)
     versions = f"import importlib.metadata as m; print({{name: m.version(name) for name in {PACKAGES}}})"
     check.python("packages", 60, "-c", f"import {', '.join(PACKAGES)}; {versions}")
-    if build(check):
+    sees = "import sys, torch; sys.exit(None if torch.cuda.is_available() else 'PyTorch sees no CUDA device')"
+    if (check.device != "cuda" or check.python("gpu", 60, "-c", sees)) and build(check):
         if check.python("tiny", 90, "-m", TINY, check.device):
             benchmark(check, [step for step in ("card", "jobs") if step in given.only])
         if "tests" in given.only:

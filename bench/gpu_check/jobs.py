@@ -9,6 +9,7 @@ shape.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,8 +93,8 @@ def variants(graph: Graph, sizes: Sizes, device: str) -> Iterator[Row]:
             yield {"job": "W2", "precision": precision, "block": block, "seconds": timing.best}
 
 
-def profile(graph: Graph, sizes: Sizes, file: Path) -> None:
-    """Where a call's time goes, by the profiler, in a text file; only the longest kernels are printed."""
+def profile(graph: Graph, sizes: Sizes, file: Path) -> Iterator[Row]:
+    """Where a call's time goes, by the profiler: tables in a text file, and the kernels that take longest."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
 
@@ -116,11 +117,10 @@ def profile(graph: Graph, sizes: Sizes, file: Path) -> None:
             for by in ("self_device_time_total", "self_cpu_time_total"):
                 table = averages.table(sort_by=by, row_limit=30, max_name_column_width=80)
                 out.write(f"##### {job.__name__} {precision}, by {by}\n{table}\n")
-        longest = sorted(averages, key=lambda event: -event.self_device_time_total)[:14]
-        print(f"##### {job.__name__} {precision}: device time in all and a call, calls")
-        for event in longest:
-            taken = event.self_device_time_total / 1e3
-            print(f"  {taken:9.2f} ms {taken / event.count:9.4f} ms {event.count:6} {event.key[:90]}", flush=True)
+        for event in sorted(averages, key=lambda event: -event.self_device_time_total)[:24]:
+            taken = round(event.self_device_time_total / 1e3, 3)
+            name = re.sub(r"void |\(anonymous namespace\)::|tracin::cuda::", "", event.key)[:60]
+            yield {"job": job.__name__, "precision": precision, "ms": taken, "calls": event.count, "name": name}
 
 
 def folder_of(variable: str) -> Path | None:
@@ -131,7 +131,7 @@ def folder_of(variable: str) -> Path | None:
 def main() -> None:
     device, folder, sizes = sys.argv[1], Path(sys.argv[2]), QUICK if "--quick" in sys.argv else FULL
     graph, _ = load_fb15k237(folder_of("TRACIN_DATA"), folder_of("TRACIN_CHECKPOINTS"), ROOT / "build" / "bench")
-    found: dict[str, Any] = {"graph": graph.source, "machine": machine(), "rows": [], "variants": []}
+    found: dict[str, Any] = {"graph": graph.source, "machine": machine(), "rows": [], "variants": [], "kernels": []}
     print(graph.source, flush=True)
 
     def keep(kind: str, row: Row) -> None:
@@ -150,7 +150,8 @@ def main() -> None:
     for row in variants(graph, sizes, device):
         keep("variants", row)
     if device == "cuda":
-        profile(graph, sizes, folder / "profile.txt")
+        for row in profile(graph, sizes, folder / "profile.txt"):
+            keep("kernels", row)
     if "wrong" in found:
         sys.exit(1)
 
