@@ -3,7 +3,8 @@
     python -m bench.cuda_model
 
 Predictions stand beside what `bench.gpu_check` measured, in results/gpu-*.json. A step's time is the larger of
-FLOPs / peak rate and bytes / peak bandwidth; steps add up. Sizes of the jobs are those of results/w1.json, w2.json, w3.json; registers are the compiler's (needs nvcc).
+FLOPs / peak rate and bytes / peak bandwidth; steps add up. Sizes of the jobs are those of results/w1.json, w2.json,
+w3.json; registers are the compiler's (needs nvcc).
 
 Sizes: B training triples, G distinct (head, relation), Q tests, D embedding, F features, C channels, J taps,
 P = F / C positions, S = C (J + 1) statistics.
@@ -19,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -191,27 +193,51 @@ def measured() -> list[str]:
     parts = []
     for path in sorted((ROOT / "results").glob("gpu-*.json")):
         found = json.loads(path.read_text())
-        card, jobs = found["card"], found["jobs"]
+        card, jobs, works = found["card"], found["jobs"], read_works(ROOT / "results")
         kind = next((gpu.name for gpu in GPUS if gpu.name.split()[0] in card["name"]), "H100 SXM")
-        lines = table_head("job", "measured", f"predicted, {kind}", "worst error")
+        rates = {name: rate["8192 cubed"] for name, rate in card["product_TFLOP_s"].items()}
+        lines = table_head("job", "measured", f"predicted, {kind}", "of the card's product rate", "worst error")
         for measured_row in jobs["rows"]:
-            precision = "mixed" if ", mixed" in measured_row["runs"] else "float32"
-            times = duration(measured_row["seconds"]), duration(measured_row["predicted_s"][kind])
-            lines.append(row(f"{measured_row['job']}, {precision}", *times, f"{measured_row['error']:.1e}"))
-        rates = card["product_TFLOP_s"]
-        peaks = ", ".join(f"{rates[dtype]['8192 cubed']} TFLOP/s {dtype}" for dtype in ("float32", "bfloat16"))
-        passed = [
-            name for name in ("tests", "memcheck", "racecheck", "initcheck", "synccheck") if name in found["steps"]
-        ]
-        checks = ", ".join(
-            f"{name} {'passed' if found['steps'][name]['passed'] else 'did not pass'}" for name in passed
-        )
+            mixed = ", mixed" in measured_row["runs"]
+            precision, rate = ("mixed", rates["bfloat16"]) if mixed else ("float32", rates["float32"])
+            flops = sum(step.flops for step in steps(works[measured_row["job"].lower()], mixed) if step.product)
+            lines.append(
+                row(
+                    f"{measured_row['job']}, {precision}",
+                    duration(measured_row["seconds"]),
+                    duration(measured_row["predicted_s"][kind]),
+                    f"{flops / measured_row['seconds'] / rate / 1e12:.0%}",
+                    f"{measured_row['error']:.1e}",
+                )
+            )
+        ended = {name: found["steps"][name]["passed"] for name in CHECKS if name in found["steps"]}
+        checks = ", ".join(f"{name} {'passed' if passed else 'did not pass'}" for name, passed in ended.items())
         parts.append(
-            f"## Measured: {card['name']}\n\n{found['note']}\n\ntorch {card['torch']}, CUDA {card['cuda']}; on this "
-            f"card copies reach {card['copy_TB_s']} TB/s, square products {peaks}.\n{jobs['graph']}; the worst error "
-            f"of a test triple is against float64 on the CPU.\n{checks}.\n\n" + "\n".join(lines) + "\n"
+            f"## Measured: {card['name']} ({path.name})\n\n{found['note']}\n\n"
+            f"torch {card['torch']}, CUDA {card['cuda']}; on this card copies reach {card['copy_TB_s']} TB/s, square "
+            f"products {rates['float32']} TFLOP/s\nin float32 and {rates['bfloat16']} in bfloat16. {jobs['graph']}; "
+            f"the worst error of a test triple is against float64\non the CPU. {checks}.\n\n" + "\n".join(lines) + "\n"
         )
+        if kernels := jobs.get("kernels"):
+            parts.append(kernel_table(kernels))
     return parts
+
+
+def kernel_table(kernels: list[dict[str, Any]], most: int = 10) -> str:
+    """Milliseconds of each job's own kernels and of its products, by torch's profiler."""
+    ours = re.compile(r"(\w+)_kernel\b")
+    times: dict[str, dict[str, float]] = {}
+    for kernel in kernels:
+        column = f"{kernel['job'].upper()}, {kernel['precision']}"
+        name = "products" if kernel["name"] == "aten::mm" else ours.match(kernel["name"])
+        if name is not None:
+            name = name if isinstance(name, str) else f"`{name[1]}`"
+            times.setdefault(name, {})[column] = kernel["ms"]
+    columns = list(dict.fromkeys(column for cells in times.values() for column in cells))
+    lines = table_head("kernel", *columns)
+    for name, cells in sorted(times.items(), key=lambda item: -max(item[1].values()))[:most]:
+        lines.append(row(name, *(duration(cells[column] / 1e3) if column in cells else "-" for column in columns)))
+    return "\n".join(lines) + "\n"
 
 
 def document(works: dict[str, Work], nvcc: str) -> str:

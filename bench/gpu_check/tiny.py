@@ -1,11 +1,12 @@
 """Small inputs through every kernel, each result compared with float64 on the CPU: what compute-sanitizer watches.
 
-python -m bench.gpu_check.tiny cuda [MODEL...]
+python -m bench.gpu_check.tiny cuda [PRECISION or MODEL...]
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -24,13 +25,14 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float(difference.nan_to_num(nan=float("inf")))
 
 
-def check_model(variant: str, device: str) -> None:
+def check_model(variant: str, device: str, precisions: Sequence[str]) -> None:
     """Influence, also of one pair, whose matrices are one row or column; self-influence; top k."""
     model = random_model(variant)
     test, train = pairs_of_triples(70)
     exact = TracIn(model, backend="factored", precision="float64", device="cpu", progress=False)
     wanted, own = exact.influence(train, test), exact.self_influence(train)
-    for precision, tolerance in TOLERANCES.items():
+    for precision in precisions:
+        tolerance = TOLERANCES[precision]
         ti = TracIn(model, backend="native", precision=precision, device=device, batch_size=33, progress=False)
         top = ti.top_k(train, test, k=5)
         errors = {
@@ -62,9 +64,10 @@ def check_lists(dtype: torch.dtype, device: str) -> None:
 
 
 def main() -> None:
-    device = sys.argv[1]
-    for variant in sys.argv[2:] or MODELS:
-        check_model(variant, device)
+    device, named = sys.argv[1], sys.argv[2:]
+    precisions = [name for name in named if name in TOLERANCES] or [*TOLERANCES]
+    for variant in [name for name in named if name not in TOLERANCES] or MODELS:
+        check_model(variant, device, precisions)
     for dtype in (torch.float32, torch.float64):
         check_lists(dtype, device)
     print("tiny: all right")

@@ -19,7 +19,8 @@ CMAKE = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).par
 
 def run(*command: object) -> str:
     """The output of a command run at the root, which must succeed."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "python")])}
+    imported = os.pathsep.join([str(ROOT), str(ROOT / "python"), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": imported}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     found = subprocess.run(
         [str(part) for part in command], cwd=ROOT, env=environment | {"PATH": path}, capture_output=True, text=True
