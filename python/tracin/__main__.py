@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import Any
 
 from tracin.errors import INTERRUPTED, INTERRUPTED_TEXT
 
 
-def start(module: str = "tracin.cli", command: str = "main", prog_name: str = "tracin") -> None:
-    """Runs a command; an interrupt while its modules load is one line, as later ones are."""
+def start(module: str = "tracin.cli", command: str = "main", prog_name: str = "tracin", **defaults: Any) -> None:
+    """Runs a command, with other defaults of its options if given; an interrupt while its modules load is one line."""
     try:
-        getattr(import_module(module), command)(prog_name=prog_name)
+        getattr(import_module(module), command)(prog_name=prog_name, default_map=defaults)
     except KeyboardInterrupt:
         print(f"tracin: error: {INTERRUPTED_TEXT}", file=sys.stderr)
         sys.exit(INTERRUPTED)

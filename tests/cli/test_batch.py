@@ -341,6 +341,15 @@ def test_the_bits_do_not_depend_on_what_is_done_already(folder: Path) -> None:
     assert files(folder / "out") == whole
 
 
+def test_test_and_o_are_understood_as_in_run(folder: Path) -> None:
+    assert batch(folder).exit_code == 0
+    short = {"--test-triples": "--test", "--output-dir": "-o"}
+    words = [short.get(word, word) for word in arguments(folder, output="other")]
+    result = CliRunner().invoke(main, ["batch", *words])
+    assert result.exit_code == 0, result.stderr
+    assert files(folder / "other") == files(folder / "out")
+
+
 def test_triples_as_ids(folder: Path) -> None:
     assert batch(folder, output="labels").exit_code == 0
     for name in ("train.txt", "test.txt"):

@@ -25,7 +25,7 @@ from tracin.triples.read import read_triples
 
 NUM_ENTITIES, NUM_RELATIONS = 9, 2
 SMALL: dict[str, Any] = dict(embedding_dim=12, embedding_height=4, embedding_width=3, output_channels=3, batch_size=4)
-SIZES = dict(num_entities=NUM_ENTITIES, num_relations=NUM_RELATIONS)
+SIZES: dict[str, Any] = dict(num_entities=NUM_ENTITIES, num_relations=NUM_RELATIONS, device="cpu")
 ENTITY_TO_ID = {f"e{number}": number for number in range(NUM_ENTITIES)}
 RELATION_TO_ID = {f"r{number}": number for number in range(NUM_RELATIONS)}
 

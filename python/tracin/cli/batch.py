@@ -23,7 +23,6 @@ from tracin.cli.options import (
     Options,
     RankingOptions,
     TextOptions,
-    device_option,
     flag,
     group,
     option,
@@ -94,19 +93,14 @@ class FilterOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchComputingOptions(ComputingOptions):
-    device: str = device_option("auto")
-
-
-@dataclass(frozen=True, kw_only=True)
 class BatchOptions(Options):
     test_triples: Path = option(
-        "--test-triples", type=FILE, required=True, help="Test triples: head, relation, tail labels."
+        "--test-triples", "--test", type=FILE, required=True, help="Test triples: head, relation, tail labels."
     )
     files: FileOptions = group(FileOptions)
     inputs: InputOptions = group(InputOptions)
     output_dir: Path = option(
-        "--output-dir", type=FILE, required=True, help="Folder of the outputs; made if it is not there."
+        "--output-dir", "-o", type=FILE, required=True, help="Folder of the outputs; made if it is not there."
     )
     filter: FilterOptions = group(FilterOptions)
     start_index: int = option(
@@ -122,7 +116,7 @@ class BatchOptions(Options):
     )
     skip_tracin: bool = flag("--skip-tracin", help="Filter only.")
     ranking: RankingOptions = group(RankingOptions)
-    computing: BatchComputingOptions = group(BatchComputingOptions)
+    computing: ComputingOptions = group(ComputingOptions)
     text: TextOptions = group(TextOptions)
 
 

@@ -54,6 +54,7 @@ def demo(options: DemoOptions) -> None:
             epochs=epochs,
             valid=valid,
             known=test,
+            device="cpu",
             output=output,
             entity_to_id=entities,
             relation_to_id=relations,

@@ -154,11 +154,11 @@ FILE = click.Path(path_type=Path)
 STACK = click.Choice(["height", "width"])
 
 
-def device_option(default: str) -> Any:
+def device_option() -> Any:
     return option(
         "--device",
         type=click.Choice(["cpu", "cuda", "auto"]),
-        default=default,
+        default="auto",
         show_default=True,
         help="auto takes CUDA where there is some.",
     )
@@ -267,7 +267,7 @@ class TextOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputingOptions(Options):
-    device: str = device_option("cpu")
+    device: str = device_option()
     backend: str = option(
         "--backend",
         type=click.Choice(["auto", *backends.NAMES]),

@@ -94,7 +94,7 @@ class TrainOptions(Options):
     resume: Path | None = option(
         "--resume", type=FILE, help="Checkpoint to go on from, with its dictionaries and options."
     )
-    device: str = device_option("cpu")
+    device: str = device_option()
     threads: int | None = option("--threads", type=POSITIVE, help="CPU threads.  [default: one per core]")
     quiet: bool = flag("--quiet", help="Print the result, warnings and errors only.")
     training: TrainingFlags = group(TrainingFlags)

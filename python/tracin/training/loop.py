@@ -135,7 +135,7 @@ def train(
     resume_from: str | Path | None = None,
     entity_to_id: dict[str, int] | None = None,
     relation_to_id: dict[str, int] | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     progress: bool | None = None,
     **options: Any,
 ) -> TrainedCheckpoint:
@@ -159,7 +159,8 @@ def train(
         options: fields of `tracin.training.TrainingOptions`; a resumed run has those of its checkpoint.
 
     Returns:
-        The last checkpoint (its path is empty without `output`), the loss of every epoch and the last ranking.
+        The last checkpoint, its model on the CPU (its path is empty without `output`), the loss of every epoch and the
+        last ranking.
 
     Raises:
         InputError: on wrong ids or options, a checkpoint of another run, an unusable folder, or a loss of nan.
@@ -193,7 +194,7 @@ def train(
             raise InputError(f"{resume_from} has finished epoch {len(run.losses)}; ask for more epochs than {epochs}")
         _run_epochs(run, epochs, every, valid, torch.cat(given), None if output is None else _folder(output), progress)
     return TrainedCheckpoint(
-        model=run.model.eval(),
+        model=run.model.eval().cpu(),
         learning_rate=run.options.rate(epochs),
         epoch=epochs,
         entity_to_id=run.labels.entity_to_id,
