@@ -9,7 +9,7 @@ import copy
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from importlib import metadata
 from importlib.util import find_spec
 from io import StringIO
@@ -157,7 +157,9 @@ LIBRARIES = {"Captum TracInCP": "captum", "dattri TracIn": "dattri"}  # by metho
 
 def missing(methods: Iterable[Method]) -> Iterator[str]:
     """Of each method whose library is not installed, a line that says how to get it, in the version we compare with."""
-    asked = metadata.requires("tracin-ext") or ()
+    asked: list[str] = []
+    with suppress(metadata.PackageNotFoundError):
+        asked = metadata.requires("tracin-ext") or []
     versions = [found[1] for text in asked if (found := re.fullmatch(r'(.+); extra == "compare"', text))]
     for method in methods:
         library = LIBRARIES.get(method.name)

@@ -36,7 +36,7 @@ from tracin.triples.read import check_parts, read_triples, read_triples_part
 DEFAULT_OF_TORCHRUN = "1"  # what it sets OMP_NUM_THREADS to where nobody else did
 # Options that may differ between ranks: they change no result, or by rounding only.
 OF_A_RANK = ("batch_size", "csv_output", "device", "memory_limit", "quiet", "show", "threads")
-ISA_NAMES = {"avx512": "AVX-512", "avx2": "AVX2", "default": "portable loops"}
+NOT_FACTORED = {"vectorized": "torch.func.vmap, dense gradients", "sequential": "off, one backward pass per triple"}
 
 
 class SessionOptions(Protocol):
@@ -117,7 +117,7 @@ class Session:
         with self.clock("setting up"):
             ranking, computing = self.options.ranking, self.options.computing
             tracin = create(ranking, computing, inputs.checkpoint, self.backend, self.ranks)
-        for line in enabled(tracin, self.ranks):
+        for line in enabled(computing, tracin, self.ranks):
             self.report(line)
         self.note(*notes_on_computing(computing, tracin, self.ranks))
         return tracin
@@ -330,23 +330,23 @@ def notes_on_computing(computing: ComputingOptions, tracin: TracIn, ranks: Ranks
         yield f"--enable-multi-gpu: {why}; going on on one device"
 
 
-def enabled(tracin: TracIn, ranks: Ranks) -> Iterator[str]:
-    """What runs, a line for each thing that can be on or off."""
+def enabled(computing: ComputingOptions, tracin: TracIn, ranks: Ranks) -> Iterator[str]:
+    """What runs, and a line for each thing that can be on or off and is not as it is by default."""
     yield f"running: {tracin.backend} backend, {tracin.description}"
     if ranks.size > 1:
         here = "all" if ranks.local_size == ranks.size else str(ranks.local_size)
         yield f"  ranks: {ranks.size}, {here} on this machine, each for its part of the training triples"
-    instructions = "CUDA" if tracin.device.type == "cuda" else ISA_NAMES[tracin_ext.status()["isa"] or "default"]
-    runs = {
-        "native": f"native extension, {instructions}",
-        "vectorized": "torch.func.vmap, dense gradients",
-        "sequential": "off, one backward pass per triple",
-    }
-    yield f"  vectorized gradients: {runs.get(tracin.backend, 'factored form in PyTorch')}"
-    yield "  test gradient caching: " + ("on" if tracin.cache_test_factors else "off, computed anew for every block")
-    yield "  mixed precision: " + ("backward and pair products in bfloat16" if tracin.precision == "mixed" else "off")
-    compiled = tracin.backend == "compiled" and "not compiled" not in tracin.description
-    yield f"  torch.compile: {'on' if compiled else 'off'}"
-    recomputed = tracin.recompute_activations and tracin.backend == "sequential"
-    yield f"  gradient checkpointing: {'on' if recomputed else 'off'}"
-    yield f"  memory cleanup: {'on' if tracin.memory_cleanup else 'off'}"
+    if tracin.backend in NOT_FACTORED:
+        yield f"  vectorized gradients: {NOT_FACTORED[tracin.backend]}"
+    if not tracin.cache_test_factors:
+        yield "  test gradient caching: off, computed anew for every block"
+    if computing.use_mixed_precision or computing.precision == "mixed":
+        yield "  mixed precision: " + (
+            "backward and pair products in bfloat16" if tracin.precision == "mixed" else "off"
+        )
+    if tracin.backend == "compiled":
+        yield f"  torch.compile: {'off' if 'not compiled' in tracin.description else 'on'}"
+    if tracin.recompute_activations and tracin.backend == "sequential":
+        yield "  gradient checkpointing: on"
+    if not tracin.memory_cleanup:
+        yield "  memory cleanup: off"
