@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from tests.samples.small_graph import LINES, TESTS, Graph, triples_and_scores
 from tracin.cli import main
@@ -109,6 +109,64 @@ def test_mode_single_takes_lines_of_the_file(graph: Graph, spelling: str) -> Non
         assert tuple(header) == CSV_HEADER
         assert [float(row[12]) for row in rows] == [item["influence"] for item in record["influences"]]
     assert not csv_path.exists()
+
+
+def asked(graph: Graph, *arguments: str) -> Result:
+    """`tracin run` without a file of test triples."""
+    files = ["--model-path", str(graph.folder / "model.pt"), "--train", str(graph.folder / "train.txt")]
+    return CliRunner().invoke(main, ["run", *files, "-o", str(graph.folder / "asked.json"), *arguments])
+
+
+def test_a_triple_on_the_command_line(graph: Graph) -> None:
+    """By labels, and by ids: as the lines of the file are explained in mode single."""
+    csv_path = graph.folder / "c.csv"
+    triples = graph.test[[2, 4]].tolist()
+    named = [(f"entity {h}", f"relation:{r}", f"entity {t}") for h, r, t in triples]
+    expected = graph.json("--mode", "single", "--test-indices", "2", "4", "--top-k", "3")
+    for forms in (named, [tuple(map(str, triple)) for triple in triples]):
+        flags = [word for form in forms for word in ("--triple", *form)]
+        result = asked(
+            graph, "--backend", "factored", "--top-k", "3", "--csv-output", str(csv_path), "--show", "1", *flags
+        )
+        assert result.exit_code == 0, result.stderr
+        assert all(f"{h} --{r}-> {t}" in result.stdout for h, r, t in named)
+        found = json.loads((graph.folder / "asked.json").read_text())
+        assert [record.pop("test_triple_index") for record in found] == [0, 1]
+        assert found == [{k: v for k, v in record.items() if k != "test_triple_index"} for record in expected]
+        assert (graph.folder / "c_test_1.csv").exists() and not csv_path.exists()
+
+
+def test_one_triple_has_one_csv_file_and_mode_test_takes_triples_too(graph: Graph) -> None:
+    triple = ("--triple", "entity 1", "relation:0", "entity 2", "--top-k", "2")
+    assert asked(graph, *triple, "--csv-output", str(graph.folder / "c.csv")).exit_code == 0
+    assert (graph.folder / "c.csv").exists()
+    assert asked(graph, *triple, "--mode", "test").exit_code == 0
+    (record,) = json.loads((graph.folder / "asked.json").read_text())["results"]
+    assert [record[f"test_{place}"] for place in ("head", "relation", "tail")] == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--test", "test.txt"), "--triple and --test both say what to explain; leave one out"),
+        (("--mode", "single", "--test-indices", "0"), "--triple and --test-indices both say what to explain"),
+        (
+            ("--triple", "Entity 1", "relation:0", "entity 2"),
+            "it has 'entity 1', which differs in upper and lower case",
+        ),
+        (("--triple", "entity 1", "relation:0"), "'--triple' requires 3 arguments"),
+        (("--numeric-triples",), "head 'entity 1' is not an id from 0 to 11 of the entity dictionary"),
+    ],
+)
+def test_triples_that_cannot_be_asked_for(graph: Graph, arguments: tuple[str, ...], message: str) -> None:
+    result = asked(graph, "--triple", "entity 1", "relation:0", "entity 2", *arguments)
+    assert result.exit_code != 0 and message in result.stderr, result.stderr
+
+
+def test_without_a_question(graph: Graph) -> None:
+    assert "mode test needs --test or --triple" in asked(graph).stderr
+    result = asked(graph, "--mode", "self", "--triple", "a", "b", "c")
+    assert result.exit_code == 0 and "note: --triple has no effect in mode self" in result.stderr
 
 
 def test_mode_self(graph: Graph) -> None:

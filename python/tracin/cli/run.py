@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -65,6 +65,7 @@ NO_EFFECT_IN_MODE = {
     "single": ("max_test_triples", "output_per_triple"),
     "self": (
         "test_path",
+        "triples",
         "test_indices",
         "max_test_triples",
         "top_k",
@@ -78,7 +79,18 @@ NO_EFFECT_IN_MODE = {
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
     files: FileOptions = group(FileOptions)
-    test_path: Path | None = option("--test", type=FILE, help="Test triples; needed in modes test and single.")
+    test_path: Path | None = option(
+        "--test", type=FILE, help="Test triples; needed in modes test and single, or else --triple."
+    )
+    triples: tuple[tuple[str, str, str], ...] = option(
+        "--triple",
+        nargs=3,
+        type=str,
+        multiple=True,
+        metavar="HEAD RELATION TAIL",
+        help="A test triple by labels, names or ids, without a file of them; may be given several times. The mode is "
+        "then single, with all of them, unless --mode says test.",
+    )
     inputs: InputOptions = group(InputOptions)
     output: Path = option(
         "--output", "-o", type=FILE, required=True, help="JSON file to write; Parquet if it ends in .parquet."
@@ -103,7 +115,7 @@ class RunOptions(Options):
         type=click.Choice(["test", "self", "single"]),
         default="test",
         show_default=True,
-        help="All test triples; self-influence of training triples; the test triples of --test-indices.",
+        help="All test triples; self-influence of training triples; the test triples of --test-indices or --triple.",
     )
     test_indices: tuple[int, ...] = option(
         "--test-indices",
@@ -131,6 +143,7 @@ def run(options: RunOptions) -> None:
 
     Outputs are ordered by |influence|, greatest first, and are complete or not there at all.
     """
+    options = with_triples(options)
     with opened(options) as session, ExitStack() as held:
         ranks, clock = session.ranks, session.clock
         partial = partial_path(options, ranks)
@@ -141,7 +154,7 @@ def run(options: RunOptions) -> None:
             held.enter_context(locked(options.output))
         elif partial is not None:
             make_folder(partial)
-        inputs = session.read(None if options.mode == "self" else options.test_path)
+        inputs = session.read(None if options.mode == "self" else options.test_path or options.triples)
         if ranks.first:
             session.note(
                 *check_room(
@@ -160,6 +173,17 @@ def run(options: RunOptions) -> None:
         session.report(clock.split("writing"))
 
 
+def with_triples(options: RunOptions) -> RunOptions:
+    """Where test triples are named on the command line, mode single takes all of them."""
+    if not options.triples or options.mode == "self":
+        return options
+    for name in ("test_path", "test_indices"):
+        if name in options.given:
+            raise click.UsageError(f"--triple and {spelled(options, name)} both say what to explain; leave one out")
+    mode = options.mode if "mode" in options.given else "single"
+    return replace(options, mode=mode, test_indices=tuple(range(len(options.triples))))
+
+
 def notes(options: RunOptions) -> Iterator[str]:
     """One line for each flag that does not do here what its name says."""
     unnamed = options.mode == "self" and not is_parquet(options.output) and options.show is None
@@ -170,8 +194,8 @@ def notes(options: RunOptions) -> Iterator[str]:
 
 
 def check_needed(options: RunOptions) -> None:
-    if options.mode != "self" and options.test_path is None:
-        raise click.UsageError(f"mode {options.mode} needs --test")
+    if options.mode != "self" and options.test_path is None and not options.triples:
+        raise click.UsageError(f"mode {options.mode} needs --test or --triple")
 
 
 def prepare_outputs(options: RunOptions) -> None:

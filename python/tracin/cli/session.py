@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from tracin.progress import Clock
 from tracin.training.check import doubt
 from tracin.triples.dictionaries import read_dictionaries, read_edge_map, read_names
 from tracin.triples.labels import Labels
+from tracin.triples.named import named_triple
 from tracin.triples.read import check_parts, read_triples, read_triples_part
 
 DEFAULT_OF_TORCHRUN = "1"  # what it sets OMP_NUM_THREADS to where nobody else did
@@ -99,10 +100,14 @@ class Session:
         for note in notes:
             self.report(f"note: {note}")
 
-    def read(self, test_path: Path | None) -> Inputs:
-        """Reads every file that the options name and checks them against each other; None: no test triples."""
+    def read(self, test: Path | Sequence[Sequence[str]] | None) -> Inputs:
+        """Reads every file that the options name and checks them against each other.
+
+        Args:
+            test: the file of the test triples, or these themselves as `named_triple` takes them; None: there are none.
+        """
         with self.clock("reading"):
-            inputs = read_inputs(self.options.files, self.options.inputs, test_path, self.ranks)
+            inputs = read_inputs(self.options.files, self.options.inputs, test, self.ranks)
             check_alike(self.options, inputs, self.ranks)
         return inputs
 
@@ -209,7 +214,9 @@ def hash_of(labels: Iterable[str]) -> str:
 # ---- inputs -----------------------------------------------------------------------------------------------------
 
 
-def read_inputs(files: FileOptions, options: InputOptions, test_path: Path | None, ranks: Ranks) -> Inputs:
+def read_inputs(
+    files: FileOptions, options: InputOptions, test: Path | Sequence[Sequence[str]] | None, ranks: Ranks
+) -> Inputs:
     """Of the training triples each rank reads its part; what only outputs need, rank 0 alone."""
     given = read_dictionaries(options.entity_to_id, options.relation_to_id)
     checkpoint = load_checkpoint(files.model_path, *options.image.shape, *given)
@@ -225,17 +232,22 @@ def read_inputs(files: FileOptions, options: InputOptions, test_path: Path | Non
         read_names(options.node_name_dict) if ranks.first and options.node_name_dict is not None else None,
         read_edge_map(options.edge_map) if ranks.first and options.edge_map is not None else None,
     )
+    given_triples = test if ranks.first and not isinstance(test, Path) else ()
+    tests = [
+        named_triple(texts, entities, relations, labels, options.numeric_triples, "--triple")
+        for texts in given_triples or ()
+    ]
     skip_unknown, numeric = options.skip_unknown, options.numeric_triples or None
     form = skip_unknown, numeric, options.columns
     part = read_triples_part(files.train_path, entities, relations, ranks.rank, ranks.size, *form)
     counts = ranks.all_gather(part.count)
     with warned_once(ranks):
         check_parts(files.train_path, counts)
-    test = part.triples[:0]
-    if ranks.first and test_path is not None:
-        test = read_triples(test_path, entities, relations, *form)
+    rows = torch.tensor(tests, dtype=torch.int64).reshape(-1, 3)
+    if ranks.first and isinstance(test, Path):
+        rows = read_triples(test, entities, relations, *form)
     num_train = sum(count.lines - count.skipped for count in counts)
-    return Inputs(checkpoint, entities, relations, part.triples, num_train, test, labels)
+    return Inputs(checkpoint, entities, relations, part.triples, num_train, rows, labels)
 
 
 def dictionaries_of(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, int], dict[str, int]]:
