@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from tests.samples.small_graph import LINES, TESTS, Graph, triples_and_scores
+from tests.samples.small_graph import ENTITIES, LINES, TESTS, Graph, triples_and_scores
 from tracin.cli import main
 from tracin.results.writers import CSV_HEADER
 
@@ -175,6 +175,27 @@ def test_mode_self(graph: Graph) -> None:
     rows = own.argsort(descending=True, stable=True)
     assert [[record[key] for key in ("head", "relation", "tail")] for record in records] == graph.train[rows].tolist()
     torch.testing.assert_close(torch.tensor([record["self_influence"] for record in records]), own[rows])
+    assert [record["head_label"] for record in records] == [f"entity {head}" for head in graph.train[rows, 0].tolist()]
+
+
+def test_mode_self_by_name_with_top_k_and_csv(graph: Graph) -> None:
+    (graph.folder / "names.txt").write_text("".join(f"name {i}\t{i}\n" for i in range(ENTITIES)))
+    names = ("--node-name-dict", str(graph.folder / "names.txt"))
+    everything = graph.json("--mode", "self", *names)
+    csv_path = graph.folder / "new" / "c.csv"
+    result = graph.run("--mode", "self", "--backend", "factored", "--top-k", "3", "--csv-output", str(csv_path), *names)
+    assert result.exit_code == 0 and f"wrote {graph.folder / 'out.json'}, {csv_path}" in result.stderr
+    records = json.loads((graph.folder / "out.json").read_text())
+    assert records[0]["run"] == everything[0]["run"] | {"top_k": 3}
+    assert [record | {"run": 0} for record in records] == [record | {"run": 0} for record in everything[:3]]
+    assert records[0]["head_name"] == f"name {records[0]['head']}"
+    with open(csv_path, newline="") as file:
+        _, *rows = csv.reader(file)
+    for row, record in zip(rows, records, strict=True):
+        assert row[:2] == [record["head_label"], record["head_name"]]
+        assert (float(row[6]), int(row[7])) == (record["self_influence"], record["index"])
+    shown = graph.run("--mode", "self", "--top-k", "2", "--show", "9", *names).stdout
+    assert f"name {records[0]['head']}" in shown and shown.count("e-") + shown.count("e+") == 2
 
 
 def test_a_file_per_triple_makes_its_folder(graph: Graph) -> None:
@@ -256,7 +277,7 @@ def test_drop_in(graph: Graph, how: str) -> None:
     [
         ("--num-last-layers 1", "--num-last-layers has no effect: --use-last-layers-only was not given"),
         ("--test-indices 1 2", "--test-indices has no effect in mode test"),
-        ("--mode self --csv-output c.csv", "--csv-output has no effect in mode self"),
+        ("--mode self --order opponents", "--order has no effect in mode self"),
         ("--mode self", "--test has no effect in mode self"),
         ("--mode single --max-test-triples 2", "--max-test-triples has no effect in mode single"),
         ("--top-k 2", "--learning-rate 0.001 is used, not the checkpoint's 0.01"),

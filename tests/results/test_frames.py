@@ -142,10 +142,15 @@ def test_mode_self_in_parquet(graph: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "tail_name",
         "self_influence",
     ]
-    ids = {"head": "head_id", "relation": "relation_id", "tail": "tail_id"}
-    ours = frame.select(**ids, self_influence="self_influence", index="train_index")
+    names = {"head": "head_id", "relation": "relation_id", "tail": "tail_id", "index": "train_index"}
+    names |= {name: name for name in ("self_influence", "head_label", "relation_label", "tail_label")}
     assert records[0].pop("run")["mode"] == "self"
-    assert ours.to_dicts() == records
+    assert frame.select(**names).to_dicts() == records
+    run(graph, "--mode", "self", "--top-k", "3", "--csv-output", "own.parquet", output="few.json")
+    assert pl.read_parquet(graph / "own.parquet").equals(frame.drop("head_name", "tail_name").head(3))
+    assert [record["index"] for record in json.loads((graph / "few.json").read_text())] == frame["train_index"][
+        :3
+    ].to_list()
     assert frame["head_name"].to_list() == [f"name of e{record['head']}" for record in records]
     by_hand = self_influence_frame(
         torch.tensor([record["self_influence"] for record in records]),

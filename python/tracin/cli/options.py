@@ -225,7 +225,9 @@ class InputOptions(DictionaryOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RankingOptions(Options):
-    top_k: int | None = option("--top-k", type=POSITIVE, help="Training triples per test triple.  [default: all]")
+    top_k: int | None = option(
+        "--top-k", type=POSITIVE, help="Training triples per test triple, in mode self in all.  [default: all]"
+    )
     order: str = option(
         "--order",
         type=click.Choice(ORDERS),

@@ -135,7 +135,7 @@ def check_room(sizes: Mapping[Path, float], why: str) -> Iterator[str]:
         if size > free:
             raise InputError(
                 f"the outputs take about {in_words(size)} ({why}), but {in_words(free)} are free in {folder}; choose "
-                "another place, or, in modes test and single, keep the best of each test triple with --top-k"
+                "another place, or keep the best of each test triple, in mode self of all, with --top-k"
             )
     if total >= MENTIONED:
         yield f"the outputs take about {in_words(total)} ({why}); --top-k keeps the best of each test triple"
@@ -165,7 +165,8 @@ def run_of(tracin: TracIn, inputs: Inputs, ranking: RankingOptions, mode: str, n
         "backend": tracin.backend,
         "loss": tracin.loss,
         "learning_rate": ranking.learning_rate,
-        **({} if mode == "self" else {"top_k": ranking.top_k, "order": ranking.order}),
+        "top_k": ranking.top_k,
+        **({} if mode == "self" else {"order": ranking.order}),
         "entities": len(inputs.entity_to_id),
         "relations": len(inputs.relation_to_id),
         "training_triples": inputs.num_train,

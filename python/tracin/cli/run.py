@@ -47,13 +47,13 @@ from tracin.distributed.shards import TrainingSet, share_out
 from tracin.errors import InputError
 from tracin.files import check_writable, is_device, is_parquet, locked
 from tracin.influence.top_k import ranked_index
+from tracin.results.self_influence import write_self
 from tracin.results.tables import influence_table, self_influence_table
 from tracin.results.writers import (
     Form,
     Influences,
     numbered,
     write_per_triple,
-    write_self,
     write_single,
     write_test,
 )
@@ -68,9 +68,7 @@ NO_EFFECT_IN_MODE = {
         "triples",
         "test_indices",
         "max_test_triples",
-        "top_k",
         "order",
-        "csv_output",
         "output_per_triple",
     ),
 }
@@ -98,8 +96,8 @@ class RunOptions(Options):
     csv_output: Path | None = option(
         "--csv-output",
         type=FILE,
-        help="CSV file to write (Parquet if it ends in .parquet): one for all triples in mode test, <stem>_test_<i> "
-        "per triple with --output-per-triple and with several --test-indices.",
+        help="CSV file to write (Parquet if it ends in .parquet): one for all triples in modes test and self, "
+        "<stem>_test_<i> per triple with --output-per-triple and with several --test-indices.",
     )
     show: int | None = option(
         "--show",
@@ -186,8 +184,7 @@ def with_triples(options: RunOptions) -> RunOptions:
 
 def notes(options: RunOptions) -> Iterator[str]:
     """One line for each flag that does not do here what its name says."""
-    unnamed = options.mode == "self" and not is_parquet(options.output) and options.show is None
-    for name in NO_EFFECT_IN_MODE[options.mode] + (("edge_map", "node_name_dict") if unnamed else ()):
+    for name in NO_EFFECT_IN_MODE[options.mode]:
         if name in options.given:
             yield f"{spelled(options, name)} has no effect in mode {options.mode}"
     yield from notes_on_layers(options.ranking)
@@ -234,14 +231,13 @@ def tests_of(options: RunOptions, inputs: Inputs) -> int:
 def expected_sizes(options: RunOptions, inputs: Inputs) -> dict[Path, float]:
     """Bytes of each output, about."""
     count = tests_of(options, inputs) * min(options.ranking.top_k or inputs.num_train, inputs.num_train)
-    labelled = options.mode == "single" or options.output_per_triple
+    labelled = options.mode != "test" or options.output_per_triple
     sizes = {
         options.output: count * row_bytes(options.output, json_bytes(inputs.train, inputs.labels if labelled else None))
     }
-    if options.csv_output is not None and len(inputs.test):
-        sizes[options.csv_output] = count * row_bytes(
-            options.csv_output, csv_bytes(inputs.train, inputs.test, inputs.labels)
-        )
+    tests = inputs.train if options.mode == "self" else inputs.test
+    if options.csv_output is not None and len(tests):
+        sizes[options.csv_output] = count * row_bytes(options.csv_output, csv_bytes(inputs.train, tests, inputs.labels))
     return sizes
 
 
@@ -388,11 +384,13 @@ def run_single(run: Run) -> str:
 def run_self(run: Run) -> str:
     with run.session.clock("scoring"):
         own = run.shards.self_influence()
-    train, labels = run.shards.triples(), run.inputs.labels
-    if run.options.show is not None:
-        Console(highlight=False).print(self_influence_table(train, own, labels, run.options.show))
-    write_self(run.options.output, train, own, labels, run.form(None))
-    return str(run.options.output)
+    train, labels, options = run.shards.triples(), run.inputs.labels, run.options
+    top_k = options.ranking.top_k
+    if options.show is not None:
+        shown = min(options.show, top_k or options.show)
+        Console(highlight=False).print(self_influence_table(train, own, labels, shown))
+    write_self(options.output, train, own, labels, run.form(None), options.csv_output, top_k)
+    return ", ".join(str(path) for path in (options.output, options.csv_output) if path is not None)
 
 
 MODES = {"test": run_test, "single": run_single, "self": run_self}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tracin.errors import InputError
 from tracin.files import is_parquet, replacing
-from tracin.results.frames import ROWS, influence_frame, ordered_self_influence_frame, parquet_file
+from tracin.results.frames import ROWS, influence_frame, parquet_file
 from tracin.results.text import csv_cell, csv_records, harmless_csv_cell, json_records
 from tracin.triples.labels import Labels
 from tracin.triples.read import Triple
@@ -178,50 +178,22 @@ def write_per_triple(
             file.writelines(encode(record))
 
 
-def write_self(
-    path: Path,
-    train: Tensor,  # [n, 3]
-    scores: Tensor,  # [n]
-    labels: Labels,
-    form: Form = PLAIN,
-) -> None:
-    """Mode self: a JSON list of the training triples, greatest self-influence first, ties in the given order.
-
-    Parquet adds labels and names.
-    """
-    if not bool(scores.isfinite().all()):
-        index = int((~scores.isfinite()).nonzero()[0])
-        raise _notfinite("self-influence", scores[index].item(), f"training triple {train[index].tolist()}")
-    order = scores.argsort(descending=True, stable=True)
-    if is_parquet(path):
-        with parquet_file(path) as write:
-            for index in order.split(ROWS):
-                write(ordered_self_influence_frame(labels, index, train[index], scores[index]))
-        return
-    rows = zip(train[order].tolist(), scores[order].tolist(), order.tolist(), strict=True)
-    records = (
-        {"head": h, "relation": r, "tail": t, "self_influence": score, "index": index}
-        for (h, r, t), score, index in rows
-    )
-    with replacing(path) as file:
-        file.writelines(encode(_with_run(records, form)))
-
-
 def finite(results: Iterable[Influences]) -> Iterator[Influences]:
     """The same results; InputError names the first that is not a number."""
     for result in results:
         test = f"test triple {result.test_index} {list(result.triple)}"
         own = result.self_influence
         if own is not None and not math.isfinite(own):
-            raise _notfinite("self-influence", own, test)
+            raise notfinite("self-influence", own, test)
         if not bool(result.scores.isfinite().all()):
             place = int((~result.scores.isfinite()).nonzero()[0])
             train = f"training triple {result.train[place].tolist()}"
-            raise _notfinite("influence", result.scores[place].item(), f"{train} on {test}")
+            raise notfinite("influence", result.scores[place].item(), f"{train} on {test}")
         yield result
 
 
-def _notfinite(what: str, value: float, triple: str) -> InputError:
+def notfinite(what: str, value: float, triple: str) -> InputError:
+    """For the score of a triple that is not a number."""
     return InputError(
         f"the {what} of {triple} (ids) is {value}: the model's weights or the learning rate are too large for the "
         "precision; check the model, or take --precision float64"
