@@ -50,7 +50,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "dense": ("run", "--csv-output", "out.csv"),
     "per triple": ("run", "--top-k", "5", "--output-per-triple", "--csv-output", "out.csv"),
     "single": ("run", "--mode", "single", "--test-indices", "0", "4"),
-    "self": ("run", "--mode", "self"),
+    "self": ("run", "--mode", "self", "--top-k", "150", "--csv-output", "out.csv"),
     "fewer lines than ranks": ("run", "--top-k", "5", "--train", "two.txt"),
     "fewer lines, self": ("run", "--mode", "self", "--train", "two.txt"),
     "unknown labels": ("run", "--top-k", "5", "--train", "unknown.txt", "--skip-unknown"),
