@@ -55,7 +55,8 @@ def value(option: click.Option) -> str:
     if isinstance(option.type, click.Choice):
         return ", ".join(map(str, option.type.choices))
     names = {"integer range": "number", "integer": "number", "float range": "number", "float": "number"}
-    return names.get(option.type.name, option.type.name) + (", several" if option.multiple else "")
+    kind = names.get(option.type.name, option.type.name) if option.nargs == 1 else str(option.metavar)
+    return kind + (", several" if option.multiple else "")
 
 
 def default(option: click.Option) -> str:
