@@ -226,6 +226,7 @@ main([*command, *(more if os.environ["RANK"] == "1" else [])])
 """
 
 
+@pytest.mark.slow
 def test_ranks_with_other_files_or_options_are_refused(job: Path) -> None:
     (job / "other_arguments.py").write_text(OTHER_ARGUMENTS)
     lines = (job / "train.txt").read_text().splitlines(keepends=True)
@@ -483,7 +484,7 @@ def test_parts_are_the_whole(
         check_parts(path, [part.count for part in found])
         return torch.cat([part.triples for part in found])
 
-    for parts in range(1, 10):
+    for parts in (1, 2, 3, 5, 9):
         assert outcome(lambda parts=parts: joined(parts)) == whole
 
 
