@@ -12,7 +12,6 @@ import click
 import torch
 
 from tracin.batch import Batch, Job, Outputs, Summary, read_jobs
-from tracin.cli.command import say
 from tracin.cli.options import (
     FILE,
     POSITIVE,
@@ -36,6 +35,7 @@ from tracin.distributed.shards import share_out
 from tracin.files import locked
 from tracin.proximity.filter import METHODS, ProximityOptions
 from tracin.results.writers import Form
+from tracin.streams import say
 from tracin.triples.write import TrainingLines
 
 COUNT = click.IntRange(min=0)

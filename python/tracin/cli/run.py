@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from rich.console import Console
 from torch import Tensor
 
-from tracin.cli.command import say
 from tracin.cli.options import (
     FILE,
     POSITIVE,
@@ -57,6 +55,7 @@ from tracin.results.writers import (
     write_single,
     write_test,
 )
+from tracin.streams import say, show
 
 TESTS_SHOWN = 5  # by --show
 SCORES_HELD = 64 << 20  # influences in memory at a time when all of them are written
@@ -289,10 +288,9 @@ def score(run: Run, indices: list[int], with_self: bool = True) -> Iterable[Infl
 
 def shown(run: Run, results: Iterable[Influences]) -> Iterator[Influences]:
     """The same results; with --show, the first few are printed as they pass."""
-    console = Console(highlight=False)
     for count, result in enumerate(results):
         if run.options.show is not None and count < TESTS_SHOWN:
-            console.print(influence_table(result, run.inputs.labels, run.options.show))
+            show(influence_table(result, run.inputs.labels, run.options.show))
         yield result
 
 
@@ -366,7 +364,7 @@ def run_self(run: Run) -> str:
         own = run.shards.self_influence()
     train, labels = run.shards.triples(), run.inputs.labels
     if run.options.show is not None:
-        Console(highlight=False).print(self_influence_table(train, own, labels, run.options.show))
+        show(self_influence_table(train, own, labels, run.options.show))
     write_self(run.options.output, train, own, labels, run.form(None))
     return str(run.options.output)
 

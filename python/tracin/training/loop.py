@@ -19,7 +19,7 @@ from tracin.errors import InputError
 from tracin.files import check_writable, remove_parts
 from tracin.machine import resolve_device
 from tracin.model import ConvE
-from tracin.progress import progress_bar
+from tracin.progress import on_a_terminal, progress_bar
 from tracin.training.ranking import Ranking, evaluate, inverse_rows
 from tracin.triples.ids import check_ids
 from tracin.triples.known_tails import KnownTails
@@ -293,7 +293,7 @@ def _run_epochs(
     folder: Path | None,
     progress: bool | None,
 ) -> None:
-    shown = sys.stderr.isatty() if progress is None else progress
+    shown = on_a_terminal() if progress is None else progress
     first = len(run.losses) + 1
     with progress_bar("training", (epochs - first + 1) * len(run.pairs), shown) as advance:
         for epoch in range(first, epochs + 1):
