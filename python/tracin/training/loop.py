@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.checkpoints.save import read_training_state, save_checkpoint
 from tracin.errors import InputError
-from tracin.files import check_writable, remove_parts
+from tracin.files import check_writable, locked, remove_parts
 from tracin.machine import resolve_device
 from tracin.model import ConvE
 from tracin.progress import on_a_terminal, progress_bar
@@ -162,7 +163,8 @@ def train(
         The last checkpoint (its path is empty without `output`), the loss of every epoch and the last ranking.
 
     Raises:
-        InputError: on wrong ids or options, a checkpoint of another run, an unusable folder, or a loss of nan.
+        InputError: on wrong ids or options, a checkpoint of another run, an unusable folder or one that another
+            training writes to, or a loss of nan.
 
     Example:
         >>> result = train(torch.tensor([[0, 0, 1], [1, 0, 2]]), num_entities=3, num_relations=1, epochs=1)
@@ -191,7 +193,9 @@ def train(
             run = _resume(str(resume_from), options, triples, num_entities, num_relations, labels, place)
         if len(run.losses) >= epochs:
             raise InputError(f"{resume_from} has finished epoch {len(run.losses)}; ask for more epochs than {epochs}")
-        _run_epochs(run, epochs, every, valid, torch.cat(given), None if output is None else _folder(output), progress)
+        folder = None if output is None else _folder(output)
+        with nullcontext() if folder is None else locked(folder):
+            _run_epochs(run, epochs, every, valid, torch.cat(given), folder, progress)
     return TrainedCheckpoint(
         model=run.model.eval(),
         learning_rate=run.options.rate(epochs),
