@@ -480,6 +480,44 @@ def test_skip_existing_keeps_outputs_of_the_same_run_only(folder: Path, changed:
     assert summary(folder)["skipped"] == 2
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--filter-method", "none"),
+        ("--filter-method", "none", "--top-k", "3"),
+        (),
+        ("--top-k", "3"),
+        ("--skip-tracin",),
+        ("--filter-method", "networkx", "--path-filtering", "--max-total-path-length", "9"),
+        ("--filter-method", "igraph"),
+    ],
+    ids=" ".join,
+)
+def test_the_size_of_the_outputs_is_said_before_the_work(
+    folder: Path, flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracin.cli.outputs.MENTIONED", 1000)
+    result = batch(folder, *flags)
+    assert result.exit_code == 0, result.stderr
+    written = [path for path in (folder / "out").rglob("*") if path.is_file() and "temp_triples" not in str(path)]
+    seal = 0 if "--skip-tracin" in flags else 1000  # bytes of `run` in each JSON file, which large ones do not notice
+    size = sum(path.stat().st_size for path in written if "summary" not in path.name) - TESTS * seal
+    told = re.search(r"note: the outputs take about ([\d.e-]+) MB \(8 test triples x (\d+) training", result.stderr)
+    assert told is not None and float(told[1]) * 1e6 == pytest.approx(size, rel=0.25)
+    shutil.rmtree(folder / "out")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 1000))
+    refused = batch(folder, *flags)
+    assert refused.exit_code == 1 and "training triples), but 0.001 MB are free in" in refused.stderr
+    assert not list((folder / "out").glob("triple_*"))
+
+
+def test_no_size_is_said_of_what_an_earlier_run_filtered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert batch(folder, "--skip-tracin").exit_code == 0
+    monkeypatch.setattr("tracin.cli.outputs.MENTIONED", 1)
+    result = batch(folder, "--skip-filtering")
+    assert result.exit_code == 0 and "outputs take about" not in result.stderr
+
+
 def test_odd_labels_end_no_test_triple_but_their_own(folder: Path) -> None:
     """Labels with a NUL or what steers a terminal, relations that are JSON of all kinds."""
     model = tracin.load_checkpoint(folder / "model.pt").model
