@@ -81,9 +81,10 @@ def reason_against(device: torch.device) -> str | None:
     if device.type == "cuda" and not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
     if device.type == "cuda" and not covers(status["cuda_targets"], torch.cuda.get_device_capability(device)):
+        major, minor = torch.cuda.get_device_capability(device)
         return f"this build of the native extension has kernels for {', '.join(status['cuda_targets'])}, not for " + (
             f"{torch.cuda.get_device_name(device)}; install tracin-ext again with CMAKE_ARGS="
-            "-DCMAKE_CUDA_ARCHITECTURES=native"
+            f"-DCMAKE_CUDA_ARCHITECTURES={major}{minor}"
         )
     return None
 
