@@ -85,6 +85,13 @@ def test_a_width_of_nothing_is_that_of_the_terminal(
     assert streams.console(stderr=True).width > 0
 
 
+def test_labels_that_stdout_cannot_spell_are_escaped(tmp_path: Path) -> None:
+    code = "from tracin import streams; streams.show('n\u0153ud')"
+    for encoding, expected in (("ascii", "n\\u0153ud\n"), ("utf-8", "n\u0153ud\n")):
+        done = shell(f"'{sys.executable}' -c \"{code}\"", tmp_path, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+        assert (done.returncode, done.stdout) == (0, expected), done.stderr
+
+
 def test_a_missing_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     with progress.progress_bar("work", 1) as advance:

@@ -34,16 +34,21 @@ def say(message: str) -> None:
 class _ForStdout(io.StringIO):
     """What is drawn as for stdout; rich ends the process when it meets a closed pipe itself."""
 
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(sys.stdout, "encoding", None) or "utf-8"
+
     def isatty(self) -> bool:
-        return sys.stdout.isatty()
+        return sys.stdout is not None and sys.stdout.isatty()
 
 
 def show(*things: Any) -> None:
     """Prints on stdout what rich can draw; a note says so once if it cannot be printed."""
     drawn = _ForStdout()
     console(file=drawn).print(*things)
+    text = drawn.getvalue().encode(drawn.encoding, "backslashreplace").decode(drawn.encoding)
     try:
-        print(drawn.getvalue(), end="", flush=True)
+        print(text, end="", flush=True)
     except OSError as error:
         _silence(sys.stdout)
         say(f"note: nothing more is shown on stdout ({error.strerror}); the work goes on")
@@ -52,7 +57,8 @@ def show(*things: Any) -> None:
 def flush() -> OSError | None:
     """Lets Python end without an error of its own about stdout; the error, if what was printed there is lost."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError as error:
         _silence(sys.stdout)
         return error
