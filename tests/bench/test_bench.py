@@ -331,6 +331,7 @@ def test_unknown_sections_and_methods_are_named() -> None:
         assert result.exit_code == 2 and "nonsense" in result.output and known in result.output
 
 
+@pytest.mark.slow
 def test_measured_blocks_are_replaced_and_only_by_a_full_run(written: Path, tmp_path: Path) -> None:
     paths = [tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"]
     results = tmp_path / "results"

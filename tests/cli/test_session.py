@@ -255,6 +255,13 @@ def test_triples_as_ids(graph: Graph) -> None:
     assert graph.json("--top-k", "3", "--numeric-triples") == expected
 
 
+@pytest.mark.parametrize("threads", ["0", "-1", "1025", "100000", "99999999999"])
+def test_a_number_of_threads_that_cannot_be_started(graph: Graph, threads: str) -> None:
+    result = graph.run("--threads", threads)
+    assert result.exit_code == 2
+    assert f"Invalid value for '--threads': {threads} is not in the range 1<=x<=1024" in result.stderr
+
+
 def test_threads(graph: Graph) -> None:
     before = torch.get_num_threads()
     try:

@@ -125,6 +125,31 @@ def test_mode_single_and_files_per_triple_in_parquet(graph: Path) -> None:
         assert frame["score"].to_list() == [item["influence"] for item in record["top_influences"]]
 
 
+@pytest.mark.parametrize("rows", [3, 1 << 17])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("--top-k", "4"),
+        ("--top-k", "4", "--mode", "single", "--test-indices", "1", "2"),
+        ("--mode", "self"),
+    ],
+    ids=["test", "single", "self"],
+)
+def test_parquet_says_what_made_it(
+    graph: Path, names: tuple[str, ...], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracin.results.frames.ROWS", rows)
+    monkeypatch.setattr("tracin.results.writers.ROWS", rows)
+    run(graph, *names, output="x.json")
+    run(graph, *names, output="x.parquet")
+    said = json.loads((graph / "x.json").read_text())
+    made = said["run"] if isinstance(said, dict) else said[0]["run"]
+    assert made["tracin"] and json.loads(pl.read_parquet_metadata(graph / "x.parquet")["run"]) == made
+    if "self" not in names and "single" not in names:
+        run(graph, *names, "--csv-output", "y.parquet", output="x.json")
+        assert json.loads(pl.read_parquet_metadata(graph / "y.parquet")["run"]) == made
+
+
 def test_mode_self_in_parquet(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "ROWS", 7)
     run(graph, "--mode", "self", output="self.json")

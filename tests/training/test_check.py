@@ -158,6 +158,7 @@ def test_swapped_columns_and_permuted_relations_are_told(
         assert text is not None and text.startswith("the relation dictionary is not that of the model"), text
 
 
+@pytest.mark.slow
 def test_one_and_two_relations_are_no_reason_to_doubt() -> None:
     generator = torch.Generator().manual_seed(0)
     tails = torch.randint(40, (2, 40), generator=generator)

@@ -150,6 +150,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
 
 
 POSITIVE = click.IntRange(min=1)
+THREADS = click.IntRange(1, 1024)  # with many more, PyTorch and polars fail to start them, and end the process
 FILE = click.Path(path_type=Path)
 STACK = click.Choice(["height", "width"])
 
@@ -297,7 +298,7 @@ class ComputingOptions(Options):
     )
     threads: int | None = option(
         "--threads",
-        type=POSITIVE,
+        type=THREADS,
         help="CPU threads.  [default: one per core; on several ranks, each its share of them]",
     )
     use_vectorized_gradients: bool = flag(

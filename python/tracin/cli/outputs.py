@@ -117,6 +117,19 @@ def csv_bytes(
     return sum(len(text.encode()) for text in lines) / max(1, len(sample))
 
 
+def line_bytes(
+    train: Tensor,  # [n, 3]
+    labels: Labels,
+) -> float:
+    """Of an average line of labels."""
+    sample = train[:SAMPLE].tolist()
+    texts = (
+        f"{labels.entity(head)}\t{labels.relation(relation)}\t{labels.entity(tail)}\n"
+        for head, relation, tail in sample
+    )
+    return sum(len(text.encode()) for text in texts) / max(1, len(sample))
+
+
 def check_room(sizes: Mapping[Path, float], why: str) -> Iterator[str]:
     """A note if outputs of these sizes become large.
 

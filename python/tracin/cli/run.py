@@ -10,10 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
-from rich.console import Console
 from torch import Tensor
 
-from tracin.cli.command import say
 from tracin.cli.options import (
     FILE,
     POSITIVE,
@@ -57,6 +55,7 @@ from tracin.results.writers import (
     write_single,
     write_test,
 )
+from tracin.streams import say, show
 
 TESTS_SHOWN = 5  # by --show
 SCORES_HELD = 64 << 20  # influences in memory at a time when all of them are written
@@ -309,10 +308,9 @@ def score(run: Run, indices: list[int], with_self: bool = True) -> Iterable[Infl
 
 def shown(run: Run, results: Iterable[Influences]) -> Iterator[Influences]:
     """The same results; with --show, the first few are printed as they pass."""
-    console = Console(highlight=False)
     for count, result in enumerate(results):
         if run.options.show is not None and count < TESTS_SHOWN:
-            console.print(influence_table(result, run.inputs.labels, run.options.show))
+            show(influence_table(result, run.inputs.labels, run.options.show))
         yield result
 
 
@@ -387,8 +385,8 @@ def run_self(run: Run) -> str:
     train, labels, options = run.shards.triples(), run.inputs.labels, run.options
     top_k = options.ranking.top_k
     if options.show is not None:
-        shown = min(options.show, top_k or options.show)
-        Console(highlight=False).print(self_influence_table(train, own, labels, shown))
+        most = min(options.show, top_k or options.show)
+        show(self_influence_table(train, own, labels, most))
     write_self(options.output, train, own, labels, run.form(None), options.csv_output, top_k)
     return ", ".join(str(path) for path in (options.output, options.csv_output) if path is not None)
 

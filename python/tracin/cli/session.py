@@ -18,7 +18,7 @@ from torch import Tensor
 
 import tracin_ext
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
-from tracin.cli.command import ARGUMENTS, say, speaking_of_flags, warned_once
+from tracin.cli.command import ARGUMENTS, speaking_of_flags, warned_once
 from tracin.cli.options import ComputingOptions, FileOptions, InputOptions, RankingOptions, spelled, valued
 from tracin.digests import digest_file, digest_models
 from tracin.distributed.launch import launch
@@ -28,6 +28,7 @@ from tracin.influence.layers import layers_named
 from tracin.influence.tracin import TracIn
 from tracin.machine import resolve_device
 from tracin.progress import Clock
+from tracin.streams import say
 from tracin.training.check import doubt
 from tracin.triples.dictionaries import read_dictionaries, read_edge_map, read_names
 from tracin.triples.labels import Labels

@@ -61,14 +61,14 @@ def write_self(
     order = scores.argsort(descending=True, stable=True)[:top_k]
     ranked = _Ranked(train[order], scores[order], order)
     if csv_path is not None and is_parquet(csv_path):
-        _write_parquet(csv_path, ranked, labels)
+        _write_parquet(csv_path, ranked, labels, form)
     elif csv_path is not None:
         cell = harmless_csv_cell if form.csv_safe else csv_cell
         with replacing(csv_path) as file:
             csv.writer(file).writerow(CSV_HEADER)
             file.writelines(self_csv_records(ranked.train, ranked.scores, ranked.indices, labels, cell))
     if is_parquet(path):
-        _write_parquet(path, ranked, labels)
+        _write_parquet(path, ranked, labels, form)
         return
     with replacing(path) as file:
         file.writelines(_json(ranked, labels, form))
@@ -87,7 +87,7 @@ def _json(ranked: _Ranked, labels: Labels, form: Form) -> Iterator[str]:
     yield "[]" if separator == "[" else "\n]"
 
 
-def _write_parquet(path: Path, ranked: _Ranked, labels: Labels) -> None:
-    with parquet_file(path) as write:
+def _write_parquet(path: Path, ranked: _Ranked, labels: Labels, form: Form) -> None:
+    with parquet_file(path, form.run) as write:
         for some in zip(*(rows.split(ROWS) for rows in (ranked.indices, ranked.train, ranked.scores)), strict=True):
             write(ordered_self_influence_frame(labels, *some))

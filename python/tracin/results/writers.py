@@ -61,7 +61,8 @@ class Form:
     """What is added to the layouts of the original scripts.
 
     Args:
-        run: what made the output: the last key of a JSON object, of a list's first one; None: not said.
+        run: what made the output: the last key of a JSON object, of a list's first one; in a Parquet file's metadata;
+            None: not said.
         csv_safe: an apostrophe stands before labels in CSV that a spreadsheet would take for a formula.
     """
 
@@ -97,7 +98,7 @@ def write_test(
         if csv_path is not None:
             results = _through(files.enter_context(_rows_file(csv_path, labels, form)), results)
         if is_parquet(path):
-            write_influences(path, results, labels)
+            write_influences(path, results, labels, form)
             return
         json_file = files.enter_context(replacing(path))
 
@@ -129,7 +130,7 @@ def write_single(
             lambda result: write_influences(csv_path(result.test_index), [result], labels, form), results
         )
     if is_parquet(path):
-        write_influences(path, results, labels)
+        write_influences(path, results, labels, form)
         return
 
     with replacing(path) as file:
@@ -250,11 +251,11 @@ def _csv_writer(file: IO[str], labels: Labels, form: Form) -> Callable[[Influenc
 
 
 @contextmanager
-def _parquet_writer(path: Path, labels: Labels) -> Iterator[Callable[[Influences], None]]:
+def _parquet_writer(path: Path, labels: Labels, form: Form) -> Iterator[Callable[[Influences], None]]:
     """Gives a function that takes the rows of one test triple; they reach the file about ROWS at a time."""
     waiting: list[Influences] = []
     count = 0
-    with parquet_file(path) as write:
+    with parquet_file(path, form.run) as write:
 
         def write_rows(result: Influences) -> None:
             nonlocal count
@@ -297,7 +298,7 @@ def _frame(results: list[Influences], labels: Labels) -> pl.DataFrame:
 def _rows_file(path: Path, labels: Labels, form: Form) -> Iterator[Callable[[Influences], None]]:
     """A CSV or Parquet file, by the ending of its name, as a function that writes the rows of one test triple."""
     if is_parquet(path):
-        with _parquet_writer(path, labels) as write_rows:
+        with _parquet_writer(path, labels, form) as write_rows:
             yield write_rows
     else:
         with replacing(path) as file:
