@@ -387,8 +387,8 @@ def run_self(run: Run) -> str:
     train, labels, options = run.shards.triples(), run.inputs.labels, run.options
     top_k = options.ranking.top_k
     if options.show is not None:
-        shown = min(options.show, top_k or options.show)
-        Console(highlight=False).print(self_influence_table(train, own, labels, shown))
+        most = min(options.show, top_k or options.show)
+        Console(highlight=False).print(self_influence_table(train, own, labels, most))
     write_self(options.output, train, own, labels, run.form(None), options.csv_output, top_k)
     return ", ".join(str(path) for path in (options.output, options.csv_output) if path is not None)
 
