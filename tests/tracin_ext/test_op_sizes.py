@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -95,6 +96,7 @@ def end_of(name: str, arguments: dict[str, Any]) -> str:
 
 
 @native
+@pytest.mark.slow
 def test_extreme_numbers_and_indices_are_refused_or_harmless() -> None:
     command = [sys.executable, "-m", "tests.tracin_ext.test_op_sizes"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -159,12 +159,38 @@ class Ranks:
 
 
 def ranks_of_environment() -> Ranks:
-    """From RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as torchrun sets them."""
-    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
-    if not (rank.isdecimal() and size.isdecimal() and int(size) > 1):
+    """From RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as torchrun sets them; alone without the first two.
+
+    Raises:
+        InputError: if they are no numbers, or a rank is not below their number: the others would wait for it for ever.
+    """
+    if not (os.environ.get("RANK") and os.environ.get("WORLD_SIZE")):
         return Ranks()
-    local_rank, local_size = os.environ.get("LOCAL_RANK", rank), os.environ.get("LOCAL_WORLD_SIZE", size)
-    return Ranks(int(rank), int(size), int(local_rank), int(local_size))
+    rank, size = _number("RANK"), _number("WORLD_SIZE")
+    if size == 1 and rank == 0:
+        return Ranks()
+    ranks = Ranks(rank, size, _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", size))
+    for own, all_, value, number in (
+        ("RANK", "WORLD_SIZE", ranks.rank, ranks.size),
+        ("LOCAL_RANK", "LOCAL_WORLD_SIZE", ranks.local_rank, ranks.local_size),
+    ):
+        if value >= number:
+            raise InputError(
+                f"{own} is {value} and {all_} is {number}; expected {own} to be less: start the processes with "
+                "torchrun, or unset RANK to run alone"
+            )
+    return ranks
+
+
+def _number(name: str, default: int | None = None) -> int:
+    """Of an environment variable; it must be set if there is no default."""
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise InputError(
+            f"{name} is {text!r}; expected a number as torchrun sets it: start the processes with torchrun, or unset "
+            "RANK to run alone"
+        )
+    return int(text)
 
 
 @contextmanager
