@@ -72,13 +72,13 @@ void self_influence_block(const Tensors& model, const Integers& model_sizes,
   });
 }
 
-template <typename Device>
+// On the CPU alone: CUDA takes the image whole.
 void relation_tables(const Tensors& model, const Integers& model_sizes,
                      const Tensor& u,            // [relations, D], changed
                      const Tensor& v,            // [relations, C P of the relation's half], changed
                      const Tensor& jacobians) {  // [relations, ceil(size_S / 32), D, 32] or empty, changed
   const ModelSizes sizes(model_sizes);
-  const Device device(u, sizes.height);
+  const Cpu device(u, sizes.height);
   by_type(u, [&](auto zero) {
     using T = decltype(zero);
     const Model<T> m = model_of<T>(model, sizes, device);
@@ -89,6 +89,45 @@ void relation_tables(const Tensors& model, const Integers& model_sizes,
     if (m.relations && m.relation_half.P) device.relation_tables(m, out_u, out_v, out);
   });
 }
+
+#ifdef TRACIN_CUDA
+// The distinct (head, relation) of n triples [n, 3], equal ones adjacent.
+int64_t count_pairs(const int64_t* triples, int64_t n) {
+  int64_t pairs = n > 0;
+  for (int64_t i = 3; i < 3 * n; i += 3)
+    pairs += triples[i] != triples[i - 3] || triples[i + 1] != triples[i - 2];
+  return pairs;
+}
+
+// On CUDA alone: the CPU's kernels hold factors in panels.
+void sample_factors(const Tensors& model, const Integers& model_sizes,
+                    const Tensor& triples,  // [B, 3]
+                    const Tensor& v,        // [G, C P], all written
+                    const Tensor& z,        // [G, D]
+                    const Tensor& w,        // [B]
+                    const Tensor& linear,   // [B, 2 D + size_S] or [B, 2 D]
+                    const Tensor& delta,    // [B, D]
+                    const Tensor& cq) {     // [B, 2 D], or empty if not wanted
+  const ModelSizes sizes(model_sizes);
+  const Cuda device(v, sizes.height);
+  by_type(v, [&](auto zero) {
+    using T = decltype(zero);
+    const Model<T> m = model_of<T>(model, sizes, device);
+    int64_t B = 0, columns = 0;
+    const int64_t* ids = triples_of(m, triples, &B);
+    const int64_t G = count_pairs(ids, B);
+    cuda::FactorArrays<T> out = {};
+    out.v = data<T>("v", v, device, {G, m.C * m.middle.P});
+    out.z = data<T>("z", z, device, {G, m.D});
+    out.w = data<T>("w", w, device, {B});
+    out.linear = data<T>("linear", linear, device, {B, &columns});
+    check(columns == 2 * m.D || columns == 2 * m.D + m.size_S(), "linear has the wrong shape");
+    out.delta = data<T>("delta", delta, device, {B, m.D});
+    out.cq = optional<T>("cq", cq, device, {B, 2 * m.D});
+    if (B) device.sample_factors(m, ids, B, columns > 2 * m.D, out);
+  });
+}
+#endif
 
 template <typename Device>
 void merge_top_k(const Tensor& scores,  // [Q, B]
@@ -115,9 +154,20 @@ template <typename Device>
 void implement(torch::stable::detail::StableLibrary& m) {
   m.impl("influence_block", TORCH_BOX((&influence_block<Device>)));
   m.impl("self_influence_block", TORCH_BOX((&self_influence_block<Device>)));
-  m.impl("relation_tables", TORCH_BOX((&relation_tables<Device>)));
   m.impl("merge_top_k", TORCH_BOX((&merge_top_k<Device>)));
 }
+
+void implement_on_cpu(torch::stable::detail::StableLibrary& m) {
+  implement<Cpu>(m);
+  m.impl("relation_tables", TORCH_BOX(&relation_tables));
+}
+
+#ifdef TRACIN_CUDA
+void implement_on_cuda(torch::stable::detail::StableLibrary& m) {
+  implement<Cuda>(m);
+  m.impl("sample_factors", TORCH_BOX(&sample_factors));
+}
+#endif
 
 }  // namespace
 }  // namespace tracin
@@ -129,12 +179,15 @@ STABLE_TORCH_LIBRARY(tracin_ext, m) {
   m.def(
       "self_influence_block(Tensor[] model, int[] model_sizes, Tensor M, int[] tracked, Tensor triples, float rate, "
       "Tensor(a!) scores) -> ()");
+  m.def(
+      "sample_factors(Tensor[] model, int[] model_sizes, Tensor triples, Tensor(a!) v, Tensor(b!) z, Tensor(c!) w, "
+      "Tensor(d!) linear, Tensor(e!) delta, Tensor(f!) cq) -> ()");
   m.def("relation_tables(Tensor[] model, int[] model_sizes, Tensor(a!) u, Tensor(b!) v, Tensor(c!) jacobians) -> ()");
   m.def("merge_top_k(Tensor scores, Tensor index, int order, Tensor(a!) best, Tensor(b!) best_index) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CPU, m) { tracin::implement<tracin::Cpu>(m); }
+STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CPU, m) { tracin::implement_on_cpu(m); }
 
 #ifdef TRACIN_CUDA
-STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CUDA, m) { tracin::implement<tracin::Cuda>(m); }
+STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CUDA, m) { tracin::implement_on_cuda(m); }
 #endif

@@ -105,9 +105,11 @@ struct Cuda : Place {
     cuda::self_influence_block<T>(m, on, triples, B, rate, scores, device);
   }
   template <typename T>
-  void relation_tables(const Model<T>& m, T* u, T* v, T* jacobians) const {
+  void sample_factors(const Model<T>& m, const int64_t* triples, int64_t B, bool has_S,
+                      const cuda::FactorArrays<T>& out) const {
+    check_whole(m);
     TorchDevice device(gpu);
-    cuda::relation_tables<T>(m, u, v, jacobians, device);
+    cuda::sample_factors<T>(m, triples, B, has_S, out, device);
   }
   template <typename T>
   void merge_top_k(const T* scores, const int64_t* index, int64_t Q, int64_t B, int64_t k, Order order, T* best,

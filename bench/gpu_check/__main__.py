@@ -26,12 +26,21 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ("tests/tracin_ext", "tests/influence/test_tracin.py", "tests/influence/test_threads.py")
-TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+# Tools of the sanitizer: options, and models of the tiny program. Errors of calls that torch makes and handles are its
+# own; only initcheck must see what all kernels write.
+OURS = ("--kernel-name", "kernel_substring=tracin")
+TOOLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "memcheck": (("--report-api-errors", "no"), ()),
+    "racecheck": (OURS, ("plain", "everything odd")),
+    "initcheck": ((), ("plain",)),
+    "synccheck": (OURS, ("plain", "everything odd")),
+}
 TINY = "bench.gpu_check.tiny"
 ALL_RIGHT = "tiny: all right"  # its last line
 NO_ERRORS = re.compile(r"ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards")
 CUDA_FOLDERS = ("/usr/local/cuda/bin", "/usr/local/cuda-*/bin", "/opt/cuda/bin")
 PACKAGES = ("click", "numpy", "polars", "pytest", "rich", "scipy", "torch")
+STEPS = ("card", "jobs", "tests")
 NOT_RUN = 75
 
 
@@ -183,36 +192,27 @@ def build(check: Check) -> bool:
 def tests(check: Check) -> None:
     """The tests named after the device, and the tiny program under every tool of the sanitizer, side by side."""
     workers = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
-    options = [
-        "-q",
-        *workers,
-        "-p",
-        "no:cacheprovider",
-        "--durations=5",
-        "-k",
-        f"{check.device} and not compiled and not sequential",
-    ]
+    select = f"{check.device} and not compiled and not sequential"
+    options = ["-q", *workers, *"-p no:cacheprovider -p no:benchmark --durations=5 -k".split(), select]
     running = {"tests": check.begin("tests", [sys.executable, "-m", "pytest", *options, *TESTS])}
     sanitizer = shutil.which("compute-sanitizer", path=check.environment["PATH"])
     if sanitizer is None:
         check.note("sanitizer", NOT_RUN, 0, "compute-sanitizer is not on PATH; it comes with the CUDA toolkit")
-    for tool in TOOLS if sanitizer else ():
-        reached = [] if check.device == "cuda" else ["--require-cuda-init", "no"]
-        # Errors of calls that torch makes and handles are its own; kernels other than these are not looked into.
-        of_tool = ["--report-api-errors", "no"] if tool == "memcheck" else ["--kernel-name", "kernel_substring=tracin"]
-        command = [sanitizer, "--tool", tool, "--error-exitcode", "9", "--print-limit", "30", *of_tool, *reached]
+    for tool, (options, models) in TOOLS.items() if sanitizer else ():
+        reached = () if check.device == "cuda" else ("--require-cuda-init", "no")
+        common = "--error-exitcode 9 --print-limit 30 --show-backtrace no".split()
+        watched = [sys.executable, "-m", TINY, check.device, *models]
+        command = [sanitizer, "--tool", tool, *common, *options, *reached, *watched]
         # Without torch's caching allocator every tensor is an allocation of its own, whose end memcheck knows.
-        running[tool] = check.begin(
-            tool, [*command, sys.executable, "-m", TINY, check.device], PYTORCH_NO_CUDA_MEMORY_CACHING="1"
-        )
+        running[tool] = check.begin(tool, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
     for name, step in running.items():
         step.end(170, 30, None if name == "tests" else NO_ERRORS)
 
 
-def benchmark(check: Check) -> None:
+def benchmark(check: Check, steps: Sequence[str]) -> None:
     """W1 and W2, alone on the machine, and what the card can do; `jobs` writes what it finds as it goes."""
     quick = ["--quick"] if check.quick else []
-    for name in ("card", "jobs"):
+    for name in steps:
         if name == "card" and check.device != "cuda":
             continue
         found = check.out / f"{name}.json"
@@ -245,7 +245,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--wheels", type=Path, default=ROOT / ".whl", help="folder of wheels of missing packages")
     parser.add_argument("--seconds", type=float, default=465, help="for everything")
     parser.add_argument("--slower", type=float, default=1, help="all limits are so many times longer")
-    parser.add_argument("--only", nargs="+", default=["tests", "bench"], choices=("tests", "bench"))
+    parser.add_argument("--only", nargs="+", default=STEPS, choices=STEPS, help="beside the build")
     return parser.parse_args(arguments)
 
 
@@ -269,8 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     versions = f"import importlib.metadata as m; print({{name: m.version(name) for name in {PACKAGES}}})"
     check.python("packages", 60, "-c", f"import {', '.join(PACKAGES)}; {versions}")
     if build(check):
-        if check.python("tiny", 90, "-m", TINY, check.device) and "bench" in given.only:
-            benchmark(check)
+        if check.python("tiny", 90, "-m", TINY, check.device):
+            benchmark(check, [step for step in ("card", "jobs") if step in given.only])
         if "tests" in given.only:
             tests(check)
     steps = check.result["steps"]

@@ -1,6 +1,6 @@
 """Small inputs through every kernel, each result compared with float64 on the CPU: what compute-sanitizer watches.
 
-python -m bench.gpu_check.tiny cuda
+python -m bench.gpu_check.tiny cuda [MODEL...]
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def check_lists(dtype: torch.dtype, device: str) -> None:
 
 def main() -> None:
     device = sys.argv[1]
-    for variant in MODELS:
+    for variant in sys.argv[2:] or MODELS:
         check_model(variant, device)
     for dtype in (torch.float32, torch.float64):
         check_lists(dtype, device)

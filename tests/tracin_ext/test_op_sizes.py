@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tests.tracin_ext.test_ops import ARGUMENTS, flattened, native, op
+from tracin_ext.ops import has_kernel
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTREMES = (
@@ -68,6 +69,8 @@ def changed(value: Any, extreme: int, rng: Random) -> Any:
 def calls() -> Iterator[tuple[str, dict[str, Any]]]:
     rng = Random(0)
     for name, make in ARGUMENTS.items():
+        if not has_kernel(name, "cpu"):
+            continue
         for variant in VARIANTS if name != "merge_top_k" else [None]:
             made = make() if variant is None else make(variant=variant)
             arguments = {key: flattened(value) for key, value in made.items()}
