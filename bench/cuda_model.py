@@ -119,7 +119,7 @@ def requested(kernel: str, w: Work) -> int:
     of_kernels = {
         "features": image,
         "statistics": image,
-        "hidden": warps * 8 + THREADS * 4,
+        "hidden": warps * (8 + 4),
         "merge_top_k": 2048 * (8 + REAL) + 4,
     }
     return of_kernels.get(kernel, 0)

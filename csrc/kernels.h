@@ -116,9 +116,9 @@ struct Model {
   const T* delta_scale;                         // [D] delta = delta_scale e
   Segment<T> head_half, middle, relation_half;  // P = 0 where an image has no halves
   const T* relation_u;                          // [relations, D] u of the relation's half
-  const T* jacobians;   // [relations, ceil(size_S / 32), D, 32] dS/d delta of that half, or null: not worth it
-  // On CUDA, where `middle` is the whole image: which of its positions see the head alone, and which see both. Null: not
-  // told apart.
+  const T* jacobians;  // [relations, ceil(size_S / 32), D, 32] dS/d delta of that half, or null: not worth it
+  // On CUDA, where `middle` is the whole image: which of its positions see the head alone, and which see both. Null:
+  // not told apart.
   const int32_t *head_positions, *both_positions;
   int64_t head_P, both_P;
   int64_t P;            // of all windows

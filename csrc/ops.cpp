@@ -94,8 +94,7 @@ void relation_tables(const Tensors& model, const Integers& model_sizes,
 // The distinct (head, relation) of n triples [n, 3], equal ones adjacent.
 int64_t count_pairs(const int64_t* triples, int64_t n) {
   int64_t pairs = n > 0;
-  for (int64_t i = 3; i < 3 * n; i += 3)
-    pairs += triples[i] != triples[i - 3] || triples[i + 1] != triples[i - 2];
+  for (int64_t i = 3; i < 3 * n; i += 3) pairs += triples[i] != triples[i - 3] || triples[i + 1] != triples[i - 2];
   return pairs;
 }
 

@@ -161,8 +161,10 @@ Tests<T> tests_of(const Model<T>& m, const Tensors& tensors, const TestSizes& si
   if (t.relation_gram) check_indices(place, t.pair_relation, t.pairs, 0, t.relations, "pair_relation: out of range");
   check(!t.delta || t.middle_v || !middle_columns, "delta needs middle_v");
   check(!t.delta || !head_columns || (t.head_half_v && t.relation_gram), "delta needs head_half_v and relation_gram");
-  check(!t.narrow_linear || !t.delta || (t.narrow_delta && (place.host || t.narrow_middle_v)),
-        "narrow_linear needs narrow_delta and narrow_middle_v");
+  check(!t.narrow_linear || !t.delta ||
+            (t.narrow_delta &&
+             (place.host || ((t.narrow_middle_v || !middle_columns) && (t.narrow_head_half_v || !head_columns)))),
+        "narrow_linear needs narrow_delta, and on CUDA narrow_middle_v and narrow_head_half_v");
   check(!t.along_c || (t.wz && t.c && t.along_wz), "along_c needs wz, c and along_wz");
   check(place.host || !t.c == !t.wz, "c needs wz, and wz needs c");
   return t;

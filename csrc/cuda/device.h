@@ -42,9 +42,9 @@ class Device {
 
 // The ops of kernels.h on the device. `triples` lie on the host; every other pointer, those inside Model, Tests and
 // Tracked included, leads to the device. Segment's operands are packed with height 0 and all channels in one chunk:
-// forward is [C P, D], backward [D, C P]; M is [S, S]; the tests' operands are rows as they are, v [heads, C head_P] and
-// [pairs, C both_P], or [pairs, C P] where positions are not told apart; those in bfloat16 likewise. The image is taken
-// whole.
+// forward is [C P, D], backward [D, C P]; M is [S, S]; the tests' operands are rows as they are, v [heads, C head_P]
+// and [pairs, C both_P], or [pairs, C P] where positions are not told apart; those in bfloat16 likewise. The image is
+// taken whole.
 template <typename T>
 void influence_block(const Model<T>&, const Tests<T>&, const int64_t* triples, int64_t B, T rate, T* scores, Device&);
 

@@ -99,8 +99,8 @@ Factors<T> compute_factors(const Model<T>& m, bool has_S, bool has_cq, const int
   features(m, s, taps.by_tap, samples.pair_head, samples.pair_relation, G, v, device);
   T *u = device.array<T>(G * D), *z = array_or(into.z, G * D, device);
   device.multiply(row_major<const T>(v, G, F), row_major(s.forward, F, D), row_major(u, G, D));
-  run("hidden", hidden_kernel<T>, launch("hidden", G, warps * sizeof(double) + threads * sizeof(int)), device.stream(),
-      m, samples.pair_head, samples.pair_relation, u, z);
+  run("hidden", hidden_kernel<T>, launch("hidden", G, warps * (sizeof(double) + sizeof(unsigned))), device.stream(), m,
+      samples.pair_head, samples.pair_relation, u, z);
 
   T *w = array_or(into.w, B, device), *linear = array_or(into.linear, B * columns, device),
     *delta = array_or(into.delta, B * D, device);

@@ -66,10 +66,10 @@ void influence_block(const Model<T>& m, const Tests<T>& tests, const int64_t* tr
     products(m, tests, f, Operands<T>{tests.linear, tests.delta, tests.head_half_v, tests.middle_v}, f.linear, scores,
              &side, device);
   else if constexpr (std::is_same_v<T, float>)  // double has no narrow operands
-    products(m, tests, f,
-             Operands<uint16_t>{tests.narrow_linear, tests.narrow_delta, tests.narrow_head_half_v,
-                                tests.narrow_middle_v},
-             narrowed(f.linear, B * f.columns, device), scores, &side, device);
+    products(
+        m, tests, f,
+        Operands<uint16_t>{tests.narrow_linear, tests.narrow_delta, tests.narrow_head_half_v, tests.narrow_middle_v},
+        narrowed(f.linear, B * f.columns, device), scores, &side, device);
   run("pair_scores", pair_scores_kernel<T>,
       launch("pair_scores", ceil_div(B, threads) * ceil_div(tests.Q, tests_at_once<T>),
              tests_at_once<T> * sizeof(TestIds)),

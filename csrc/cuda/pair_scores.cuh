@@ -47,11 +47,14 @@ __global__ void __launch_bounds__(threads, 3)
   const int64_t B = samples.B, columns = (B + blockDim.x - 1) / blockDim.x;
   const int64_t b = blockIdx.x % columns * blockDim.x + threadIdx.x, q0 = blockIdx.x / columns * each;
   const int count = static_cast<int>(tests.Q - q0 < each ? tests.Q - q0 : each);
-  if (threadIdx.x < count) {
+  if (static_cast<int>(threadIdx.x) < count) {
     const int64_t q = q0 + threadIdx.x, *triple = tests.triples + 3 * q, pair = tests.pair[q];
-    ids[threadIdx.x] = {static_cast<int32_t>(triple[0]), static_cast<int32_t>(triple[1]),
-                        static_cast<int32_t>(triple[2]), static_cast<int32_t>(pair),
-                        static_cast<int32_t>(tests.pair_head[pair]), static_cast<int32_t>(tests.pair_relation[pair])};
+    ids[threadIdx.x] = {static_cast<int32_t>(triple[0]),
+                        static_cast<int32_t>(triple[1]),
+                        static_cast<int32_t>(triple[2]),
+                        static_cast<int32_t>(pair),
+                        static_cast<int32_t>(tests.pair_head[pair]),
+                        static_cast<int32_t>(tests.pair_relation[pair])};
   }
   __syncthreads();
   const bool active = b < B;

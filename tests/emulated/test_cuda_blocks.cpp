@@ -34,8 +34,8 @@ void influence(const BlockTest<T>& test) {
     const TestSide<T> side(test.random, packed, test.tables, test.left, test.M, test.on, as_rows);
     std::vector<T> scores(expected.size(), T(NAN));
     HostDevice device;
-    tracin::cuda::influence_block<T>(packed.model, side.tests, test.triples.data(), test.B, T(test.rate),
-                                     scores.data(), device);
+    tracin::cuda::influence_block<T>(packed.model, side.tests, test.triples.data(), test.B, T(test.rate), scores.data(),
+                                     device);
     test.compare(told_apart ? "halves told apart" : "", "influence_block", scores, expected);
   }
 }

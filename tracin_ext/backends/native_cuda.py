@@ -95,7 +95,7 @@ class NativeCudaBackend(NativeBackend):
         to_file = back.to(device)
 
         def operands(rows: Tensor) -> tuple[Tensor, Tensor]:
-            return rows, rows.bfloat16() if self.mixed else new(0).bfloat16()
+            return rows.flatten(), rows.flatten().bfloat16() if self.mixed else new(0).bfloat16()
 
         linear, narrow_linear = operands(linear[to_file])
         delta, narrow_delta = operands((delta * self.model.hidden[4])[to_file] if with_fc else new(0))
