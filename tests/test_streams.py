@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def shell(command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """A command line in which `tracin` is the command and `show` prints two lines and says one."""
-    lines = "from tracin import streams as s; s.show('one'); s.show('two'); s.say('said')"
+    lines = "from tracin import streams as s; s.show('one'); s.show_text('two'); s.say('said')"
     start = "from tracin.__main__ import hold_streams; hold_streams()"
     functions = f"""
 tracin() {{ '{sys.executable}' -m tracin "$@"; }}

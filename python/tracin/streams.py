@@ -46,9 +46,13 @@ def show(*things: Any) -> None:
     """Prints on stdout what rich can draw; a note says so once if it cannot be printed."""
     drawn = _ForStdout()
     console(file=drawn).print(*things)
-    text = drawn.getvalue().encode(drawn.encoding, "backslashreplace").decode(drawn.encoding)
+    show_text(drawn.getvalue().encode(drawn.encoding, "backslashreplace").decode(drawn.encoding), end="")
+
+
+def show_text(text: str, end: str = "\n") -> None:
+    """Prints text as it is, likewise."""
     try:
-        print(text, end="", flush=True)
+        print(text, end=end, flush=True)
     except OSError as error:
         _silence(sys.stdout)
         say(f"note: nothing more is shown on stdout ({error.strerror}); the work goes on")

@@ -404,6 +404,18 @@ def test_ranks_of_the_environment(variables: dict[str, str], expected: Ranks, mo
             "LOCAL_RANK is 3 and LOCAL_WORLD_SIZE is 2; expected LOCAL_RANK to be less",
         ),
         ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "abc"}, "LOCAL_RANK is 'abc'; expected a number as torchrun"),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "abc"},
+            "MASTER_PORT is 'abc'; expected a number as torchrun sets it",
+        ),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "65536"},
+            "MASTER_PORT is 65536; expected a port from 1 to 65535",
+        ),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "", "MASTER_PORT": "1"},
+            "RANK and WORLD_SIZE say that 2 processes work together, but MASTER_ADDR and MASTER_PORT do not say where",
+        ),
         ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is '-1'; expected a number as torchrun sets it"),
         ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'; expected a number as torchrun sets it"),
     ],
@@ -418,7 +430,7 @@ def test_an_environment_of_no_ranks(
         monkeypatch.setenv(name, value)
     result = CliRunner().invoke(main, arguments(job, "top-k", "one"))
     assert result.exit_code == 1 and result.stderr.startswith(f"tracin: error: {told}"), result.stderr
-    assert result.stderr.endswith("start the processes with torchrun, or unset RANK to run alone\n")
+    assert result.stderr.endswith("with torchrun, or unset RANK to run alone\n")
 
 
 def test_ranks_need_a_place_to_meet(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:

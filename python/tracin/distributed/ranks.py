@@ -201,7 +201,7 @@ def working_together(device: str = "cpu") -> Iterator[Ranks]:
         device: "cuda" for NCCL beside gloo, which passes tensors between GPUs; this rank's must be the current one.
 
     Raises:
-        InputError: if the environment does not say where they meet.
+        InputError: if the environment does not say where they meet, or which process this is.
 
     Example:
         >>> with working_together() as ranks:
@@ -213,10 +213,15 @@ def working_together(device: str = "cpu") -> Iterator[Ranks]:
         with shared_by(ranks.local_size):
             yield ranks
         return
-    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+    if not (os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT")):
         raise InputError(
             f"RANK and WORLD_SIZE say that {ranks.size} processes work together, but MASTER_ADDR and MASTER_PORT do "
             "not say where they meet; start them with torchrun, or unset RANK to run alone"
+        )
+    if not 0 < _number("MASTER_PORT") < 1 << 16:
+        raise InputError(
+            f"MASTER_PORT is {os.environ['MASTER_PORT']}; expected a port from 1 to {(1 << 16) - 1}: start the "
+            "processes with torchrun, or unset RANK to run alone"
         )
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, store=store(), rank=ranks.rank, world_size=ranks.size, timeout=TIMEOUT)
