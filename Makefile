@@ -73,12 +73,12 @@ cpp-test: sanitize races
 sanitize races cpp-test: build
 sanitize: OPTIONS := -DTRACIN_SANITIZE=$(SANITIZE)
 races: OPTIONS := -DTRACIN_SANITIZE=thread
-races: ONLY := --target emulated
+races: ONLY := --target emulated test_team
 cpp-test sanitize races:
 	$(BIN)/cmake -S . -B build/$@ -G Ninja --log-level=ERROR -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
 	  -DTRACIN_MODULE=OFF -DTRACIN_TESTS=ON $(OPTIONS)
 	$(BIN)/cmake --build build/$@ $(ONLY) -- --quiet
-	$(BIN)/ctest --test-dir build/$@ --output-on-failure $(if $(ONLY),-L emulated)
+	$(BIN)/ctest --test-dir build/$@ --output-on-failure $(if $(ONLY),-L raced)
 endif
 
 # A wheel with and one without CUDA kernels, each in a fresh environment.

@@ -11,11 +11,23 @@
 
 #include "cpu/products.h"
 #include "fields.h"
+#include "team.h"
 
 namespace tracin {
 
-// Each thread takes the next item when it is done with one.
-inline void on_threads(int64_t n, void (*work)(void*, int64_t), void* context) {
+constexpr const char* no_memory = "out of memory: can't allocate the buffers of a block; take smaller blocks";
+
+// For the extension's own products: as many threads as torch is to use here.
+inline void on_team(int64_t n, void (*work)(void*, int64_t), void* context) {
+  try {
+    own_team(torch::stable::get_num_threads()).run(n, work, context);
+  } catch (const std::bad_alloc&) {
+    throw std::runtime_error(no_memory);
+  }
+}
+
+// For torch's products, which share themselves out unless they are called by torch's own threads.
+inline void on_torch_threads(int64_t n, void (*work)(void*, int64_t), void* context) {
   std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
   std::string text;  // of the first that fails
@@ -26,7 +38,7 @@ inline void on_threads(int64_t n, void (*work)(void*, int64_t), void* context) {
     try {
       for (int64_t i; !failed && (i = next++) < n;) work(context, i);
     } catch (const std::bad_alloc&) {  // no exception may leave a parallel region
-      fail("out of memory: can't allocate the buffers of a block; take smaller blocks");
+      fail(no_memory);
     } catch (const std::exception& error) {
       fail(error.what());
     }
@@ -50,8 +62,6 @@ void torch_multiply(const Operand<T>& a, int64_t row, int64_t rows, int64_t from
   }
 }
 
-inline const Parallel parallel{&on_threads};
-
 // The ops on the CPU.
 struct Cpu : Place {
   // `result`: what an op writes; everything else must lie where it does.
@@ -67,24 +77,25 @@ struct Cpu : Place {
   template <typename T>
   void influence_block(const Model<T>& m, const Tests<T>& t, const int64_t* triples, int64_t B, T rate,
                        T* scores) const {
-    tracin::influence_block<T>(m, t, triples, B, rate, scores, products<T>(), parallel);
+    tracin::influence_block<T>(m, t, triples, B, rate, scores, products<T>(), parallel());
   }
   template <typename T>
   void self_influence_block(const Model<T>& m, const Tracked<T>& on, const int64_t* triples, int64_t B, T rate,
                             T* scores) const {
-    tracin::self_influence_block<T>(m, on, triples, B, rate, scores, products<T>(), parallel);
+    tracin::self_influence_block<T>(m, on, triples, B, rate, scores, products<T>(), parallel());
   }
   template <typename T>
   void relation_tables(const Model<T>& m, T* u, T* v, T* jacobians) const {
-    tracin::relation_tables<T>(m, u, v, jacobians, products<T>(), parallel);
+    tracin::relation_tables<T>(m, u, v, jacobians, products<T>(), parallel());
   }
   template <typename T>
   void merge_top_k(const T* scores, const int64_t* index, int64_t Q, int64_t B, int64_t k, Order order, T* best,
                    int64_t* best_index) const {
-    tracin::merge_top_k<T>(scores, index, Q, B, k, order, best, best_index, parallel);
+    tracin::merge_top_k<T>(scores, index, Q, B, k, order, best, best_index, Parallel{&on_team});
   }
 
  private:
+  Parallel parallel() const { return {height ? &on_team : &on_torch_threads}; }
   template <typename T>
   Products<T> products() const {
     return height ? cpu::own_products<T>() : Products<T>{0, &torch_multiply<T>};

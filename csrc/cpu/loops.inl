@@ -119,7 +119,7 @@ template <typename T>
 void gather_images(const Model<T>& m, const Segment<T>& s, const int64_t* heads, const int64_t* relations, int64_t n,
                    T* image) {
   const int64_t active = round_up(n, 16);
-  if (n < active) memset(image, 0, active * s.X * sizeof(T));
+  if (n < active && s.X) memset(image, 0, active * s.X * sizeof(T));
   for (int64_t i = 0; i < n; ++i) {
     const T* head = m.entity + heads[i] * m.D;
     const T* relation = m.relation + relations[i] * m.relation_step * m.D - m.D;

@@ -28,8 +28,10 @@ from tracin_ext.ops import (
 )
 from tracin_ext.packing import JACOBIAN_BYTES, Part, columns_of, pack, pack_chunks, pack_model, pack_narrow
 from tracin_ext.parameters import parameters_of
+from tracin_ext.threads import each_in_a_thread
 
-TEST_CHUNK = 256  # test triples whose factors are computed at a time
+TEST_CHUNK = 256  # test triples whose factors are computed at a time, by all threads together
+LEAST_CHUNK = 16  # by one
 FEATURE_COPIES = 7  # of their feature maps while they are
 THREAD_BYTES = 8 << 20  # buffers of one thread
 PRODUCTS = ("own", "torch")  # product kernels that TRACIN_PRODUCTS names
@@ -110,7 +112,9 @@ class NativeBackend:
         size, dim = p.conv_weight.element_size(), p.entity.shape[1]
         self.size_S = p.conv_weight.shape[0] * (p.conv_weight[0].numel() + 1)
         self.test_bytes = (p.features + 8 * dim + self.size_S) * size
-        self.fixed_bytes = TEST_CHUNK * FEATURE_COPIES * p.features * size + torch.get_num_threads() * THREAD_BYTES
+        threads = torch.get_num_threads()
+        tests = max(TEST_CHUNK, LEAST_CHUNK * threads)
+        self.fixed_bytes = tests * FEATURE_COPIES * p.features * size + threads * THREAD_BYTES
         self.triple_bytes = (6 * dim + 3 * self.size_S) * size
         self._pack()
 
@@ -155,15 +159,14 @@ class NativeBackend:
         v_of_heads = p.fc_weight.new_empty(len(heads), channels * len(head_half.positions))
         v_of_pairs = p.fc_weight.new_empty(len(pairs.heads), channels * len(middle.positions))
         rows: list[TestRows] = []
-        start = 0
-        for chunk in ordered.split(TEST_CHUNK):
-            f = compute_factors(p, group_triples(chunk), self.exact)
-            group = pairs.group[start : start + len(chunk)]
-            if "fc" in p.tracked:
-                v_of_pairs[group] = columns_of(f.v, middle, channels)[f.group]
-                v_of_heads[pair_head[group]] = columns_of(f.v, head_half, channels)[f.group]
-            rows.append(self._rows(f))
-            start += len(chunk)
+        start, threads = 0, torch.get_num_threads()
+        chunk = max(LEAST_CHUNK, min(TEST_CHUNK // threads, -(-len(ordered) // threads)))
+        for of_chunk, v_of_head, v_of_middle in each_in_a_thread(self._test_chunk, ordered.split(chunk)):
+            group = pairs.group[start : start + len(of_chunk.linear)]
+            if v_of_head is not None and v_of_middle is not None:
+                v_of_pairs[group], v_of_heads[pair_head[group]] = v_of_middle, v_of_head
+            rows.append(of_chunk)
+            start += len(group)
         back = order.argsort()
         each = joined(rows, back)
         head_half_v, narrow_head_half_v = self._operands(v_of_heads, head_half)
@@ -192,6 +195,15 @@ class NativeBackend:
             along_q=self._or_empty(each.along_q),
         )
         return NativeTests(tensors, TestSizes(len(heads), p.M is not None, "fc.bias" in p.tracked))
+
+    def _test_chunk(self, triples: Tensor) -> tuple[TestRows, Tensor | None, Tensor | None]:
+        """Of some tests [n, 3]: their rows, and v [n, C P] of the head's half and of the middle, None without fc."""
+        p, (head_half, middle, _), channels = self.parameters, self.parts, self.parameters.conv_weight.shape[0]
+        f = compute_factors(p, group_triples(triples), self.exact)
+        if "fc" not in p.tracked:
+            return self._rows(f), None, None
+        of_head, of_middle = (columns_of(f.v, part, channels)[f.group] for part in (head_half, middle))
+        return self._rows(f), of_head, of_middle
 
     def _or_empty(self, x: Tensor | None) -> Tensor:
         return self.parameters.conv_weight.new_empty(0) if x is None else x.contiguous()
