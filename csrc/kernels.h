@@ -154,11 +154,23 @@ struct Tests {
   const uint16_t *narrow_head_half_v, *narrow_middle_v, *narrow_delta, *narrow_linear;
 };
 
+// What the gradients at whole embeddings, and |v|^2, need of an image that has halves. All null: the image is taken
+// whole.
+template <typename T>
+struct Halves {
+  const T* head_fc;           // [P, C, round_up(D, 16)] fc of the head's half by position, zero-filled
+  const T* relation_fc;       // likewise
+  const T* relation_squares;  // [relations] |v|^2 of the relation's half
+  const T* relation_pixels;   // [relations, ceil(relation_half.X / 32), D, 32] d(gradient at its pixels) / d delta, or
+                              // null: not worth it
+};
+
 // Which of a sample's gradients count towards its norm.
 template <typename T>
 struct Tracked {
   const T* M;  // [size_S, size_S], packed, or null: no layer below fc
   bool fc, fc_bias, bn2_weight, bn2_bias, entity, relation, bias;
+  Halves<T> halves = {};
 };
 
 // scores[q, b] = rate * <gradient of test q, gradient of triple b>
@@ -167,7 +179,7 @@ void influence_block(const Model<T>&, const Tests<T>&, const int64_t* triples,  
                      int64_t B, T rate, T* scores,                              // [Q, B]
                      const Products<T>&, const Parallel&);
 
-// scores[b] = rate * |gradient of triple b|^2; the model must have no halves.
+// scores[b] = rate * |gradient of triple b|^2
 template <typename T>
 void self_influence_block(const Model<T>&, const Tracked<T>&, const int64_t* triples,  // [B, 3], equal heads adjacent
                           int64_t B, T rate, T* scores,                                // [B]
@@ -179,6 +191,10 @@ void relation_tables(const Model<T>&, T* u,  // [relations, D]
                      T* v,                   // [relations, C relation_half.P]
                      T* jacobians,           // [relations, ceil(size_S / 32), D, 32] or null
                      const Products<T>&, const Parallel&);
+
+// Halves::relation_pixels.
+template <typename T>
+void relation_pixels(const Model<T>&, const T* relation_fc, T* pixels, const Parallel&);
 
 enum class Order { absolute, proponents, opponents };
 

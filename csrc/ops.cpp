@@ -54,7 +54,7 @@ void influence_block(const Tensors& model, const Integers& model_sizes, const Te
 template <typename Device>
 void self_influence_block(const Tensors& model, const Integers& model_sizes,
                           const Tensor& M,  // [size_S, size_S] packed, or empty if no layer below fc is tracked
-                          const Integers& tracked,
+                          const Integers& tracked, const Tensors& halves,
                           const Tensor& triples,  // [B, 3]
                           double rate,
                           const Tensor& scores) {  // [B], written
@@ -65,8 +65,10 @@ void self_influence_block(const Tensors& model, const Integers& model_sizes,
     const Model<T> m = model_of<T>(model, sizes, device);
     int64_t B = 0;
     const int64_t* ids = triples_of(m, triples, &B);
-    check(m.head_half.P == 0 && m.middle.X == 2 * m.D, "self_influence_block: the image must be taken whole");
-    const Tracked<T> on = tracked_of(m, M, tracked, device);
+    Tracked<T> on = tracked_of(m, M, tracked, device);
+    on.halves = halves_of(m, halves, device);
+    check(m.head_half.P || m.middle.X == 2 * m.D, "self_influence_block: the image must have halves or be taken whole");
+    check(!m.head_half.P || m.relation_u, "model: relation_u is missing");
     T* out = data<T>("scores", scores, device, {B});
     if (B) device.self_influence_block(m, on, ids, B, static_cast<T>(rate), out);
   });
@@ -87,6 +89,22 @@ void relation_tables(const Tensors& model, const Integers& model_sizes,
     T* out_v = data<T>("v", v, device, {m.relations, m.C * m.relation_half.P});
     T* out = optional<T>("jacobians", jacobians, device, {m.relations, panels, m.D, lanes});
     if (m.relations && m.relation_half.P) device.relation_tables(m, out_u, out_v, out);
+  });
+}
+
+template <typename Device>
+void relation_pixels(const Tensors& model, const Integers& model_sizes,
+                     const Tensor& relation_fc,  // [relation_half.P, C, round_up(D, 16)]
+                     const Tensor& pixels) {     // [relations, ceil(relation_half.X / 32), D, 32], changed
+  const ModelSizes sizes(model_sizes);
+  const Device device(pixels, sizes.height);
+  by_type(pixels, [&](auto zero) {
+    using T = decltype(zero);
+    const Model<T> m = model_of<T>(model, sizes, device);
+    const T* fc = data<const T>("relation_fc", relation_fc, device, {fc_size(m, m.relation_half)});
+    const int64_t panels = round_up(m.relation_half.X, lanes) / lanes;
+    T* out = data<T>("pixels", pixels, device, {m.relations, panels, m.D, lanes});
+    if (m.relations && m.relation_half.P) device.relation_pixels(m, fc, out);
   });
 }
 
@@ -119,6 +137,12 @@ void implement(torch::stable::detail::StableLibrary& m) {
   m.impl("merge_top_k", TORCH_BOX((&merge_top_k<Device>)));
 }
 
+// What CUDA has no kernels of.
+template <typename Device>
+void implement_for_halves(torch::stable::detail::StableLibrary& m) {
+  m.impl("relation_pixels", TORCH_BOX((&relation_pixels<Device>)));
+}
+
 }  // namespace
 }  // namespace tracin
 
@@ -127,13 +151,17 @@ STABLE_TORCH_LIBRARY(tracin_ext, m) {
       "influence_block(Tensor[] model, int[] model_sizes, Tensor[] tests, int[] test_sizes, Tensor triples, "
       "float rate, Tensor(a!) scores) -> ()");
   m.def(
-      "self_influence_block(Tensor[] model, int[] model_sizes, Tensor M, int[] tracked, Tensor triples, float rate, "
-      "Tensor(a!) scores) -> ()");
+      "self_influence_block(Tensor[] model, int[] model_sizes, Tensor M, int[] tracked, Tensor[] halves, "
+      "Tensor triples, float rate, Tensor(a!) scores) -> ()");
   m.def("relation_tables(Tensor[] model, int[] model_sizes, Tensor(a!) u, Tensor(b!) v, Tensor(c!) jacobians) -> ()");
+  m.def("relation_pixels(Tensor[] model, int[] model_sizes, Tensor relation_fc, Tensor(a!) pixels) -> ()");
   m.def("merge_top_k(Tensor scores, Tensor index, int order, Tensor(a!) best, Tensor(b!) best_index) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CPU, m) { tracin::implement<tracin::Cpu>(m); }
+STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CPU, m) {
+  tracin::implement<tracin::Cpu>(m);
+  tracin::implement_for_halves<tracin::Cpu>(m);
+}
 
 #ifdef TRACIN_CUDA
 STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CUDA, m) { tracin::implement<tracin::Cuda>(m); }

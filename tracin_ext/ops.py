@@ -102,6 +102,15 @@ class TestSizes(NamedTuple):
     fc_bias: bool  # whether it is tracked
 
 
+class HalfTensors(NamedTuple):
+    """What gradients at whole embeddings need of an image that has halves; all empty where it is taken whole."""
+
+    head_fc: Tensor  # [P, C, D rounded up to 16] flat: fc of the head's half by position, zero-filled
+    relation_fc: Tensor  # likewise
+    relation_squares: Tensor  # [R] |v|^2 of the relation's half
+    relation_pixels: Tensor  # [R, ceil(X / 32), D, 32] or empty: gradient at the half's X pixels by delta
+
+
 class Tracked(NamedTuple):
     """Which gradients count towards a norm, beside those of M."""
 
@@ -160,13 +169,14 @@ def self_influence_block(
     model_sizes: ModelSizes,
     M: Tensor,  # [size_S, size_S] packed, or empty
     tracked: Tracked,
+    halves: HalfTensors,
     triples: Tensor,  # [B, 3] on the CPU, equal heads adjacent
     rate: float,
     scores: Tensor,  # [B], written
 ) -> None:
-    """scores[b] = rate * |gradient of triple b|^2; the model must take the image whole."""
+    """scores[b] = rate * |gradient of triple b|^2; on CUDA, the model must take the image whole."""
     torch.ops.tracin_ext.self_influence_block(
-        flat(model), list(model_sizes), M, list(map(int, tracked)), triples, rate, scores
+        flat(model), list(model_sizes), M, list(map(int, tracked)), flat(halves), triples, rate, scores
     )
 
 
@@ -179,6 +189,16 @@ def relation_tables(
 ) -> None:
     """What the relation's half of the image gives once per relation: u, v, and the statistics' derivative by delta."""
     torch.ops.tracin_ext.relation_tables(flat(model), list(model_sizes), u, v, jacobians)
+
+
+def relation_pixels(
+    model: ModelTensors,
+    model_sizes: ModelSizes,
+    relation_fc: Tensor,  # HalfTensors' own
+    pixels: Tensor,  # [R, ceil(X / 32), D, 32], changed
+) -> None:
+    """HalfTensors.relation_pixels, once per relation. There is no kernel for CUDA, which takes the image whole."""
+    torch.ops.tracin_ext.relation_pixels(flat(model), list(model_sizes), relation_fc, pixels)
 
 
 def merge_top_k(
@@ -225,6 +245,7 @@ def _self_influence_block(
     model_sizes: list[int],
     M: Tensor,
     tracked: list[int],
+    halves: list[Tensor],
     triples: Tensor,
     rate: float,
     scores: Tensor,
@@ -234,6 +255,11 @@ def _self_influence_block(
 
 @_fake
 def _relation_tables(model: list[Tensor], model_sizes: list[int], u: Tensor, v: Tensor, jacobians: Tensor) -> None:
+    return None
+
+
+@_fake
+def _relation_pixels(model: list[Tensor], model_sizes: list[int], relation_fc: Tensor, pixels: Tensor) -> None:
     return None
 
 

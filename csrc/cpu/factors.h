@@ -22,10 +22,11 @@ struct Block {
   Buffer<Word<T>> head_mask;                                  // [panels(H)][C][words][32]
   Buffer<T> head_gram;                                        // [panels(H)][padded tests.heads][32]
   Buffer<T> gram;                                             // [tiles][padded tests.pairs][tile_samples] v . v'
-  Buffer<T> squares;                                          // [B] by slot, |v|^2 (self-influence only)
+  Buffer<T> head_squares, squares;                            // [H], [B] by slot, |v|^2 (if wanted)
   Buffer<T> z, w;                                             // [B, D] by slot, [B]
   Buffer<T> delta_pixels;                                     // [B, width] delta, gradient at the middle's pixels
   Buffer<T> half_S;                                           // [B, size_S] of the halves
+  Buffer<T> image;                                            // [B, 2 D] c, q: gradient at all pixels (if wanted)
   Buffer<T> linear;  // [panels(B)][2 D + size_S][32] e, e un, S of the middle (then of all)
 
   int64_t columns() const { return 2 * D + size_S; }
@@ -33,6 +34,8 @@ struct Block {
   Range tile(int64_t t) const { return {t * tile_samples, std::min(tile_samples, B - t * tile_samples)}; }
   T* delta(int64_t i) const { return delta_pixels.data() + i * width; }
   T* pixels(int64_t i) const { return delta(i) + D; }
+  T* c(int64_t i) const { return image.data() + i * 2 * D; }
+  T* q(int64_t i) const { return c(i) + D; }
 
   // Of samples from the beginning of a panel on.
   Panels<T> linear_terms(Range r) const { return part(r, 0, columns()); }
@@ -51,6 +54,11 @@ template <typename T>
 struct Wanted {
   const Tests<T>* gram;  // the tests of v . v', or null
   bool has_S, pixels, squares;
+  bool image = false;                 // c and q, which need the pixels
+  const Halves<T>* halves = nullptr;  // for c, q and squares of an image that has halves
+
+  // Whether the relation's half of S, c and q comes from tables, and not from passes of its own.
+  bool by_tables(const Model<T>& m) const { return (!has_S || m.jacobians) && (!image || halves->relation_pixels); }
 };
 
 // Fills a block from triples whose equal heads are adjacent.

@@ -74,8 +74,10 @@ void forward_heads(const Model<T>& m, const Wanted<T>& wanted, const Products<T>
     const int64_t stride = products.padded(tests.rows) * lanes;
     gram = {b.head_gram.data() + r.first / lanes * stride, tests.rows, r.n, stride};
   }
+  T* squares = wanted.squares ? b.head_squares.data() + r.first : nullptr;
+  if (squares) std::fill(squares, squares + round_up(r.n, lanes), T(0));
   forward({m, m.head_half, products, heads, heads, r.n}, tests,
-          b.head_mask.data() + r.first / lanes * mask_size(m, m.head_half), u, gram, static_cast<T*>(nullptr));
+          b.head_mask.data() + r.first / lanes * mask_size(m, m.head_half), u, gram, squares);
   u.scatter([&](int64_t i) { return b.head_u.data() + (r.first + i) * m.D; });
 }
 
@@ -104,6 +106,9 @@ void forward_pairs(const Model<T>& m, const Wanted<T>& wanted, const Products<T>
     assemble_gram(m, *wanted.gram, products, b, first, gram,
                   b.gram.data() + tile * products.padded(tests.rows) * tile_samples);
   u.scatter([&](int64_t i) { return un + i * D; });
+  for (int64_t i = 0; squares && m.head_half.P && i < n; ++i)
+    squares[i] +=
+        b.head_squares.data()[b.pair_head[first + i]] + wanted.halves->relation_squares[b.pair_relation[first + i]];
   for (int64_t i = 0; i < n; ++i) {
     T* row = un + i * D;
     T* z = b.z.data() + (first + i) * D;

@@ -44,6 +44,10 @@ struct Loops {
   // Adds the gradient at the raw pixels [X][32] of masked y.
   void (*pixel_gradients)(const Model<T>&, const Segment<T>&, const T* y, int64_t active, int64_t c0, int64_t c1,
                           T* pixels);
+  // Adds to the rows [X][width] of a table, width a multiple of 16, what the n channels that a window's signs let
+  // through give: table[taps[j]] += sum over the channels of fc[channel] kernel[channel][j]. fc is [C][width].
+  void (*pixel_jacobian)(const Model<T>&, const int32_t* taps, const int32_t* channels, int64_t n, const T* fc,
+                         int64_t width, T* table);
   // rows[i][0 .. width) (+)= panel[.][i] for i < n; rows lie `stride` apart.
   void (*to_rows)(const T* panel, int64_t width, int64_t n, bool accumulate, T* const* rows);
   // panel[.][i] (+)= rows[i][0 .. width); lanes from n on are set to zero unless accumulating.

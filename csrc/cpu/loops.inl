@@ -226,6 +226,29 @@ void pixel_gradients(const Model<T>& m, const Segment<T>& s, const T* y, int64_t
       }
 }
 
+// `taps` of a window at once, from j0 on: their sums over the channels stay in registers.
+template <typename T, int taps>
+void pixel_jacobian_of(const Model<T>& m, const int32_t* tap, int64_t j0, const int32_t* channels, int64_t n,
+                       const T* fc, int64_t width, T* table) {
+  const T* kernel = m.pixel_kernel + j0;
+  for (int64_t d = 0; d < width; d += L<T>) {
+    Vec<T> sum[taps] = {};
+    for (int64_t i = 0; i < n; ++i) {
+      const Vec<T> x = at(fc + channels[i] * width + d).value;
+      for (int j = 0; j < taps; ++j) sum[j] += x * kernel[channels[i] * m.J + j];
+    }
+    for (int j = 0; j < taps; ++j) at(table + tap[j0 + j] * width + d).value += sum[j];
+  }
+}
+
+template <typename T>
+void pixel_jacobian(const Model<T>& m, const int32_t* taps, const int32_t* channels, int64_t n, const T* fc,
+                    int64_t width, T* table) {
+  int64_t j = 0;
+  for (; j + 9 <= m.J; j += 9) pixel_jacobian_of<T, 9>(m, taps, j, channels, n, fc, width, table);
+  for (; j < m.J; ++j) pixel_jacobian_of<T, 1>(m, taps, j, channels, n, fc, width, table);
+}
+
 template <typename T>
 void to_rows(const T* panel, int64_t width, int64_t n, bool accumulate, T* const* rows) {
   for (int64_t d0 = 0; d0 < width; d0 += 16) {
@@ -301,9 +324,9 @@ void combine(const T* dots, const T* gram, const int32_t* pair, const T* linear,
 }
 
 template <typename T>
-constexpr Loops<T> table = {multiply<T>,        gather_images<T>, convolve<T>, add_squares<T>, statistics<T>,
-                            pixel_gradients<T>, to_rows<T>,       to_panel<T>, normalise<T>,   loss<T>,
-                            add_halves<T>,      combine<T>,       dot<T>};
+constexpr Loops<T> table = {
+    multiply<T>, gather_images<T>, convolve<T>,  add_squares<T>, statistics<T>, pixel_gradients<T>, pixel_jacobian<T>,
+    to_rows<T>,  to_panel<T>,      normalise<T>, loss<T>,        add_halves<T>, combine<T>,         dot<T>};
 }  // namespace
 
 extern const Loops<float> float_loops;

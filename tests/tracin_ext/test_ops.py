@@ -75,13 +75,13 @@ def influence_block_arguments(count: int = B, tests: int = Q, **of_backend: Any)
 def self_influence_block_arguments(count: int = B, **of_backend: Any) -> dict[str, Any]:
     native_backend = backend(**of_backend)
     p = native_backend.parameters
-    model, sizes = native_backend._whole
     everything = p.M is not None
     return {
-        "model": model,
-        "model_sizes": sizes,
+        "model": native_backend.model,
+        "model_sizes": native_backend.sizes,
         "M": p.conv_weight.new_empty(0) if p.M is None else pack(p.M, native_backend.height),
         "tracked": ops.Tracked(everything, everything, True, True, everything, everything, everything),
+        "halves": native_backend.halves,
         "triples": sorted_triples(count),
         "rate": 0.5,
         "scores": p.fc_weight.new_zeros(count),
@@ -97,6 +97,16 @@ def relation_tables_arguments(jacobians: bool = True, **of_backend: Any) -> dict
         "u": torch.zeros_like(model.relation_u),
         "v": torch.zeros_like(native_backend.relation_v),
         "jacobians": torch.zeros_like(model.jacobians[: None if jacobians else 0]),
+    }
+
+
+def relation_pixels_arguments(**of_backend: Any) -> dict[str, Any]:
+    native_backend = backend(**of_backend)
+    return {
+        "model": native_backend.model,
+        "model_sizes": native_backend.sizes,
+        "relation_fc": native_backend.halves.relation_fc,
+        "pixels": torch.zeros_like(native_backend.halves.relation_pixels),
     }
 
 
@@ -139,6 +149,12 @@ SAMPLES: dict[str, Callable[[str], list[dict[str, Any]]]] = {
         relation_tables_arguments(products="torch", device=device),
         relation_tables_arguments(variant="inverse relations at odd rows", device=device),
     ],
+    "relation_pixels": lambda _: [
+        relation_pixels_arguments(),
+        relation_pixels_arguments(dtype=torch.float64),
+        relation_pixels_arguments(products="torch"),
+        relation_pixels_arguments(variant="inverse relations at odd rows"),
+    ],
     "merge_top_k": lambda device: [
         *(merge_top_k_arguments(count=count, k=k, device=device) for count in (0, 1, 7) for k in (1, 10)),
         merge_top_k_arguments(torch.float64, device=device),
@@ -151,8 +167,10 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "influence_block": influence_block_arguments,
     "self_influence_block": self_influence_block_arguments,
     "relation_tables": relation_tables_arguments,
+    "relation_pixels": relation_pixels_arguments,
     "merge_top_k": merge_top_k_arguments,
 }
+CPU_ONLY = {"relation_pixels"}  # on CUDA, images are taken whole
 
 
 def change(**fields: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -168,7 +186,8 @@ def flattened(value: Any) -> Any:
     """An argument as the op takes it."""
     if not isinstance(value, tuple):
         return value
-    return ops.flat(value) if isinstance(value, ops.ModelTensors | ops.TestTensors) else list(map(int, value))
+    tensors = isinstance(value, ops.ModelTensors | ops.TestTensors | ops.HalfTensors)
+    return ops.flat(value) if tensors else list(map(int, value))
 
 
 def call(name: str, arguments: dict[str, Any]) -> None:
@@ -260,13 +279,16 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("self_influence_block", "triples", put(torch.full((B, 3), ENTITIES)), f"id {ENTITIES} exceeds the model"),
     ("self_influence_block", "model", lambda x: ops.flat(x)[:-1], "wrong number of tensors"),
     ("self_influence_block", "model_sizes", change(relation_step=put(0)), "relation_step is 0, must be at least 1"),
-    ("self_influence_block", "model", lambda _: backend().model, "the image must be taken whole"),
-    (
-        "self_influence_block",
-        "model",
-        change(middle=change(pixels=lambda x: x.repeat(2))),
-        "the image must be taken whole",
-    ),
+    ("self_influence_block", "model", change(relation_u=lambda x: x[:0]), "relation_u is missing"),
+    ("self_influence_block", "halves", change(head_fc=lambda x: x[:0]), "head_fc or relation_fc is missing"),
+    ("self_influence_block", "halves", change(relation_fc=lambda x: x[1:]), "relation_fc has the wrong shape"),
+    ("self_influence_block", "halves", change(relation_squares=lambda x: x[:0]), "relation_squares is missing"),
+    ("self_influence_block", "halves", change(relation_pixels=lambda x: x[1:]), "relation_pixels has the wrong shape"),
+    ("self_influence_block", "halves", lambda x: list(x)[:-1], r"halves: wrong number of tensors \(3\)"),
+    ("relation_pixels", "relation_fc", lambda x: x[1:], "relation_fc has the wrong shape"),
+    ("relation_pixels", "pixels", lambda x: x[1:], "pixels has the wrong shape"),
+    ("relation_pixels", "pixels", Tensor.double, "wrong dtype"),
+    ("relation_pixels", "model", lambda x: ops.flat(x)[:-1], "wrong number of tensors"),
     ("relation_tables", "u", lambda x: x[1:], "u has the wrong shape"),
     ("relation_tables", "u", Tensor.double, "wrong dtype"),
     ("relation_tables", "v", lambda x: x[:, 1:].contiguous(), "v has the wrong shape"),
@@ -322,13 +344,15 @@ def test_has_a_cpu_kernel(name: str) -> None:
 @pytest.mark.skipif(not STATUS["cuda_targets"], reason="built without nvcc")
 @EACH_OP
 def test_has_a_cuda_kernel_where_built_with_nvcc(name: str) -> None:
-    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"tracin_ext::{name}", "CUDA")
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"tracin_ext::{name}", "CUDA") == (name not in CPU_ONLY)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @EACH_OP
 @pytest.mark.slow
 def test_opcheck(name: str, device: str) -> None:
+    if device != "cpu" and name in CPU_ONLY:
+        pytest.skip(f"{name} has no kernel for {device}")
     samples = SAMPLES[name](device)
     assert samples
     for sample in samples:
@@ -468,6 +492,21 @@ def test_both_product_kernels_give_the_factored_scores(products: str, variant: s
     torch.testing.assert_close(scores.cpu(), expected)
     own = native_backend.self_influence(train, 0.5)
     torch.testing.assert_close(own.cpu(), factored.self_influence(train, 0.5))
+
+
+@native
+@pytest.mark.parametrize("layers", [LAYERS, ("entity",), ("relation", "fc")])
+@pytest.mark.parametrize("tables", [True, False])
+def test_self_influence_by_halves(layers: tuple[str, ...], tables: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With tables of the relations, and where they would take too much memory."""
+    if not tables:
+        monkeypatch.setattr("tracin_ext.backends.native.JACOBIAN_BYTES", 0)
+        monkeypatch.setattr("tracin_ext.halves.JACOBIAN_BYTES", 0)
+    native_backend = backend(torch.float64, layers)
+    assert (native_backend.halves.relation_pixels.numel() > 0) == tables
+    factored = FactoredBackend(random_model("plain"), layers, torch.float64, torch.device("cpu"))
+    train = sorted_triples(300)
+    torch.testing.assert_close(native_backend.self_influence(train, 0.5), factored.self_influence(train, 0.5))
 
 
 @pytest.mark.parametrize("kernel", [*DEVICES, "torch"])
