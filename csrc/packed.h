@@ -186,6 +186,13 @@ Halves<T> halves_of(const Model<T>& m, const Tensors& tensors, const Place& plac
   return halves;
 }
 
+template <typename T>
+void take_flags(Numbers& n, Tracked<T>* on) {
+  on->fc = n.flag("fc"), on->fc_bias = n.flag("fc_bias");
+  on->bn2_weight = n.flag("bn2_weight"), on->bn2_bias = n.flag("bn2_bias");
+  on->entity = n.flag("entity"), on->relation = n.flag("relation"), on->bias = n.flag("bias");
+}
+
 // Which gradients count: tracin_ext.ops.Tracked.
 template <typename T>
 Tracked<T> tracked_of(const Model<T>& m, const Tensor& M, const Integers& integers, const Place& place) {
@@ -193,9 +200,7 @@ Tracked<T> tracked_of(const Model<T>& m, const Tensor& M, const Integers& intege
   Tracked<T> on = {};
   on.M = optional<const T>("M", M, place, {product({padded(size_S, place.height), size_S})});
   Numbers n("tracked", integers);
-  on.fc = n.flag("fc"), on.fc_bias = n.flag("fc_bias");
-  on.bn2_weight = n.flag("bn2_weight"), on.bn2_bias = n.flag("bn2_bias");
-  on.entity = n.flag("entity"), on.relation = n.flag("relation"), on.bias = n.flag("bias");
+  take_flags(n, &on);
   n.end();
   return on;
 }

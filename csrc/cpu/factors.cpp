@@ -21,8 +21,6 @@
 namespace tracin::cpu {
 namespace {
 
-constexpr int64_t head_panels = 4;  // panels of heads that go through the forward pass together
-
 template <typename T>
 void index_samples(const Model<T>& m, const int64_t* triples, int64_t B, Block<T>& b) {
   b.B = B, b.D = m.D, b.size_S = m.size_S();
@@ -102,6 +100,10 @@ template <typename T>
 void compute_factors(const Model<T>& m, const Wanted<T>& wanted, const int64_t* triples, int64_t B,
                      const Products<T>& products, const Parallel& parallel, Block<T>& b) {
   index_samples(m, triples, B, b);
+  if (wanted.kept) {
+    b.head_row.resize(b.H);
+    for (int64_t i = 0; i < B; ++i) b.head_row[b.head[i]] = static_cast<int32_t>(wanted.kept->head(i));
+  }
   allocate(m, wanted, products, b);
   constexpr int64_t heads = head_panels * lanes;
   if (m.head_half.P)

@@ -6,6 +6,7 @@
 
 namespace tracin::cpu {
 
+constexpr int64_t head_panels = 4;     // panels of heads that go through the forward pass together
 constexpr int64_t tile_samples = 256;  // that one thread takes through both passes; their panels stay in the L2 cache
 constexpr int64_t jacobian_from = 12;  // samples of a head that repay its Jacobian
 
@@ -16,6 +17,7 @@ struct Block {
   int64_t B, H, D, size_S, width;                             // width: D + middle.X
   std::vector<int64_t> heads, head_ids, relations, tails;     // [B], [H], [B], [B]
   std::vector<int32_t> head, pair, pair_head, pair_relation;  // [B] row of head_ids, [B] slot, [B] by slot
+  std::vector<int32_t> head_row;                              // [H] where heads are kept (if they are)
   std::vector<int64_t> pairs;                                 // [tiles] pairs of a tile
   std::vector<char> by_jacobian;                              // [H] whether S of the head's half comes from one
   Buffer<T> head_u;                                           // [H, D]
@@ -49,6 +51,16 @@ struct Block {
   }
 };
 
+// Where the rows of a block's distinct heads and pairs are kept, and which rows are its samples'.
+template <typename T>
+struct Kept {
+  const Factors<T>& to;
+  const int32_t* pair;  // [B]
+
+  int64_t head(int64_t i) const { return to.pair_head[pair[i]]; }
+  bool new_pair(int64_t i) const { return !i || pair[i] != pair[i - 1]; }
+};
+
 // What of the factors is needed.
 template <typename T>
 struct Wanted {
@@ -56,6 +68,7 @@ struct Wanted {
   bool has_S, pixels, squares;
   bool image = false;                 // c and q, which need the pixels
   const Halves<T>* halves = nullptr;  // for c, q and squares of an image that has halves
+  const Kept<T>* kept = nullptr;
 
   // Whether the relation's half of S, c and q comes from tables, and not from passes of its own.
   bool by_tables(const Model<T>& m) const { return (!has_S || m.jacobians) && (!image || halves->relation_pixels); }

@@ -324,9 +324,44 @@ void combine(const T* dots, const T* gram, const int32_t* pair, const T* linear,
 }
 
 template <typename T>
+void pair_sums(const T* entity, const T* z, const T* un, const T* e, const T* e_scaled, const T* e_un, int64_t D,
+               T* sums) {
+  Vec<T> sum[3] = {};
+  int64_t d = 0;
+  for (; d + L<T> <= D; d += L<T>) {
+    const Vec<T> x = at(z + d).value <= 0 ? Vec<T>{} : at(entity + d).value;
+    sum[0] += x * at(e + d).value;
+    sum[1] += x * at(e_scaled + d).value;
+    sum[2] += x * at(un + d).value * at(e_un + d).value;
+  }
+  for (int i = 0; i < 3; ++i) {
+    sums[i] = 0;
+    for (int64_t l = 0; l < L<T>; ++l) sums[i] += sum[i][l];
+  }
+  for (; d < D; ++d) {
+    const T x = z[d] <= 0 ? T(0) : entity[d];
+    sums[0] += x * e[d];
+    sums[1] += x * e_scaled[d];
+    sums[2] += x * un[d] * e_un[d];
+  }
+}
+
+template <typename T>
+void bounds(const T* norms, int64_t stride, int64_t parts, const T* test, int64_t n, T* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) out[i] = test[0] * norms[i];
+  for (int64_t part = 1; part < parts; ++part) {
+    const T x = test[part], *row = norms + part * stride;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) out[i] += x * row[i];
+  }
+}
+
+template <typename T>
 constexpr Loops<T> table = {
-    multiply<T>, gather_images<T>, convolve<T>,  add_squares<T>, statistics<T>, pixel_gradients<T>, pixel_jacobian<T>,
-    to_rows<T>,  to_panel<T>,      normalise<T>, loss<T>,        add_halves<T>, combine<T>,         dot<T>};
+    multiply<T>,       gather_images<T>, convolve<T>,  add_squares<T>, statistics<T>, pixel_gradients<T>,
+    pixel_jacobian<T>, to_rows<T>,       to_panel<T>,  normalise<T>,   loss<T>,       add_halves<T>,
+    combine<T>,        dot<T>,           pair_sums<T>, bounds<T>};
 }  // namespace
 
 extern const Loops<float> float_loops;
