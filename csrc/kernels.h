@@ -210,6 +210,7 @@ struct Factors {
   T* q;                                                   // [n, D]
   T* z;                                                   // [G, D]
   T* un;                                                  // [G, D]
+  int32_t* signs;                                         // [G, ceil(D / 32)] bit d of a row: whether z[d] > 0
   T* middle_v;                                            // [G, middle_columns]
   T* middle_squares;                                      // [G] |middle_v|^2
   T* head_v;                                              // [H, head_columns]
@@ -263,13 +264,14 @@ enum class Order { absolute, proponents, opponents };
 
 // What became of a test: its list is exact, or it would have cost more than the budget, or a score is no finite number.
 enum Outcome { found, too_many, not_finite };
+constexpr int64_t work_columns = 4;  // outcome, pairs scored, bounds compared, numbers read for the scores
 
 // Each test's best k of all training triples: best first, ties by index. Only pairs are scored whose bound, increased
 // by `slack` times itself, reaches the k-th best. A list is given up where its pairs need more than `budget` numbers.
 template <typename T>
 void bounded_top_k(const PairModel<T>* models, int64_t checkpoints, const PairLists<T>&, int64_t k, Order, T slack,
                    int64_t budget, T* best, int64_t* best_index,  // [Q, k] both
-                   int64_t* work,                                 // [Q, 3] outcome, pairs scored, bounds compared
+                   int64_t* work,                                 // [Q, work_columns]
                    const Parallel&);
 
 // Halves::relation_pixels.

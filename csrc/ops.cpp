@@ -114,7 +114,7 @@ void factor_block(const Tensors& model, const Integers& model_sizes, const Tenso
                   const Tensors& factors,  // changed: rows first .. first + count, and their pairs and heads
                   int64_t first, int64_t count, double S_slack) {
   const ModelSizes sizes(model_sizes);
-  check(factors.size() == 14, "factors: wrong number of tensors (" + std::to_string(factors.size()) + ")");
+  check(factors.size() == 15, "factors: wrong number of tensors (" + std::to_string(factors.size()) + ")");
   const Device device(factors.back(), sizes.height);
   by_type(factors.back(), [&](auto zero) {
     using T = decltype(zero);
@@ -162,7 +162,7 @@ void bounded_top_k(const Tensors& models, const Integers& tracked, const Tensor&
                    int64_t order, double slack, int64_t budget,
                    const Tensor& best,        // [Q, k], written
                    const Tensor& best_index,  // [Q, k], written
-                   const Tensor& work) {      // [Q, 3] outcome, pairs scored, bounds compared, written
+                   const Tensor& work) {      // [Q, work_columns], written
   check(order >= 0 && order <= 2, "bounded_top_k: order must be 0 (absolute), 1 (proponents) or 2 (opponents)");
   check(slack >= 0 && slack < 1, "bounded_top_k: slack must be from 0 to 1");
   const Device device(best);
@@ -174,7 +174,7 @@ void bounded_top_k(const Tensors& models, const Integers& tracked, const Tensor&
     T* out = data<T>("best", best, device, {all[0].tests.n, &k});
     check(k <= all[0].train.n, "best: more than there are training triples");
     int64_t* out_index = data<int64_t>("best_index", best_index, device, {all[0].tests.n, k});
-    int64_t* told = data<int64_t>("work", work, device, {all[0].tests.n, 3});
+    int64_t* told = data<int64_t>("work", work, device, {all[0].tests.n, work_columns});
     if (k)
       tracin::bounded_top_k<T>(all.data(), static_cast<int64_t>(all.size()), in, k, static_cast<Order>(order),
                                static_cast<T>(slack), budget, out, out_index, told, parallel);

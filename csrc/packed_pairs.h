@@ -22,13 +22,14 @@ Factors<T> factors_of(Fields& f, const Place& place, int64_t D, int64_t entities
   x.q = take("q", {x.n, D});
   x.z = take("z", {x.G, D});
   x.un = take("un", {x.G, D});
+  x.signs = const_cast<int32_t*>(f.take_optional<int32_t>("signs", {x.G, round_up(D, 32) / 32}));
   x.middle_v = take("middle_v", {x.G, &x.middle_columns});
   x.middle_squares = take("middle_squares", {x.G});
   x.head_v = take("head_v", {&x.H, &x.head_columns});
   x.head_squares = take("head_squares", {x.H});
   x.norms = take("norms", {x.n, norm_parts});
-  check(!x.n || (x.w && x.z && x.un && x.middle_squares && x.norms),
-        "factors: w, z, un, middle_squares or norms is missing");
+  check(!x.n || (x.w && x.z && x.un && x.signs && x.middle_squares && x.norms),
+        "factors: w, z, un, signs, middle_squares or norms is missing");
   check(!x.head_v || x.head_squares, "factors: head_v needs head_squares");
   check_indices(place, x.pair, x.n, 0, x.G, "factors: pair: out of range");
   if (x.head_v) check_indices(place, x.pair_head, x.G, 0, x.H, "factors: pair_head: out of range");

@@ -72,6 +72,7 @@ def keep(
         q=new(n, dim if "relation" in p.tracked else 0),
         z=new(pairs, dim),
         un=new(pairs, dim),
+        signs=torch.empty(pairs, -(-dim // 32), dtype=torch.int32),
         middle_v=new(pairs, middle_columns),
         middle_squares=new(pairs),
         head_v=new(heads, head_columns),
@@ -177,6 +178,12 @@ class KeptTriples:
         terms = max(*part_sizes(self.backends[0]), self.backends[0].size_S, p.entity.shape[1])
         return min(0.1, 4 * terms * torch.finfo(p.dtype).eps)
 
+    @property
+    def numbers_of_pair(self) -> int:
+        """Numbers of a training triple that are read for its score with a test triple, in most cases."""
+        dim = len(self.backends[0].model.hidden[0])
+        return len(self.backends) * (3 * dim + self.factors[0].S.shape[1] + self.factors[0].middle_v.shape[1])
+
     def pair_tensors(
         self,
         tests: Tensor,  # [Q, 3] ordered by head and relation
@@ -197,10 +204,10 @@ class KeptTriples:
         k: int,
         order: str,
         budget: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # scores [Q, k], indices [Q, k], work [Q, 3] of `bounded_top_k`
+    ) -> tuple[Tensor, Tensor, Tensor]:  # scores [Q, k], indices [Q, k], work [Q, 4] of `bounded_top_k`
         by_head = order_by_head_relation(tests)
         scores = self.factors[0].w.new_empty(len(tests), k)
-        indices, work = torch.full((len(tests), k), -1), torch.zeros(len(tests), 3, dtype=torch.int64)
+        indices, work = torch.full((len(tests), k), -1), torch.zeros(len(tests), 4, dtype=torch.int64)
         bounded_top_k(
             self.pair_tensors(tests[by_head]),
             [backend.tracked for backend in self.backends],

@@ -138,6 +138,7 @@ class FactorTensors(NamedTuple):
     q: Tensor  # [n, D]
     z: Tensor  # [G, D]
     un: Tensor  # [G, D]
+    signs: Tensor  # [G, ceil(D / 32)] int32, bit d of a row: whether z[d] > 0
     middle_v: Tensor  # [G, C P]
     middle_squares: Tensor  # [G] |middle_v|^2
     head_v: Tensor  # [H, C P]
@@ -296,7 +297,7 @@ def bounded_top_k(
     budget: int,  # numbers that the pairs of one test may need
     best: Tensor,  # [Q, k], written
     best_index: Tensor,  # [Q, k], written
-    work: Tensor,  # [Q, 3], written: one of OUTCOMES by number, pairs scored, bounds compared
+    work: Tensor,  # [Q, 4], written: one of OUTCOMES by number, pairs scored, bounds compared, numbers read for scores
 ) -> None:
     """Each test's best k: best first, ties by index, as by `merge_top_k`. There is no kernel for CUDA."""
     flags = [int(flag) for each in tracked for flag in each]

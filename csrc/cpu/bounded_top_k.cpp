@@ -57,7 +57,7 @@ class Search {
     zeros();
     std::sort_heap(best_.begin(), best_.end());
     for (std::size_t i = 0; i < best_.size(); ++i) best[i] = best_[i].score, best_index[i] = best_[i].index;
-    work[0] = outcome_, work[1] = scored_, work[2] = compared_;
+    work[0] = outcome_, work[1] = scored_, work[2] = compared_, work[3] = question_.numbers();
   }
 
  private:
@@ -136,13 +136,18 @@ class Search {
       const int64_t count = std::min(stretch, n - first);
       compared_ += count;
       cpu::loops<T>().bounds(norms + first, n_, checkpoints_ * parts, test_norms_.data(), count, bounds);
-      for (int64_t i = 0; i < count && outcome_ == found; ++i) {
-        if (!reaches(bounds[i])) continue;
-        const int64_t row = rows[first + i];
-        const Shared shared = question_.shared(row);
+      int64_t reaching[stretch], m = 0;
+      for (int64_t i = 0; i < count; ++i) {
+        reaching[m] = rows[first + i];
+        m += reaches(bounds[i]);
+      }
+      for (int64_t i = 0; i < m && outcome_ == found; ++i) {
+        if (i + 8 < m) question_.prefetch_row(reaching[i + 8]);
+        if (i + 2 < m) question_.prefetch_pair(reaching[i + 2]);
+        const Shared shared = question_.shared(reaching[i]);
         if (shared.entity() || shared.relation != of_relation) continue;
-        const T bound = question_.bound(row, shared);
-        if (bound != 0) evaluate(row, bound, shared);
+        const T bound = question_.bound(reaching[i], shared);
+        if (bound != 0 && reaches(bound)) evaluate(reaching[i], bound, shared);
       }
     }
   }
@@ -178,7 +183,7 @@ void bounded_top_k(const PairModel<T>* models, int64_t checkpoints, const PairLi
                    T slack, int64_t budget, T* best, int64_t* best_index, int64_t* work, const Parallel& parallel) {
   parallel(models[0].tests.n, [&](int64_t test) {
     Search<T> search(models, checkpoints, lists, k, order, slack, budget);
-    search.find(test, best + test * k, best_index + test * k, work + 3 * test);
+    search.find(test, best + test * k, best_index + test * k, work + work_columns * test);
   });
 }
 

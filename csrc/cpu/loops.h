@@ -63,9 +63,10 @@ struct Loops {
   void (*combine)(const T* dots, const T* gram, const int32_t* pair, const T* linear, int64_t n, T rate, T fc_bias,
                   T* scores);
   T (*dot)(const T* a, const T* b, int64_t n);
-  // sums[i] = sum over d with z[d] > 0 of entity[d] times e[d], e_scaled[d], un[d] e_un[d], for i = 0, 1, 2.
-  void (*pair_sums)(const T* entity, const T* z, const T* un, const T* e, const T* e_scaled, const T* e_un, int64_t D,
-                    T* sums);
+  // sums[0] and sums[1] = sum over d whose bit in `signs` is set of entity[d] times e[d] and e_scaled[d].
+  void (*pair_sums)(const T* entity, const int32_t* signs, const T* e, const T* e_scaled, int64_t D, T* sums);
+  // sum over d whose bit is set of entity[d] un[d] e_un[d]
+  T (*pair_un)(const T* entity, const int32_t* signs, const T* un, const T* e_un, int64_t D);
   // out[i] = sum over the parts of test[part] norms[part stride + i] for i < n.
   void (*bounds)(const T* norms, int64_t stride, int64_t parts, const T* test, int64_t n, T* out);
 };

@@ -323,27 +323,48 @@ void combine(const T* dots, const T* gram, const int32_t* pair, const T* linear,
   for (int64_t i = 0; i < n; ++i) scores[i] = rate * (dots[i] * (gram[pair[i]] + fc_bias) + linear[i]);
 }
 
+// The numbers from d on whose bits are set, others zero.
 template <typename T>
-void pair_sums(const T* entity, const T* z, const T* un, const T* e, const T* e_scaled, const T* e_un, int64_t D,
-               T* sums) {
-  Vec<T> sum[3] = {};
+inline Vec<T> chosen(const T* numbers, const int32_t* signs, int64_t d) {
+  Int<T> each;
+  for (int64_t l = 0; l < L<T>; ++l) each[l] = Word<T>(1) << l;
+  const auto bits = static_cast<Word<T>>(static_cast<uint32_t>(signs[d / 32]) >> (d % 32) & ((1u << L<T>)-1));
+  return ((each & bits) != 0) ? at(numbers + d).value : Vec<T>{};
+}
+template <typename T>
+inline T chosen_one(const T* numbers, const int32_t* signs, int64_t d) {
+  return static_cast<uint32_t>(signs[d / 32]) >> (d % 32) & 1 ? numbers[d] : T(0);
+}
+
+template <typename T>
+void pair_sums(const T* entity, const int32_t* signs, const T* e, const T* e_scaled, int64_t D, T* sums) {
+  Vec<T> sum[2] = {};
   int64_t d = 0;
   for (; d + L<T> <= D; d += L<T>) {
-    const Vec<T> x = at(z + d).value <= 0 ? Vec<T>{} : at(entity + d).value;
+    const Vec<T> x = chosen(entity, signs, d);
     sum[0] += x * at(e + d).value;
     sum[1] += x * at(e_scaled + d).value;
-    sum[2] += x * at(un + d).value * at(e_un + d).value;
   }
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < 2; ++i) {
     sums[i] = 0;
     for (int64_t l = 0; l < L<T>; ++l) sums[i] += sum[i][l];
   }
   for (; d < D; ++d) {
-    const T x = z[d] <= 0 ? T(0) : entity[d];
+    const T x = chosen_one(entity, signs, d);
     sums[0] += x * e[d];
     sums[1] += x * e_scaled[d];
-    sums[2] += x * un[d] * e_un[d];
   }
+}
+
+template <typename T>
+T pair_un(const T* entity, const int32_t* signs, const T* un, const T* e_un, int64_t D) {
+  Vec<T> sums = {};
+  int64_t d = 0;
+  for (; d + L<T> <= D; d += L<T>) sums += chosen(entity, signs, d) * at(un + d).value * at(e_un + d).value;
+  T sum = 0;
+  for (int64_t l = 0; l < L<T>; ++l) sum += sums[l];
+  for (; d < D; ++d) sum += chosen_one(entity, signs, d) * un[d] * e_un[d];
+  return sum;
 }
 
 template <typename T>
@@ -361,7 +382,7 @@ template <typename T>
 constexpr Loops<T> table = {
     multiply<T>,       gather_images<T>, convolve<T>,  add_squares<T>, statistics<T>, pixel_gradients<T>,
     pixel_jacobian<T>, to_rows<T>,       to_panel<T>,  normalise<T>,   loss<T>,       add_halves<T>,
-    combine<T>,        dot<T>,           pair_sums<T>, bounds<T>};
+    combine<T>,        dot<T>,           pair_sums<T>, pair_un<T>,     bounds<T>};
 }  // namespace
 
 extern const Loops<float> float_loops;

@@ -59,6 +59,27 @@ class Question {
   const int64_t* ids(int64_t row) const { return models_[0].train.triples + 3 * row; }
   Shared shared(int64_t row) const { return {ids(row), triple_}; }
 
+  // What `bound` reads, and what `score` reads first.
+  void prefetch_row(int64_t row) const {
+    __builtin_prefetch(ids(row));
+    for (int64_t c = 0; c < checkpoints_; ++c) {
+      __builtin_prefetch(models_[c].train.norms + row * norm_parts);
+      __builtin_prefetch(models_[c].train.pair + row);
+      __builtin_prefetch(models_[c].train.w + row);
+    }
+  }
+  void prefetch_pair(int64_t row) const {
+    constexpr int64_t line = 64 / sizeof(T);
+    for (int64_t c = 0; c < checkpoints_; ++c) {
+      const PairModel<T>& m = models_[c];
+      const int64_t pair = m.train.pair[row];
+      __builtin_prefetch(signs(c, pair));
+      __builtin_prefetch(m.train.middle_squares + pair);
+      __builtin_prefetch(m.train.pair_head + pair);
+      for (int64_t d = 0; d < m.D; d += line) __builtin_prefetch(m.entity + ids(row)[2] * m.D + d);
+    }
+  }
+
   // The most that the absolute influence of a training triple may be.
   T bound(int64_t row, const Shared& shared) const {
     T sum = 0;
@@ -97,7 +118,17 @@ class Question {
   bool score(int64_t row, const Shared& shared, const Within& within, T* score) {
     double known = 0, open = 0;
     for (int64_t c = 0; c < checkpoints_; ++c) begin(c, row, shared, &known, &open);
-    numbers_ += 3 * checkpoints_ * models_[0].D;
+    numbers_ += checkpoints_ * models_[0].D;
+    if (!within(low(known, open), high(known, open))) return false;
+    for (int64_t c = 0; c < checkpoints_; ++c) {
+      const PairModel<T>& m = models_[c];
+      if (!m.on.bn2_weight) continue;
+      const int64_t pair = m.train.pair[row];
+      open -= sides_[c].open_un;
+      known += sides_[c].rate_ww * loops<T>().pair_un(m.entity + ids(row)[2] * m.D, signs(c, pair),
+                                                      m.train.un + pair * m.D, sides_[c].e_un.data(), m.D);
+      numbers_ += m.D;
+    }
     if (!within(low(known, open), high(known, open))) return false;
     for (int64_t c = 0; c < checkpoints_; ++c) {
       const PairModel<T>& m = models_[c];
@@ -125,8 +156,12 @@ class Question {
     T w, middle_squares, head_squares;
     const T *z, *norms, *relation_gram, *middle_v, *head_v;
     std::vector<T> e, e_scaled, e_un;
-    double fc, gram, open_S, open_middle, open_head;
+    double rate_ww, fc, gram, open_un, open_S, open_middle, open_head;
   };
+
+  const int32_t* signs(int64_t c, int64_t pair) const {
+    return models_[c].train.signs + pair * round_up(models_[c].D, 32) / 32;
+  }
 
   double low(double known, double open) const {
     double sum = known - open;
@@ -153,10 +188,9 @@ class Question {
     const int64_t D = m.D, pair = x.pair[row], *ids = x.triples + 3 * row;
     const T *z = x.z + pair * D, w = x.w[row];
     const double rate = m.rate, ww = static_cast<double>(w) * s.w;
-    T sums[3];
-    loops<T>().pair_sums(m.entity + ids[2] * D, z, x.un + pair * D, s.e.data(), s.e_scaled.data(), s.e_un.data(), D,
-                         sums);
-    double sum = ww * ((m.on.bn2_bias ? sums[0] : T(0)) + static_cast<double>(m.on.bn2_weight ? sums[2] : T(0)));
+    T sums[2];
+    loops<T>().pair_sums(m.entity + ids[2] * D, signs(c, pair), s.e.data(), s.e_scaled.data(), D, sums);
+    double sum = m.on.bn2_bias ? ww * sums[0] : 0.0;
     if (shared.tail && m.on.bias) sum += ww;
     if (x.q && shared.relation) sum += dot(x.q + row * D, y.q + test_ * D, D);
     if (x.c) {
@@ -167,7 +201,9 @@ class Question {
     }
     *known += rate * sum;
     s.open_S = x.S ? std::fabs(rate) * x.norms[row * norm_parts + part_S] * s.norms[part_S] : 0.0;
-    *open += s.open_S;
+    s.open_un = std::fabs(rate) * x.norms[row * norm_parts + part_e_un] * s.norms[part_e_un];
+    *open += s.open_S + s.open_un;
+    s.rate_ww = rate * ww;
     s.fc = m.on.fc ? rate * ww * sums[1] : 0.0;
     s.gram = m.on.fc_bias + (s.relation_gram ? s.relation_gram[ids[1]] : T(0));
     s.open_middle = std::sqrt(static_cast<double>(x.middle_squares[pair]) * s.middle_squares);

@@ -253,17 +253,19 @@ void test_rows(const char* isa, const Loops<T>& loops, const Model<T>& m, int64_
 
 template <typename T>
 void test_pairs(const char* isa, const Loops<T>& loops, int64_t n) {
-  const auto entity = normal<T>(n), z = normal<T>(n), un = normal<T>(n), e = normal<T>(n), e_scaled = normal<T>(n),
-             e_un = normal<T>(n);
+  const auto entity = normal<T>(n), un = normal<T>(n), e = normal<T>(n), e_scaled = normal<T>(n), e_un = normal<T>(n);
+  std::vector<int32_t> signs(round_up(n, 32) / 32, 0);
   std::vector<T> sums(3, T(NAN));
   std::vector<double> expected(3, 0.0);
   for (int64_t d = 0; d < n; ++d) {
-    if (z[d] <= 0) continue;
+    if (entity[d] * un[d] < 0) continue;
+    signs[d / 32] |= static_cast<int32_t>(uint32_t(1) << (d % 32));
     expected[0] += static_cast<double>(entity[d]) * e[d];
     expected[1] += static_cast<double>(entity[d]) * e_scaled[d];
     expected[2] += static_cast<double>(entity[d]) * un[d] * e_un[d];
   }
-  loops.pair_sums(entity.data(), z.data(), un.data(), e.data(), e_scaled.data(), e_un.data(), n, sums.data());
+  loops.pair_sums(entity.data(), signs.data(), e.data(), e_scaled.data(), n, sums.data());
+  sums[2] = loops.pair_un(entity.data(), signs.data(), un.data(), e_un.data(), n);
   expect_close(isa, "pair_sums", sums, expected, std::sqrt(n));
 
   constexpr int64_t parts = 5;

@@ -158,7 +158,7 @@ def bounded_top_k_arguments(
         "budget": 1 << 40,
         "best": arguments["scores"].new_zeros(tests, min(k, count)),
         "best_index": torch.full((tests, min(k, count)), -1),
-        "work": torch.zeros(tests, 3, dtype=torch.int64),
+        "work": torch.zeros(tests, 4, dtype=torch.int64),
     }
 
 
@@ -364,11 +364,11 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("factor_block", "factors", change(middle_v=lambda x: x[:, 1:].contiguous()), "middle_v or head_v has the wrong"),
     ("factor_block", "factors", change(triples=last_plus(ENTITIES)), "factors: triples: an id exceeds the model"),
     ("factor_block", "factors", change(norms=lambda x: x[:, 1:].contiguous()), "norms has the wrong shape"),
-    ("factor_block", "factors", lambda x: list(x)[:-1], r"factors: wrong number of tensors \(13\)"),
+    ("factor_block", "factors", lambda x: list(x)[:-1], r"factors: wrong number of tensors \(14\)"),
     ("factor_block", "first", put(-1), "rows are out of range"),
     ("factor_block", "count", put(B), "rows are out of range"),
     ("factor_block", "halves", change(head_fc=lambda x: x[:0]), "head_fc or relation_fc is missing"),
-    ("pair_scores", "models", lambda x: x[:-1], r"models: wrong number of tensors \(61\)"),
+    ("pair_scores", "models", lambda x: x[:-1], r"models: wrong number of tensors \(65\)"),
     ("pair_scores", "models", lambda x: [x[0][:, 1:].contiguous(), *x[1:]], "delta_scale has the wrong shape"),
     ("pair_scores", "tracked", lambda x: x[1:], r"tracked: wrong number of integers \(13\)"),
     ("pair_scores", "rates", put(torch.ones(2)), "rates has the wrong dtype"),
