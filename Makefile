@@ -29,7 +29,7 @@ bench: build .venv/stamp-bench
 
 # What to run after every change: style, types, rooms, and the tests that take no more than a second.
 check: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile -m "not slow"
 
 lint: build
 	$(BIN)/ruff check .

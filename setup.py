@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command import editable_wheel
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
@@ -101,8 +102,20 @@ class Wheel(bdist_wheel):
         return (python, abi, platform) if module else ("py3", "none", platform)
 
 
+class Editable(editable_wheel.editable_wheel):
+    """Puts both folders of packages on sys.path: type checkers look there, and follow no import hooks.
+
+    setuptools does so itself where there is one folder. If its method is called otherwise one day, hooks are used.
+    """
+
+    def _select_strategy(self, name: str, tag: str, build_lib: str) -> object:
+        if self.mode:  # chosen by --config-settings editable_mode=...
+            return super()._select_strategy(name, tag, build_lib)
+        return editable_wheel._StaticPth(self.distribution, name, [ROOT / "python", ROOT])
+
+
 # No sources: CMake knows them. An extension makes this a package for one platform.
 setup(
     ext_modules=[Extension("tracin_ext.libtracin_ext", sources=[])],
-    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": Wheel},
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": Wheel, "editable_wheel": Editable},
 )

@@ -2,8 +2,9 @@
 
     python -m bench.cuda_model
 
-Nothing here is measured. A step's time is the larger of FLOPs / peak rate and bytes / peak bandwidth; steps add up.
-Sizes of the jobs are those of results/w1.json, w2.json, w3.json; registers are the compiler's (needs nvcc).
+Predictions stand beside what `bench.gpu_check` measured, in results/gpu-*.json. A step's time is the larger of
+FLOPs / peak rate and bytes / peak bandwidth; steps add up. Sizes of the jobs are those of results/w1.json, w2.json,
+w3.json; registers are the compiler's (needs nvcc).
 
 Sizes: B training triples, G distinct (head, relation), Q tests, D embedding, F features, C channels, J taps,
 P = F / C positions, S = C (J + 1) statistics.
@@ -19,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -26,9 +28,10 @@ from bench.limits import Work
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs" / "cuda-performance.md"
-BLOCK = 4096  # training triples of a block
+BLOCK = 8192  # training triples of a block
 REAL, ID = 4, 4  # bytes of a float32, of an index
 THREADS, WARP = 256, 32  # of a block of threads, as csrc/cuda/launch.h sets them
+CHECKS = ("tests", "memcheck", "racecheck", "initcheck", "synccheck")  # steps of bench.gpu_check
 JOBS = {"w1": "W1", "w2": "W2", "w3": "W3"}
 
 
@@ -81,16 +84,21 @@ def steps(w: Work, mixed: bool) -> Iterator[Step]:
     yield Step("hidden", 4.0 * D * G, REAL * 3.0 * D * G)
     yield Step("loss", 5.0 * D * B, REAL * 6.0 * D * B)
     if mixed:
-        yield Step("narrow", 0, (REAL + 2.0) * (B * (D + columns) + G * F))
+        yield Step("narrow", 0, (REAL + 2.0) * B * (D + columns))
     yield Step("y = delta W", 2.0 * D * F * B, operand * (B * D + blocks * D * F) + REAL * float(B) * F, True, True)
     yield Step("statistics", 2.0 * (J + 1) * F * B, REAL * (2.0 * F + S + 2 * D) * B)
     yield Step("tap_gradients", 2.0 * J * F * B, REAL * (2.0 * F + J * P) * B)
     yield Step("pixel_gradients", float(J * P) * B, REAL * (J * P + 2.0 * D) * B)
     yield Step("linear terms", 2.0 * columns * B * Q, operand * columns * (B + blocks * Q) + REAL * B * Q, True, True)
     yield Step("delta . delta'", 2.0 * D * B * Q, operand * D * (B + blocks * Q) + REAL * B * Q, True, True)
-    gram = REAL * float(G) * w.test_pairs
-    yield Step("v . v'", 2.0 * F * G * w.test_pairs, operand * F * (G + blocks * w.test_pairs) + gram, True, True)
-    yield Step("pair_scores", 4.0 * B * Q, REAL * 3.0 * B * Q + gram)
+    H, middle, half = w.heads, w.mixed_features, w.half
+    grams = [REAL * float(G) * w.test_pairs, REAL * float(H) * w.test_heads]
+    yield Step("columns", 0, (REAL + operand) * (float(G) * middle + float(H) * half))
+    of_middle = operand * middle * (G + blocks * w.test_pairs) + grams[0]
+    of_heads = operand * half * (H + blocks * w.test_heads) + grams[1]
+    yield Step("v . v', middle", 2.0 * middle * G * w.test_pairs, of_middle, True, True)
+    yield Step("v . v', heads", 2.0 * half * H * w.test_heads, of_heads, True, True)
+    yield Step("pair_scores", 6.0 * B * Q, REAL * 3.0 * B * Q + sum(grams))
     yield Step("merge_top_k", 0, float(REAL) * B * Q)
 
 
@@ -119,7 +127,7 @@ def requested(kernel: str, w: Work) -> int:
     of_kernels = {
         "features": image,
         "statistics": image,
-        "hidden": warps * 8 + THREADS * 4,
+        "hidden": warps * (8 + 4),
         "merge_top_k": 2048 * (8 + REAL) + 4,
     }
     return of_kernels.get(kernel, 0)
@@ -180,17 +188,71 @@ def resource_table(w: Work, nvcc: str) -> list[str]:
     return lines
 
 
+def measured() -> list[str]:
+    """What `bench.gpu_check` found on the GPUs it ran on, beside the prediction for the card of the same kind."""
+    parts = []
+    for path in sorted((ROOT / "results").glob("gpu-*.json")):
+        found = json.loads(path.read_text())
+        card, jobs, works = found["card"], found["jobs"], read_works(ROOT / "results")
+        kind = next((gpu.name for gpu in GPUS if gpu.name.split()[0] in card["name"]), "H100 SXM")
+        rates = {name: rate["8192 cubed"] for name, rate in card["product_TFLOP_s"].items()}
+        lines = table_head("job", "measured", f"predicted, {kind}", "of the card's product rate", "worst error")
+        for measured_row in jobs["rows"]:
+            mixed = ", mixed" in measured_row["runs"]
+            precision, rate = ("mixed", rates["bfloat16"]) if mixed else ("float32", rates["float32"])
+            flops = sum(step.flops for step in steps(works[measured_row["job"].lower()], mixed) if step.product)
+            lines.append(
+                row(
+                    f"{measured_row['job']}, {precision}",
+                    duration(measured_row["seconds"]),
+                    duration(measured_row["predicted_s"][kind]),
+                    f"{flops / measured_row['seconds'] / rate / 1e12:.0%}",
+                    f"{measured_row['error']:.1e}",
+                )
+            )
+        ended = {name: found["steps"][name]["passed"] for name in CHECKS if name in found["steps"]}
+        checks = ", ".join(f"{name} {'passed' if passed else 'did not pass'}" for name, passed in ended.items())
+        parts.append(
+            f"## Measured: {card['name']} ({path.name})\n\n{found['note']}\n\n"
+            f"torch {card['torch']}, CUDA {card['cuda']}; on this card copies reach {card['copy_TB_s']} TB/s, square "
+            f"products {rates['float32']} TFLOP/s\nin float32 and {rates['bfloat16']} in bfloat16. {jobs['graph']}; "
+            f"the worst error of a test triple is against float64\non the CPU. {checks}.\n\n" + "\n".join(lines) + "\n"
+        )
+        if kernels := jobs.get("kernels"):
+            parts.append(kernel_table(kernels))
+    return parts
+
+
+def kernel_table(kernels: list[dict[str, Any]], most: int = 10) -> str:
+    """Milliseconds of each job's own kernels and of its products, by torch's profiler."""
+    ours = re.compile(r"(\w+)_kernel\b")
+    times: dict[str, dict[str, float]] = {}
+    for kernel in kernels:
+        column = f"{kernel['job'].upper()}, {kernel['precision']}"
+        name = "products" if kernel["name"] == "aten::mm" else ours.match(kernel["name"])
+        if name is not None:
+            name = name if isinstance(name, str) else f"`{name[1]}`"
+            times.setdefault(name, {})[column] = kernel["ms"]
+    columns = list(dict.fromkeys(column for cells in times.values() for column in cells))
+    lines = table_head("kernel", *columns)
+    for name, cells in sorted(times.items(), key=lambda item: -max(item[1].values()))[:most]:
+        lines.append(row(name, *(duration(cells[column] / 1e3) if column in cells else "-" for column in columns)))
+    return "\n".join(lines) + "\n"
+
+
 def document(works: dict[str, Work], nvcc: str) -> str:
     ceilings = table_head("GPU", "float32", "bfloat16", "memory")
     for gpu in GPUS:
         rates = (f"{rate / 1e12:.4g} TFLOP/s" for rate in (gpu.float32, gpu.bfloat16))
         ceilings.append(row(gpu.name, *rates, f"{gpu.bandwidth / 1e12:.4g} TB/s"))
     parts = [
-        "# CUDA: predicted performance\n",
-        "Written by `python -m bench.cuda_model`. **Nothing on this page was timed**: the kernels are compiled for\n"
-        "these GPUs and emulated on a CPU, not run on one. A step's time is the larger of FLOPs / peak rate and\n"
-        "bytes / peak bandwidth of the data-sheets; steps add up. Real times are longer: products stay below peak,\n"
-        "small kernels more so; reading files, sorting and copies to the GPU come on top. `make gpu-check` measures.\n",
+        "# CUDA: predicted and measured performance\n",
+        "Written by `python -m bench.cuda_model`. Predictions are lower bounds: a step's time is the larger of\n"
+        "FLOPs / peak rate and bytes / peak bandwidth of the data-sheets; steps add up. Real times are longer:\n"
+        "products stay below peak, small kernels more so; sorting, test factors and copies from the GPU come on\n"
+        "top. `make gpu-check` measures.\n",
+        *measured(),
+        "## Ceilings\n",
         "\n".join(ceilings) + "\n",
         "float32 products run without TF32. In mixed precision, all products but *u = v W* are in bfloat16 with\n"
         "float32 accumulation. Steps in italics are cuBLAS products, the others kernels of `csrc/cuda`.\n",

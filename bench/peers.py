@@ -1,11 +1,17 @@
-"""The same influences by other libraries, on the same model and triples. None is needed to run the benchmark."""
+"""The same influences by other libraries, on the same model and triples. None is needed to run the benchmark.
+
+They are pyproject.toml's extra `compare`, which `make bench` does not install.
+"""
 
 from __future__ import annotations
 
 import copy
+import re
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stderr, suppress
+from importlib import metadata
+from importlib.util import find_spec
 from io import StringIO
 from typing import Any
 
@@ -145,6 +151,22 @@ RULES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], dict[str, Tensor]]]
     nn.BatchNorm1d: batch_norm,
     nn.BatchNorm2d: batch_norm,
 }
+
+LIBRARIES = {"Captum TracInCP": "captum", "dattri TracIn": "dattri"}  # by method
+
+
+def missing(methods: Iterable[Method]) -> Iterator[str]:
+    """Of each method whose library is not installed, a line that says how to get it, in the version we compare with."""
+    asked: list[str] = []
+    with suppress(metadata.PackageNotFoundError):
+        asked = metadata.requires("tracin-ext") or []
+    versions = [found[1] for text in asked if (found := re.fullmatch(r'(.+); extra == "compare"', text))]
+    for method in methods:
+        library = LIBRARIES.get(method.name)
+        if library is not None and find_spec(library) is None:
+            wanted = next((text for text in versions if text.startswith(library)), library)
+            yield f"{method.name} is left out: {library} is not installed; pip install {wanted} gets it"
+
 
 PEERS = (
     Method("Captum TracInCP", captum, DENSE, train=384, kind="peer"),

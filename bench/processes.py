@@ -134,7 +134,7 @@ def w3(shape: Shape, work: Path, quick: bool, report: Report) -> dict[str, Any]:
     report(f"W3: {shape.train} training x {shape.test} test triples, {shape.entities} entities, dim {shape.dim}")
     report(f"  text files in {files.train.parent} ({time.perf_counter() - start:.1f} s)")
     output = work / f"w3-{os.getpid()}.json"
-    arguments = ["-m", "tracin", "run", "--output", str(output), "--top-k", "10"]
+    arguments = ["-m", "tracin", "run", "--output", str(output), "--top-k", "10", "--device", "cpu"]
     options = {
         "--model-path": files.model,
         "--train": files.train,

@@ -19,7 +19,7 @@ from bench import jobs, processes, scaling
 from bench.graphs import BIOMEDICAL, BIOMEDICAL_SMALL, Files, Graph, load_fb15k237
 from bench.measure import machine, machine_line
 from bench.methods import METHODS, Method
-from bench.peers import PEERS
+from bench.peers import PEERS, missing
 from bench.plots import draw
 from bench.report import SECTIONS, read_results, table_md, write_json, write_text
 
@@ -98,6 +98,8 @@ def main(
     start = time.perf_counter()
     facts = machine()
     click.echo(machine_line(facts))
+    for line in missing(compared if "w1" in names else ()):
+        click.echo(line)
     for name in names:
         began = time.perf_counter()
         result = sections(quick, compared, data, checkpoints, work)[name]()

@@ -40,8 +40,8 @@ class Reference:
 
 def reference_of(model: ConvE, train: Tensor, test: Tensor, learning_rate: float = 1e-3) -> Reference:
     """The factored form in float64, itself checked against float64 autograd on a few triples."""
-    exact = TracIn(model, learning_rate, precision="float64", backend="factored", progress=False)
-    autograd = TracIn(model, learning_rate, precision="float64", backend="sequential", progress=False)
+    exact = TracIn(model, learning_rate, precision="float64", backend="factored", device="cpu", progress=False)
+    autograd = TracIn(model, learning_rate, precision="float64", backend="sequential", device="cpu", progress=False)
     reference = Reference(exact.influence(train, test))
     few = autograd.influence(train[:SEQUENTIAL_TRAIN], test[:SEQUENTIAL_TESTS])
     reference.verify("factored form in float64 against autograd", few, REFERENCE_TOLERANCE)

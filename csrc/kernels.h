@@ -116,7 +116,11 @@ struct Model {
   const T* delta_scale;                         // [D] delta = delta_scale e
   Segment<T> head_half, middle, relation_half;  // P = 0 where an image has no halves
   const T* relation_u;                          // [relations, D] u of the relation's half
-  const T* jacobians;   // [relations, ceil(size_S / 32), D, 32] dS/d delta of that half, or null: not worth it
+  const T* jacobians;  // [relations, ceil(size_S / 32), D, 32] dS/d delta of that half, or null: not worth it
+  // On CUDA, where `middle` is the whole image: which of its positions see the head alone, and which see both. Null:
+  // not told apart.
+  const int32_t *head_positions, *both_positions;
+  int64_t head_P, both_P;
   int64_t P;            // of all windows
   const int32_t* taps;  // [P, J] pixel of the image
   const T* fc;          // [D, C P]
@@ -127,6 +131,9 @@ struct Model {
   const double* exact_hidden;  // [2, D] scale, offset
   const double* exact_kink;    // [D] BN2's pre-activations closer to 0 are computed again in double
   int64_t size_S() const { return C * (J + 1); }
+  // Columns of the tests' v: of the head's half, and of the middle.
+  int64_t head_columns() const { return C * (head_positions ? head_P : head_half.P); }
+  int64_t middle_columns() const { return C * (head_positions ? both_P : middle.P); }
 };
 
 // The test side, ready to be multiplied. Null: no layer that needs it is tracked.

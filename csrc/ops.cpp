@@ -74,13 +74,13 @@ void self_influence_block(const Tensors& model, const Integers& model_sizes,
   });
 }
 
-template <typename Device>
+// On the CPU alone: CUDA takes the image whole.
 void relation_tables(const Tensors& model, const Integers& model_sizes,
                      const Tensor& u,            // [relations, D], changed
                      const Tensor& v,            // [relations, C P of the relation's half], changed
                      const Tensor& jacobians) {  // [relations, ceil(size_S / 32), D, 32] or empty, changed
   const ModelSizes sizes(model_sizes);
-  const Device device(u, sizes.height);
+  const Cpu device(u, sizes.height);
   by_type(u, [&](auto zero) {
     using T = decltype(zero);
     const Model<T> m = model_of<T>(model, sizes, device);
@@ -92,12 +92,50 @@ void relation_tables(const Tensors& model, const Integers& model_sizes,
   });
 }
 
-template <typename Device>
+#ifdef TRACIN_CUDA
+// The distinct (head, relation) of n triples [n, 3], equal ones adjacent.
+int64_t count_pairs(const int64_t* triples, int64_t n) {
+  int64_t pairs = n > 0;
+  for (int64_t i = 3; i < 3 * n; i += 3) pairs += triples[i] != triples[i - 3] || triples[i + 1] != triples[i - 2];
+  return pairs;
+}
+
+// On CUDA alone: the CPU's kernels hold factors in panels.
+void sample_factors(const Tensors& model, const Integers& model_sizes,
+                    const Tensor& triples,  // [B, 3]
+                    const Tensor& v,        // [G, C P], all written
+                    const Tensor& z,        // [G, D]
+                    const Tensor& w,        // [B]
+                    const Tensor& linear,   // [B, 2 D + size_S] or [B, 2 D]
+                    const Tensor& delta,    // [B, D]
+                    const Tensor& cq) {     // [B, 2 D], or empty if not wanted
+  const ModelSizes sizes(model_sizes);
+  const Cuda device(v, sizes.height);
+  by_type(v, [&](auto zero) {
+    using T = decltype(zero);
+    const Model<T> m = model_of<T>(model, sizes, device);
+    int64_t B = 0, columns = 0;
+    const int64_t* ids = triples_of(m, triples, &B);
+    const int64_t G = count_pairs(ids, B);
+    cuda::FactorArrays<T> out = {};
+    out.v = data<T>("v", v, device, {G, m.C * m.middle.P});
+    out.z = data<T>("z", z, device, {G, m.D});
+    out.w = data<T>("w", w, device, {B});
+    out.linear = data<T>("linear", linear, device, {B, &columns});
+    check(columns == 2 * m.D || columns == 2 * m.D + m.size_S(), "linear has the wrong shape");
+    out.delta = data<T>("delta", delta, device, {B, m.D});
+    out.cq = optional<T>("cq", cq, device, {B, 2 * m.D});
+    if (B) device.sample_factors(m, ids, B, columns > 2 * m.D, out);
+  });
+}
+#endif
+
+// On the CPU alone, like the next three.
 void relation_pixels(const Tensors& model, const Integers& model_sizes,
                      const Tensor& relation_fc,  // [relation_half.P, C, round_up(D, 16)]
                      const Tensor& pixels) {     // [relations, ceil(relation_half.X / 32), D, 32], changed
   const ModelSizes sizes(model_sizes);
-  const Device device(pixels, sizes.height);
+  const Cpu device(pixels, sizes.height);
   by_type(pixels, [&](auto zero) {
     using T = decltype(zero);
     const Model<T> m = model_of<T>(model, sizes, device);
@@ -108,14 +146,13 @@ void relation_pixels(const Tensors& model, const Integers& model_sizes,
   });
 }
 
-template <typename Device>
 void factor_block(const Tensors& model, const Integers& model_sizes, const Tensor& M, const Integers& tracked,
                   const Tensors& halves,
                   const Tensors& factors,  // changed: rows first .. first + count, and their pairs and heads
                   int64_t first, int64_t count, double S_slack) {
   const ModelSizes sizes(model_sizes);
   check(factors.size() == 15, "factors: wrong number of tensors (" + std::to_string(factors.size()) + ")");
-  const Device device(factors.back(), sizes.height);
+  const Cpu device(factors.back(), sizes.height);
   by_type(factors.back(), [&](auto zero) {
     using T = decltype(zero);
     const Model<T> m = model_of<T>(model, sizes, device);
@@ -138,11 +175,10 @@ void factor_block(const Tensors& model, const Integers& model_sizes, const Tenso
   });
 }
 
-template <typename Device>
 void pair_scores(const Tensors& models, const Integers& tracked, const Tensor& rates,
                  const Tensor& pairs,     // [n, 2] rows of tests and of training triples
                  const Tensor& scores) {  // [n], written
-  const Device device(scores);
+  const Cpu device(scores);
   by_type(scores, [&](auto zero) {
     using T = decltype(zero);
     const std::vector<PairModel<T>> all = pair_models_of<T>(models, tracked, rates, device);
@@ -157,7 +193,6 @@ void pair_scores(const Tensors& models, const Integers& tracked, const Tensor& r
   });
 }
 
-template <typename Device>
 void bounded_top_k(const Tensors& models, const Integers& tracked, const Tensor& rates, const Tensors& lists,
                    int64_t order, double slack, int64_t budget,
                    const Tensor& best,        // [Q, k], written
@@ -165,7 +200,7 @@ void bounded_top_k(const Tensors& models, const Integers& tracked, const Tensor&
                    const Tensor& work) {      // [Q, work_columns], written
   check(order >= 0 && order <= 2, "bounded_top_k: order must be 0 (absolute), 1 (proponents) or 2 (opponents)");
   check(slack >= 0 && slack < 1, "bounded_top_k: slack must be from 0 to 1");
-  const Device device(best);
+  const Cpu device(best);
   by_type(best, [&](auto zero) {
     using T = decltype(zero);
     const std::vector<PairModel<T>> all = pair_models_of<T>(models, tracked, rates, device);
@@ -206,18 +241,24 @@ template <typename Device>
 void implement(torch::stable::detail::StableLibrary& m) {
   m.impl("influence_block", TORCH_BOX((&influence_block<Device>)));
   m.impl("self_influence_block", TORCH_BOX((&self_influence_block<Device>)));
-  m.impl("relation_tables", TORCH_BOX((&relation_tables<Device>)));
   m.impl("merge_top_k", TORCH_BOX((&merge_top_k<Device>)));
 }
 
-// What CUDA has no kernels of.
-template <typename Device>
-void implement_for_halves(torch::stable::detail::StableLibrary& m) {
-  m.impl("relation_pixels", TORCH_BOX((&relation_pixels<Device>)));
-  m.impl("factor_block", TORCH_BOX((&factor_block<Device>)));
-  m.impl("pair_scores", TORCH_BOX((&pair_scores<Device>)));
-  m.impl("bounded_top_k", TORCH_BOX((&bounded_top_k<Device>)));
+void implement_on_cpu(torch::stable::detail::StableLibrary& m) {
+  implement<Cpu>(m);
+  m.impl("relation_tables", TORCH_BOX(&relation_tables));
+  m.impl("relation_pixels", TORCH_BOX(&relation_pixels));
+  m.impl("factor_block", TORCH_BOX(&factor_block));
+  m.impl("pair_scores", TORCH_BOX(&pair_scores));
+  m.impl("bounded_top_k", TORCH_BOX(&bounded_top_k));
 }
+
+#ifdef TRACIN_CUDA
+void implement_on_cuda(torch::stable::detail::StableLibrary& m) {
+  implement<Cuda>(m);
+  m.impl("sample_factors", TORCH_BOX(&sample_factors));
+}
+#endif
 
 }  // namespace
 }  // namespace tracin
@@ -229,6 +270,9 @@ STABLE_TORCH_LIBRARY(tracin_ext, m) {
   m.def(
       "self_influence_block(Tensor[] model, int[] model_sizes, Tensor M, int[] tracked, Tensor[] halves, "
       "Tensor triples, float rate, Tensor(a!) scores) -> ()");
+  m.def(
+      "sample_factors(Tensor[] model, int[] model_sizes, Tensor triples, Tensor(a!) v, Tensor(b!) z, Tensor(c!) w, "
+      "Tensor(d!) linear, Tensor(e!) delta, Tensor(f!) cq) -> ()");
   m.def("relation_tables(Tensor[] model, int[] model_sizes, Tensor(a!) u, Tensor(b!) v, Tensor(c!) jacobians) -> ()");
   m.def("relation_pixels(Tensor[] model, int[] model_sizes, Tensor relation_fc, Tensor(a!) pixels) -> ()");
   m.def(
@@ -241,11 +285,8 @@ STABLE_TORCH_LIBRARY(tracin_ext, m) {
   m.def("merge_top_k(Tensor scores, Tensor index, int order, Tensor(a!) best, Tensor(b!) best_index) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CPU, m) {
-  tracin::implement<tracin::Cpu>(m);
-  tracin::implement_for_halves<tracin::Cpu>(m);
-}
+STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CPU, m) { tracin::implement_on_cpu(m); }
 
 #ifdef TRACIN_CUDA
-STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CUDA, m) { tracin::implement<tracin::Cuda>(m); }
+STABLE_TORCH_LIBRARY_IMPL(tracin_ext, CUDA, m) { tracin::implement_on_cuda(m); }
 #endif

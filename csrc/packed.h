@@ -100,6 +100,8 @@ Model<T> model_of(const Tensors& tensors, const ModelSizes& sizes, const Place& 
   m.relation_u = f.take_optional<T>("relation_u", {m.relations, m.D});
   const int64_t panels = round_up(m.size_S(), lanes) / lanes;
   m.jacobians = f.take_optional<T>("jacobians", {m.relations, panels, m.D, lanes});
+  m.head_positions = f.take_optional<int32_t>("head_positions", {&m.head_P});
+  m.both_positions = f.take_optional<int32_t>("both_positions", {&m.both_P});
   m.taps = f.take<int32_t>("taps", {&m.P, m.J});
   m.fc = f.take<T>("fc", {m.D, m.C * m.P});
   m.exact_pixel = f.take_optional<double>("exact_pixel", {2, 2 * m.D});
@@ -109,6 +111,8 @@ Model<T> model_of(const Tensors& tensors, const ModelSizes& sizes, const Place& 
   m.exact_kink = f.take_optional<double>("exact_kink", {m.D});
   f.end();
   check((m.head_half.P == 0) == (m.relation_half.P == 0), "model: one half of the image is missing");
+  check(!(place.host && (m.head_positions || m.both_positions)), "head_positions and both_positions are for CUDA");
+  check(m.head_P + m.both_P <= m.middle.P, "head_positions and both_positions: more than all positions");
   check_indices(place, m.taps, m.P * m.J, 0, 2 * m.D, "taps: outside the image");
   check(!m.exact_kink || (m.exact_pixel && m.exact_kernel && m.exact_shift && m.exact_hidden),
         "exact_kink needs exact_pixel, exact_kernel, exact_shift and exact_hidden");
@@ -132,7 +136,7 @@ Tests<T> tests_of(const Model<T>& m, const Tensors& tensors, const TestSizes& si
   t.pair_relation = f.take<int64_t>("pair_relation", {t.pairs});
   check(t.heads <= t.pairs, "test_sizes: heads is " + std::to_string(t.heads) + ", must be at most the " +
                                 std::to_string(t.pairs) + " pairs");
-  const int64_t head_columns = m.C * m.head_half.P, middle_columns = m.C * m.middle.P;
+  const int64_t head_columns = m.head_columns(), middle_columns = m.middle_columns();
   t.head_half_v = f.take_optional<T>("head_half_v", {product({high(t.heads), head_columns})});
   t.narrow_head_half_v = f.take_narrow<T>("narrow_head_half_v", product({high(t.heads), narrow_columns(m.head_half)}),
                                           high(t.heads) * head_columns);
@@ -157,9 +161,12 @@ Tests<T> tests_of(const Model<T>& m, const Tensors& tensors, const TestSizes& si
   if (t.relation_gram) check_indices(place, t.pair_relation, t.pairs, 0, t.relations, "pair_relation: out of range");
   check(!t.delta || t.middle_v || !middle_columns, "delta needs middle_v");
   check(!t.delta || !head_columns || (t.head_half_v && t.relation_gram), "delta needs head_half_v and relation_gram");
-  check(!t.narrow_linear || !t.delta || (t.narrow_delta && (place.host || t.narrow_middle_v)),
-        "narrow_linear needs narrow_delta and narrow_middle_v");
+  check(!t.narrow_linear || !t.delta ||
+            (t.narrow_delta &&
+             (place.host || ((t.narrow_middle_v || !middle_columns) && (t.narrow_head_half_v || !head_columns)))),
+        "narrow_linear needs narrow_delta, and on CUDA narrow_middle_v and narrow_head_half_v");
   check(!t.along_c || (t.wz && t.c && t.along_wz), "along_c needs wz, c and along_wz");
+  check(place.host || !t.c == !t.wz, "c needs wz, and wz needs c");
   return t;
 }
 

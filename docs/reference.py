@@ -11,6 +11,7 @@ import click
 from tracin.cli import main
 
 PAGE = Path(__file__).with_name("reference.md")
+VERSION = "`tracin --version` says which version this is, `tracin NAME --help` what follows here."
 SCRIPTS = {"run": "run_tracin.py", "batch": "batch_tracin_with_filtering.py"}
 
 
@@ -23,7 +24,11 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 
 
 def page() -> str:
-    parts = ["# Commands and flags", "Written by `python -m docs.reference` from the definitions of the commands."]
+    parts = [
+        "# Commands and flags",
+        "Written by `python -m docs.reference` from the definitions of the commands.",
+        VERSION,
+    ]
     for name, command in commands():
         parts += section(name, command)
     return "\n\n".join(parts) + "\n"
@@ -50,7 +55,8 @@ def value(option: click.Option) -> str:
     if isinstance(option.type, click.Choice):
         return ", ".join(map(str, option.type.choices))
     names = {"integer range": "number", "integer": "number", "float range": "number", "float": "number"}
-    return names.get(option.type.name, option.type.name) + (", several" if option.multiple else "")
+    kind = names.get(option.type.name, option.type.name) if option.nargs == 1 else str(option.metavar)
+    return kind + (", several" if option.multiple else "")
 
 
 def default(option: click.Option) -> str:

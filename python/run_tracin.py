@@ -10,4 +10,4 @@ if find_spec("tracin_ext") is None:  # run from a source tree that is not instal
 from tracin.__main__ import start  # noqa: E402
 
 if __name__ == "__main__":
-    start("tracin.cli.run", "run", "run_tracin.py")
+    start("tracin.cli.run", "run", "run_tracin.py", device="cpu")

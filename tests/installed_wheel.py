@@ -14,7 +14,7 @@ import torch
 import tracin
 import tracin_ext
 
-OPS = ("influence_block", "self_influence_block", "relation_tables", "merge_top_k")
+OPS = ("influence_block", "self_influence_block", "relation_tables", "sample_factors", "merge_top_k")
 
 
 def check(folder: Path | None) -> None:

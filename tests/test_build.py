@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -29,7 +30,7 @@ SOURCES = [
 def python(code: str, *path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs code in a fresh interpreter that imports from `path`, by default from this tree.
 
-    -S: an editable install has a finder in site-packages that would serve its own modules to a package without them.
+    -S: an editable install has its folders in site-packages, which would serve modules to a package without them.
     """
     path = path or (ROOT, ROOT / "python")
     folders = [*path, Path(torch.__file__).parent.parent]
@@ -213,3 +214,30 @@ def test_kernels_that_do_not_compile_cost_only_cuda(tmp_path: Path) -> None:
     assert result.returncode == 0, output
     assert re.search(r"the CUDA kernels were not built: .*merge_top_k\.cu", output)
     assert list((tmp_path / "target" / "tracin_ext").glob("libtracin_ext.*"))
+
+
+SCRIPT = """from tracin import TracIn, load_checkpoint
+import tracin_ext
+
+reveal_type(TracIn)
+number: int = load_checkpoint("model.pt")
+"""
+
+
+@pytest.mark.slow
+def test_type_checkers_find_an_editable_install(tmp_path: Path) -> None:
+    """They follow no import hooks: both folders have to be on sys.path."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
+
+    def run(*command: str) -> str:
+        command = (sys.executable, *command)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+
+    if run("-c", "import tracin; print(tracin.__file__)").strip() != str(ROOT / "python" / "tracin" / "__init__.py"):
+        pytest.skip("this tree is not installed editably")
+    if importlib.util.find_spec("mypy") is None:
+        pytest.skip("no mypy")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    told = run("-m", "mypy", "--cache-dir", str(tmp_path / "cache"), "script.py")
+    assert "tracin.influence.tracin.TracIn" in told, told
+    assert 'variable has type "int"' in told and "Found 1 error in 1 file" in told, told

@@ -47,6 +47,8 @@ class ModelTensors(NamedTuple):
     relation_half: SegmentTensors
     relation_u: Tensor  # [R, D] or empty
     jacobians: Tensor  # [R, ceil(size_S / 32), D, 32] or empty
+    head_positions: Tensor  # [head_P] int32, windows of the whole image that see the head alone; for CUDA, or empty
+    both_positions: Tensor  # [both_P] int32, that see both
     taps: Tensor  # [all P, J] int32, of the whole image
     fc: Tensor  # [D, F]
     exact_pixel: Tensor  # [2, 2 D] float64; these five are empty if the others are float64
@@ -70,7 +72,7 @@ class ModelSizes(NamedTuple):
 class TestTensors(NamedTuple):
     """The test side, ready to be multiplied; empty tensors where no layer that needs them is tracked.
 
-    `narrow_*`: an operand in bfloat16, or empty.
+    `narrow_*`: an operand in bfloat16, or empty. On CUDA nothing is packed, and along_c, along_wz are not read.
     """
 
     triples: Tensor  # [Q, 3]
@@ -234,6 +236,21 @@ def self_influence_block(
     )
 
 
+def sample_factors(
+    model: ModelTensors,
+    model_sizes: ModelSizes,
+    triples: Tensor,  # [B, 3] on the CPU, equal (head, relation) adjacent
+    v: Tensor,  # [G, F], all of these written
+    z: Tensor,  # [G, D]
+    w: Tensor,  # [B]
+    linear: Tensor,  # [B, 2 D + size_S] or [B, 2 D] e, e un, S
+    delta: Tensor,  # [B, D]
+    cq: Tensor,  # [B, 2 D] or empty: not wanted
+) -> None:
+    """The factors of triples, on CUDA alone."""
+    torch.ops.tracin_ext.sample_factors(flat(model), list(model_sizes), triples, v, z, w, linear, delta, cq)
+
+
 def relation_tables(
     model: ModelTensors,
     model_sizes: ModelSizes,
@@ -363,6 +380,21 @@ def _self_influence_block(
     triples: Tensor,
     rate: float,
     scores: Tensor,
+) -> None:
+    return None
+
+
+@_fake
+def _sample_factors(
+    model: list[Tensor],
+    model_sizes: list[int],
+    triples: Tensor,
+    v: Tensor,
+    z: Tensor,
+    w: Tensor,
+    linear: Tensor,
+    delta: Tensor,
+    cq: Tensor,
 ) -> None:
     return None
 

@@ -101,10 +101,12 @@ def pack_model(
     halves: bool,
     mixed: bool = False,
     chunk: int = CHUNK,
+    apart: bool = False,
 ) -> tuple[ModelTensors, ModelSizes, tuple[Part, Part, Part]]:
     """Folds the batch norms into the convolution and the hidden layer, in float64, then rounds to p's type.
 
-    The tables of the relations' half are empty; `tracin_ext.ops.relation_tables` fills them.
+    The tables of the relations' half are empty; `tracin_ext.ops.relation_tables` fills them. `apart`: the positions of
+    an image that is taken whole are told apart, and the parts returned are those that they would make.
     """
     planes, rows, columns = p.plane
     channels, taps = p.conv_weight.shape[0], p.conv_weight[0].numel()
@@ -138,7 +140,11 @@ def pack_model(
             narrow_backward=pack_chunks(fc, part, height, True, pack_narrow) if mixed else nothing.bfloat16(),
         )
 
+    def told(part: Part) -> Tensor:
+        return (part.positions if apart and len(head_half_apart.positions) else part.positions[:0]).int().to(device)
+
     head_half, middle, relation_half = parts = parts_of(p, halves, chunk)
+    head_half_apart, middle_apart, _ = parts_apart = parts_of(p, True, chunk) if apart else parts
     model = ModelTensors(
         entity=p.entity.contiguous(),
         relation=p.relation.contiguous(),
@@ -153,6 +159,8 @@ def pack_model(
         relation_half=segment(relation_half),
         relation_u=nothing,
         jacobians=nothing,
+        head_positions=told(head_half_apart),
+        both_positions=told(middle_apart),
         taps=taps_of(p).int().to(device),
         fc=p.fc_weight.contiguous(),
         exact_pixel=exact(pixel),
@@ -169,4 +177,4 @@ def pack_model(
         relation_half_step=relation_half.step,
         height=height,
     )
-    return model, sizes, parts
+    return model, sizes, parts_apart

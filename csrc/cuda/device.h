@@ -41,9 +41,10 @@ class Device {
 };
 
 // The ops of kernels.h on the device. `triples` lie on the host; every other pointer, those inside Model, Tests and
-// Tracked included, leads to the device. Operands are packed with height 0 and all channels in one chunk: Segment's
-// forward is [C P, D], backward [D, C P]; the tests' v [C P, pairs], delta [D, Q], linear [2 D + S, Q], M [S, S];
-// those in bfloat16 likewise. The image is taken whole, except by relation_tables.
+// Tracked included, leads to the device. Segment's operands are packed with height 0 and all channels in one chunk:
+// forward is [C P, D], backward [D, C P]; M is [S, S]; the tests' operands are rows as they are, v [heads, C head_P]
+// and [pairs, C both_P], or [pairs, C P] where positions are not told apart; those in bfloat16 likewise. The image is
+// taken whole.
 template <typename T>
 void influence_block(const Model<T>&, const Tests<T>&, const int64_t* triples, int64_t B, T rate, T* scores, Device&);
 
@@ -51,8 +52,15 @@ template <typename T>
 void self_influence_block(const Model<T>&, const Tracked<T>&, const int64_t* triples, int64_t B, T rate, T* scores,
                           Device&);
 
+// Where the factors of B samples over G distinct (head, relation) go: what csrc/cuda/factors.h says of each.
 template <typename T>
-void relation_tables(const Model<T>&, T* u, T* v, T* jacobians, Device&);
+struct FactorArrays {
+  T *v, *z, *w, *linear, *delta, *cq;
+};
+
+// The factors of triples, equal (head, relation) adjacent; `linear` with S's columns if has_S, cq unless null.
+template <typename T>
+void sample_factors(const Model<T>&, const int64_t* triples, int64_t B, bool has_S, const FactorArrays<T>&, Device&);
 
 constexpr int64_t most_kept = 1024;  // largest k of merge_top_k
 

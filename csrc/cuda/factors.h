@@ -6,9 +6,10 @@ namespace tracin::cuda {
 
 // B samples over G distinct (head, relation), equal ones adjacent.
 struct Samples {
-  int64_t B, G;
-  const int32_t *head, *relation, *tail, *pair;  // [B]
-  const int32_t *pair_head, *pair_relation;      // [G]
+  int64_t B, G, H;                                      // H: stretches of equal heads
+  const int32_t *head, *relation, *tail, *pair;         // [B]
+  const int32_t *pair_head, *pair_relation, *head_row;  // [G], head_row: the pair's stretch
+  const int32_t* head_pair;                             // [H] its first pair
 };
 
 template <typename T>
@@ -23,9 +24,10 @@ struct Factors {
   const T* cq;      // [B, 2 D] gradient at the raw pixels: c, q; null if not wanted
 };
 
-// Fills a block from triples on the host.
+// Fills a block from triples on the host, in the arrays given, or where they are null in new ones.
 template <typename T>
-Factors<T> compute_factors(const Model<T>&, bool has_S, bool has_cq, const int64_t* triples, int64_t B, Device&);
+Factors<T> compute_factors(const Model<T>&, bool has_S, bool has_cq, const int64_t* triples, int64_t B, Device&,
+                           const FactorArrays<T>& into = {});
 
 // v [G, C P] of one part of the image at G distinct pairs.
 template <typename T>
@@ -41,5 +43,11 @@ Taps index_taps(const Segment<T>&, int64_t J, Device&);
 
 // A copy of n numbers in bfloat16.
 const uint16_t* narrowed(const float* x, int64_t n, Device&);
+
+// The columns of `count` positions of v, compact [n, C count], of rows[0 .. n], or of the first n rows without; To is
+// T or bfloat16.
+template <typename To, typename T>
+const To* columns_of(const T* v, const int32_t* rows, int64_t n, int64_t C, int64_t P, const int32_t* positions,
+                     int64_t count, Device&);
 
 }  // namespace tracin::cuda

@@ -9,6 +9,12 @@ constexpr int columns_at_once = 10;  // of S: a 3 x 3 filter's nine pixels and t
 template <typename T>
 constexpr int rows_at_once = sizeof(T) == 4 ? 4 : 2;
 
+// y where v passes. Both are arguments, so that neither load waits for the other.
+template <typename T>
+__device__ __forceinline__ T masked_by(T v, T y) {
+  return passes(v) ? y : T(0);
+}
+
 template <typename T>
 __global__ void __launch_bounds__(threads, 2) statistics_kernel(Model<T> m, Segment<T> s, Samples samples,
                                                                 const int32_t* by_tap,  // [J, P]
@@ -25,15 +31,21 @@ __global__ void __launch_bounds__(threads, 2) statistics_kernel(Model<T> m, Segm
   // int: 64-bit indices would take the registers of the sums.
   constexpr int rows = rows_at_once<T>;
   const int C = static_cast<int>(m.C), J = static_cast<int>(m.J), P = static_cast<int>(s.P);
-  for (int c0 = static_cast<int>(threadIdx.x / warp) * rows; c0 < C; c0 += warps * rows)
+  for (int c0 = static_cast<int>(threadIdx.x / warp) * rows; c0 < C; c0 += warps * rows) {
+    const auto load = [&](int p, T* masked) {
+      for (int i = 0; i < rows; ++i) {
+        const bool there = p < P && c0 + i < C;
+        const int f = (c0 + i) * P + p;
+        masked[i] = masked_by(there ? mask[f] : T(0), there ? value[f] : T(0));
+      }
+    };
     for (int j0 = 0; j0 <= J; j0 += columns_at_once) {
-      T sum[rows][columns_at_once] = {};
+      T sum[rows][columns_at_once] = {}, next[rows];
+      load(lane_id(), next);
       for (int p = lane_id(); p < P; p += warp) {
         T masked[rows];
-        for (int i = 0; i < rows; ++i) {
-          const int f = (c0 + i) * P + p;
-          masked[i] = c0 + i < C && passes(mask[f]) ? value[f] : T(0);
-        }
+        for (int i = 0; i < rows; ++i) masked[i] = next[i];
+        load(p + warp, next);  // on their way while these are used
         for (int j = 0; j < columns_at_once; ++j) {
           const T x = j0 + j < J ? image[by_tap[(j0 + j) * P + p]] : T(j0 + j == J);
           for (int i = 0; i < rows; ++i) sum[i][j] += masked[i] * x;
@@ -45,15 +57,16 @@ __global__ void __launch_bounds__(threads, 2) statistics_kernel(Model<T> m, Segm
           if (lane_id() == 0 && c0 + i < C && j0 + j <= J) S[(c0 + i) * (J + 1) + j0 + j] = total;
         }
     }
+  }
 }
 
 constexpr int taps_at_once = 9;
 
 template <typename T>
-__global__ void __launch_bounds__(threads) tap_gradients_kernel(Model<T> m, Segment<T> s, Samples samples,
-                                                                const T* v,  // [G, F]
-                                                                const T* y,  // [B, F]
-                                                                T* t) {      // [B, J P], written
+__global__ void __launch_bounds__(threads, 5) tap_gradients_kernel(Model<T> m, Segment<T> s, Samples samples,
+                                                                   const T* v,  // [G, F]
+                                                                   const T* y,  // [B, F]
+                                                                   T* t) {      // [B, J P], written
   const int64_t i = global_thread();
   if (i >= samples.B * s.P) return;
   const int64_t b = i / s.P, p = i % s.P, F = m.C * s.P;
@@ -61,7 +74,7 @@ __global__ void __launch_bounds__(threads) tap_gradients_kernel(Model<T> m, Segm
   for (int64_t j0 = 0; j0 < m.J; j0 += taps_at_once) {
     T sum[taps_at_once] = {};
     for (int64_t c = 0; c < m.C; ++c) {
-      const T masked = passes(mask[c * s.P]) ? value[c * s.P] : T(0);
+      const T masked = masked_by(mask[c * s.P], value[c * s.P]);
       for (int j = 0; j < taps_at_once; ++j)
         if (j0 + j < m.J) sum[j] += masked * m.pixel_kernel[c * m.J + j0 + j];
     }

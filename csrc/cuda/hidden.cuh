@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(threads) hidden_kernel(Model<T> m,
                                                          T* u,                          // [G, D], becomes un
                                                          T* z) {                        // [G, D], written
   double* partial = shared_memory<double>();                                            // [warps]
-  int* near = reinterpret_cast<int*>(partial + blockDim.x / warp);                      // [threads]
+  unsigned* near = reinterpret_cast<unsigned*>(partial + blockDim.x / warp);            // [warps] lanes to settle
   const int64_t g = blockIdx.x;
   for (int64_t d0 = 0; d0 < m.D; d0 += blockDim.x) {
     const int64_t d = d0 + threadIdx.x;
@@ -51,13 +51,15 @@ __global__ void __launch_bounds__(threads) hidden_kernel(Model<T> m,
       value = m.norm_scale[d] * value + m.norm_offset[d];
       settle = m.exact_kink && fabs(pre) < m.exact_kink[d];
     }
-    near[threadIdx.x] = settle;
+    const unsigned settling = __ballot_sync(all_lanes, settle);
+    if (lane_id() == 0) near[threadIdx.x / warp] = settling;
     __syncthreads();
-    for (int64_t i = 0; i < blockDim.x; ++i) {
-      if (!near[i]) continue;
-      const double exact = exact_pre_activation(m, pair_head[g], pair_relation[g], d0 + i, partial);
-      if (threadIdx.x == i) pre = static_cast<T>(exact);
-    }
+    for (int64_t w = 0; w < blockDim.x / warp; ++w)
+      for (unsigned left = near[w]; left; left &= left - 1) {
+        const int64_t i = w * warp + __ffs(static_cast<int>(left)) - 1;
+        const double exact = exact_pre_activation(m, pair_head[g], pair_relation[g], d0 + i, partial);
+        if (threadIdx.x == i) pre = static_cast<T>(exact);
+      }
     if (d < m.D) z[g * m.D + d] = passes(pre) ? pre : T(0);
     __syncthreads();  // the next round writes near
   }

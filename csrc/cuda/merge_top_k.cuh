@@ -80,11 +80,16 @@ __global__ void __launch_bounds__(threads) merge_top_k_kernel(const T* scores,  
       __syncthreads();
     }
     const T threshold = bounded ? list.key(list.score[k - 1]) : worst;
+    T mine[scores_a_round];  // all on their way before the first is looked at
     for (int64_t i = 0; i < scores_a_round; ++i) {
       const int64_t b = b0 + i * blockDim.x + threadIdx.x;
-      if (b >= B || list.key(scores[b]) < threshold) continue;
+      mine[i] = b < B ? scores[b] : T(0);
+    }
+    for (int64_t i = 0; i < scores_a_round; ++i) {
+      const int64_t b = b0 + i * blockDim.x + threadIdx.x;
+      if (b >= B || list.key(mine[i]) < threshold) continue;
       const int slot = atomicAdd(list.count, 1);
-      list.index[slot] = index[b], list.score[slot] = scores[b];
+      list.index[slot] = index[b], list.score[slot] = mine[i];
     }
     __syncthreads();
     count = *list.count;

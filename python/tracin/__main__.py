@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
+from typing import Any
 
 from tracin.errors import INTERRUPTED, INTERRUPTED_TEXT
 
 
-def start(module: str = "tracin.cli", command: str = "main", prog_name: str = "tracin") -> None:
-    """Runs a command; an interrupt while its modules load is one line, as later ones are."""
+def start(module: str = "tracin.cli", command: str = "main", prog_name: str = "tracin", **defaults: Any) -> None:
+    """Runs a command, with other defaults of its options if given; an interrupt while its modules load is one line."""
+    hold_streams()
     try:
-        getattr(import_module(module), command)(prog_name=prog_name)
+        getattr(import_module(module), command)(prog_name=prog_name, default_map=defaults)
     except KeyboardInterrupt:
         print(f"tracin: error: {INTERRUPTED_TEXT}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def hold_streams() -> None:
+    """Closed standard streams keep their numbers: a file that is opened later would get what is printed.
+
+    Writing to stdout fails then, also by the name /dev/stdout: its number is that of a folder.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            if name != "stdin":
+                setattr(sys, name, open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False))
+            if name == "stdout":
+                folder = os.open(os.sep, os.O_RDONLY)
+                os.dup2(folder, number)
+                os.close(folder)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ LONGEST = 215  # bytes of a base name, with which the longest file name fits
 OWN = re.compile(r"triple_\d+_.*|batch_tracin_summary\.json")
 SCORES_HELD = 1 << 28  # influences in memory at a time, 1 GiB in float32
 MOST_TESTS = 64  # test triples that share a scoring pass; more of them gain little
+SAMPLE = 8  # test triples that tell how many training triples count for all of them
 SUMMARY_SECONDS = 1.0  # between two states of the summary on disk
 
 
@@ -306,12 +307,27 @@ class Batch:
         if self.skip_filtering:
             return lambda job: self.lines.read(self.outputs.filtered(job))
         with clock("graph"):
-            nearby = ProximityFilter(self.lines.train, len(self.lines.entities))
-        return partial(self.near, nearby, self.proximity)
+            _ = self.graph
+        return partial(self.near, self.proximity)
 
-    def near(self, nearby: ProximityFilter, options: ProximityOptions, job: Job) -> Tensor:  # [k]
+    @cached_property
+    def graph(self) -> ProximityFilter:
+        return ProximityFilter(self.lines.train, len(self.lines.entities))
+
+    def kept_of_some(self) -> list[int]:
+        """How many training triples count for each of some test triples; at most so many where simple paths decide."""
+        known = [job for job in self.jobs if job.triple is not None]
+        some = known[:: max(1, len(known) // SAMPLE)][:SAMPLE]
+        options = self.proximity
+        if options is None:
+            return [len(self.lines.train)] * len(some)
+        if options.method != "pyg":  # whose paths take the time that an estimate should not
+            options = replace(options, path_filtering=False, strict_path_filtering=False)
+        return [len(self.graph.rows(torch.tensor([job.ids]), options)) for job in some]
+
+    def near(self, options: ProximityOptions, job: Job) -> Tensor:  # [k]
         """Chosen by the filter, and written."""
-        indices = nearby.rows(torch.tensor([job.ids]), options)
+        indices = self.graph.rows(torch.tensor([job.ids]), options)
         if not len(indices):
             raise InputError(
                 f"the {options.method} filter keeps no training triple within {options.n_hops} hops of "

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -20,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from tracin.streams import console
 
 
 @dataclass
@@ -70,13 +71,18 @@ def format_count(count: float) -> str:
     return f"{count:,.0f}" if count >= 10 else f"{count:.2g}"
 
 
+def on_a_terminal() -> bool:
+    """Whether stderr is one; there may be no stderr."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextmanager
 def progress_stages(shown: bool | None = None) -> Iterator[Stage]:
     """Yields stage(description, total, unit="", done=0) -> advance(n): a bar for each stage of the work.
 
     `shown` None: only if stderr is a terminal. advance(0) says that work begins: the rate counts from there.
     """
-    if not (sys.stderr.isatty() if shown is None else shown):
+    if not (on_a_terminal() if shown is None else shown):
         yield lambda *_, **__: lambda n: None
         return
     columns = (
@@ -89,7 +95,7 @@ def progress_stages(shown: bool | None = None) -> Iterator[Stage]:
         TimeRemainingColumn(),
     )
     with Progress(
-        *columns, console=Console(stderr=True), transient=True, speed_estimate_period=RATE_SECONDS
+        *columns, console=console(stderr=True), transient=True, speed_estimate_period=RATE_SECONDS
     ) as progress:
 
         def stage(description: str, total: int, unit: str = "", done: int = 0) -> Advance:

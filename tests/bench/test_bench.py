@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +21,7 @@ from torch import Tensor
 from bench import jobs, limits, methods, processes, proximity, readme, report, scaling
 from bench.graphs import FB15K237, Graph, Shape, generate, load_fb15k237, synthetic, write
 from bench.measure import machine, machine_line, measure
-from bench.peers import PEERS, hooks
+from bench.peers import PEERS, hooks, missing
 from bench.verify import Mismatch, Reference, reference_of, top_overlap, verify_top_k, worst_test_error
 from tracin import ConvE, InputError, TracIn, load_checkpoint, read_dictionary, read_triples
 from tracin.proximity.filter import ProximityFilter
@@ -287,6 +289,40 @@ def test_a_method_that_cannot_run_gives_a_row_that_says_why(graph: Graph, refere
     assert row["unavailable"] == "No module named 'peer'" and "seconds" not in row
 
 
+def test_peers_that_are_not_installed_are_named_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("bench.peers.find_spec", lambda name: None)
+    assert list(missing((*methods.METHODS, *PEERS))) == [
+        "Captum TracInCP is left out: captum is not installed; pip install captum==0.9.0 gets it",
+        "dattri TracIn is left out: dattri is not installed; pip install dattri==0.3.0 gets it",
+    ]
+    monkeypatch.setattr("bench.peers.find_spec", lambda name: name)
+    assert not list(missing(PEERS))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+def test_the_memory_of_a_process_that_ends_is_watched_to_its_end() -> None:
+    """What has ended and is not yet waited for has a status without memory; afterwards there is none."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert "VmHWM" not in Path(f"/proc/{process.pid}/status").read_text()
+
+    class Ending:
+        pid = process.pid
+        polls = 0
+
+        def poll(self) -> int | None:
+            self.polls += 1
+            if self.polls == 2:
+                process.wait()
+            return 0 if self.polls == 3 else None
+
+    peak = [7]
+    processes.watch_peak(Ending(), peak)  # type: ignore[arg-type]
+    assert peak == [7]
+
+
 def test_unknown_sections_and_methods_are_named() -> None:
     from bench.run import main
 
@@ -295,6 +331,7 @@ def test_unknown_sections_and_methods_are_named() -> None:
         assert result.exit_code == 2 and "nonsense" in result.output and known in result.output
 
 
+@pytest.mark.slow
 def test_measured_blocks_are_replaced_and_only_by_a_full_run(written: Path, tmp_path: Path) -> None:
     paths = [tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"]
     results = tmp_path / "results"

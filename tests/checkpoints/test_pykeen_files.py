@@ -63,7 +63,14 @@ class Trained:
         return load_checkpoint(self.folder / name, **({} if image else self.image), **ids)
 
 
-@pytest.fixture(scope="module", params=[(name, inverse) for name in MODELS for inverse in (False, True)], ids=str)
+ALWAYS = [("plain", False), ("two planes", True)]  # the others take a second each to train and to read
+TRAININGS = [
+    pytest.param(kind, id=str(kind), marks=() if kind in ALWAYS else pytest.mark.slow)
+    for kind in [(name, inverse) for name in MODELS for inverse in (False, True)]
+]
+
+
+@pytest.fixture(scope="module", params=TRAININGS)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from pykeen.checkpoints import save_model
     from pykeen.pipeline import pipeline

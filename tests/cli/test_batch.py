@@ -341,6 +341,15 @@ def test_the_bits_do_not_depend_on_what_is_done_already(folder: Path) -> None:
     assert files(folder / "out") == whole
 
 
+def test_test_and_o_are_understood_as_in_run(folder: Path) -> None:
+    assert batch(folder).exit_code == 0
+    short = {"--test-triples": "--test", "--output-dir": "-o"}
+    words = [short.get(word, word) for word in arguments(folder, output="other")]
+    result = CliRunner().invoke(main, ["batch", *words])
+    assert result.exit_code == 0, result.stderr
+    assert files(folder / "other") == files(folder / "out")
+
+
 def test_triples_as_ids(folder: Path) -> None:
     assert batch(folder, output="labels").exit_code == 0
     for name in ("train.txt", "test.txt"):
@@ -478,6 +487,67 @@ def test_skip_existing_keeps_outputs_of_the_same_run_only(folder: Path, changed:
     assert all(left[name] == content for name, content in files(folder / "anew").items())
     assert batch(folder, "--max-triples", 2, "--skip-existing", *more).exit_code == 0
     assert summary(folder)["skipped"] == 2
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--filter-method", "none"),
+        ("--filter-method", "none", "--top-k", "3"),
+        (),
+        ("--top-k", "3"),
+        ("--skip-tracin",),
+        ("--filter-method", "networkx", "--path-filtering", "--max-total-path-length", "9"),
+        ("--filter-method", "igraph"),
+    ],
+    ids=" ".join,
+)
+def test_the_size_of_the_outputs_is_said_before_the_work(
+    folder: Path, flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracin.cli.outputs.MENTIONED", 1000)
+    result = batch(folder, *flags)
+    assert result.exit_code == 0, result.stderr
+    written = [path for path in (folder / "out").rglob("*") if path.is_file() and "temp_triples" not in str(path)]
+    seal = 0 if "--skip-tracin" in flags else 1000  # bytes of `run` in each JSON file, which large ones do not notice
+    size = sum(path.stat().st_size for path in written if "summary" not in path.name) - TESTS * seal
+    told = re.search(r"note: the outputs take about ([\d.e-]+) MB \(8 test triples x (\d+) training", result.stderr)
+    assert told is not None and float(told[1]) * 1e6 == pytest.approx(size, rel=0.25)
+    shutil.rmtree(folder / "out")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 1000))
+    refused = batch(folder, *flags)
+    assert refused.exit_code == 1 and "training triples), but 0.001 MB are free in" in refused.stderr
+    assert not list((folder / "out").glob("triple_*"))
+
+
+def test_no_size_is_said_of_what_an_earlier_run_filtered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert batch(folder, "--skip-tracin").exit_code == 0
+    monkeypatch.setattr("tracin.cli.outputs.MENTIONED", 1)
+    result = batch(folder, "--skip-filtering")
+    assert result.exit_code == 0 and "outputs take about" not in result.stderr
+
+
+def test_odd_labels_end_no_test_triple_but_their_own(folder: Path) -> None:
+    """Labels with a NUL or what steers a terminal, relations that are JSON of all kinds."""
+    model = tracin.load_checkpoint(folder / "model.pt").model
+    heads = ["a\0b", '"\x1b[31m"', "\u202e", *(f"e:{i}" for i in range(3, ENTITIES))]
+    names = ['{"predicate": ["treats"]}', "{" * 5000, '{"predicate": {"\0": ' + "9" * 5000 + "}}"]
+    dictionaries = [{label: i for i, label in enumerate(labels)} for labels in (heads, names)]
+    tracin.save_checkpoint(folder / "model.pt", model, entity_to_id=dictionaries[0], relation_to_id=dictionaries[1])
+    rows = [(0, 0, 1), (1, 1, 2), (2, 2, 0)]
+    lines = ["\t".join((heads[h], names[r], heads[t])) for h, r, t in rows]
+    (folder / "train.txt").write_text("".join(f"{line}\n" for line in lines))
+    (folder / "test.txt").write_text("".join(f"{line}\n" for line in ["no\0body\t{\te:3", *lines]))
+    for method in ("pyg", "networkx", "igraph", "none"):
+        result = batch(folder, "--filter-method", method, "--quiet", output=method)
+        assert result.exit_code == 1 and result.stderr.count(" failed: ") == 1, result.stderr
+        assert "triple 0 ('no\\x00body', {, e:3) failed: " in result.stderr
+        assert [entry["tracin_success"] for entry in summary(folder, method)["results"]] == [False, True, True, True]
+        for place, (head, relation, tail) in enumerate(rows, 1):
+            (path,) = (folder / method).glob(f"triple_{place:03d}_*_tracin.json")
+            (record,) = json.loads(path.read_text())
+            labels = [record[f"test_{name}_label"] for name in ("head", "relation", "tail")]
+            assert labels == [heads[head], names[relation], heads[tail]]
 
 
 def test_long_and_odd_labels_in_names_of_files(folder: Path) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
 
 import tracin
+from docs.reference import commands
 from tracin.cli import main
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "python"
 
 
 def test_info_says_what_runs() -> None:
@@ -40,6 +47,37 @@ def test_no_arguments_show_help() -> None:
     result = CliRunner().invoke(main, [])
     assert result.exit_code == 2
     assert all(name in result.stderr for name in ("run", "train", "info"))
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(main, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"tracin {tracin.__version__}\n")
+
+
+def test_the_device_is_the_same_one_everywhere() -> None:
+    options = {name: {option.name: option for option in command.params} for name, command in commands()}
+    found = {name: of["device"].default for name, of in options.items() if "device" in of}
+    assert found == dict.fromkeys(("batch", "run", "train"), "auto")
+    for function in (tracin.TracIn.__init__, tracin.train):
+        assert inspect.signature(function).parameters["device"].default == "auto"
+
+
+@pytest.mark.parametrize(("script", "device"), [("run_tracin", "cpu"), ("batch_tracin_with_filtering", "auto")])
+def test_the_scripts_keep_their_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], script: str, device: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--help"])
+    with pytest.raises(SystemExit, match="^0$"):
+        runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"auto takes CUDA where there is some. [default: {device}]" in text
+
+
+def test_every_output_has_a_short_flag() -> None:
+    for name, command in commands():
+        for option in command.params:
+            if isinstance(option, click.Option) and option.name in ("output", "output_dir"):
+                assert "-o" in option.opts, name
 
 
 LOADED = """

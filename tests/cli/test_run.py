@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
-from tests.samples.small_graph import LINES, TESTS, Graph, triples_and_scores
+from tests.samples.small_graph import ENTITIES, LINES, TESTS, Graph, triples_and_scores
 from tracin.cli import main
 from tracin.results.writers import CSV_HEADER
 
@@ -111,12 +111,91 @@ def test_mode_single_takes_lines_of_the_file(graph: Graph, spelling: str) -> Non
     assert not csv_path.exists()
 
 
+def asked(graph: Graph, *arguments: str) -> Result:
+    """`tracin run` without a file of test triples."""
+    files = ["--model-path", str(graph.folder / "model.pt"), "--train", str(graph.folder / "train.txt")]
+    return CliRunner().invoke(main, ["run", *files, "-o", str(graph.folder / "asked.json"), *arguments])
+
+
+def test_a_triple_on_the_command_line(graph: Graph) -> None:
+    """By labels, and by ids: as the lines of the file are explained in mode single."""
+    csv_path = graph.folder / "c.csv"
+    triples = graph.test[[2, 4]].tolist()
+    named = [(f"entity {h}", f"relation:{r}", f"entity {t}") for h, r, t in triples]
+    expected = graph.json("--mode", "single", "--test-indices", "2", "4", "--top-k", "3")
+    for forms in (named, [tuple(map(str, triple)) for triple in triples]):
+        flags = [word for form in forms for word in ("--triple", *form)]
+        result = asked(
+            graph, "--backend", "factored", "--top-k", "3", "--csv-output", str(csv_path), "--show", "1", *flags
+        )
+        assert result.exit_code == 0, result.stderr
+        assert all(f"{h} --{r}-> {t}" in result.stdout for h, r, t in named)
+        found = json.loads((graph.folder / "asked.json").read_text())
+        assert [record.pop("test_triple_index") for record in found] == [0, 1]
+        assert found == [{k: v for k, v in record.items() if k != "test_triple_index"} for record in expected]
+        assert (graph.folder / "c_test_1.csv").exists() and not csv_path.exists()
+
+
+def test_one_triple_has_one_csv_file_and_mode_test_takes_triples_too(graph: Graph) -> None:
+    triple = ("--triple", "entity 1", "relation:0", "entity 2", "--top-k", "2")
+    assert asked(graph, *triple, "--csv-output", str(graph.folder / "c.csv")).exit_code == 0
+    assert (graph.folder / "c.csv").exists()
+    assert asked(graph, *triple, "--mode", "test").exit_code == 0
+    (record,) = json.loads((graph.folder / "asked.json").read_text())["results"]
+    assert [record[f"test_{place}"] for place in ("head", "relation", "tail")] == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--test", "test.txt"), "--triple and --test both say what to explain; leave one out"),
+        (("--mode", "single", "--test-indices", "0"), "--triple and --test-indices both say what to explain"),
+        (
+            ("--triple", "Entity 1", "relation:0", "entity 2"),
+            "it has 'entity 1', which differs in upper and lower case",
+        ),
+        (("--triple", "entity 1", "relation:0"), "'--triple' requires 3 arguments"),
+        (("--numeric-triples",), "head 'entity 1' is not an id from 0 to 11 of the entity dictionary"),
+    ],
+)
+def test_triples_that_cannot_be_asked_for(graph: Graph, arguments: tuple[str, ...], message: str) -> None:
+    result = asked(graph, "--triple", "entity 1", "relation:0", "entity 2", *arguments)
+    assert result.exit_code != 0 and message in result.stderr, result.stderr
+
+
+def test_without_a_question(graph: Graph) -> None:
+    assert "mode test needs --test or --triple" in asked(graph).stderr
+    result = asked(graph, "--mode", "self", "--triple", "a", "b", "c")
+    assert result.exit_code == 0 and "note: --triple has no effect in mode self" in result.stderr
+
+
 def test_mode_self(graph: Graph) -> None:
     records = graph.json("--mode", "self")
     own = graph.tracin().self_influence(graph.train)
     rows = own.argsort(descending=True, stable=True)
     assert [[record[key] for key in ("head", "relation", "tail")] for record in records] == graph.train[rows].tolist()
     torch.testing.assert_close(torch.tensor([record["self_influence"] for record in records]), own[rows])
+    assert [record["head_label"] for record in records] == [f"entity {head}" for head in graph.train[rows, 0].tolist()]
+
+
+def test_mode_self_by_name_with_top_k_and_csv(graph: Graph) -> None:
+    (graph.folder / "names.txt").write_text("".join(f"name {i}\t{i}\n" for i in range(ENTITIES)))
+    names = ("--node-name-dict", str(graph.folder / "names.txt"))
+    everything = graph.json("--mode", "self", *names)
+    csv_path = graph.folder / "new" / "c.csv"
+    result = graph.run("--mode", "self", "--backend", "factored", "--top-k", "3", "--csv-output", str(csv_path), *names)
+    assert result.exit_code == 0 and f"wrote {graph.folder / 'out.json'}, {csv_path}" in result.stderr
+    records = json.loads((graph.folder / "out.json").read_text())
+    assert records[0]["run"] == everything[0]["run"] | {"top_k": 3}
+    assert [record | {"run": 0} for record in records] == [record | {"run": 0} for record in everything[:3]]
+    assert records[0]["head_name"] == f"name {records[0]['head']}"
+    with open(csv_path, newline="") as file:
+        _, *rows = csv.reader(file)
+    for row, record in zip(rows, records, strict=True):
+        assert row[:2] == [record["head_label"], record["head_name"]]
+        assert (float(row[6]), int(row[7])) == (record["self_influence"], record["index"])
+    shown = graph.run("--mode", "self", "--top-k", "2", "--show", "9", *names).stdout
+    assert f"name {records[0]['head']}" in shown and shown.count("e-") + shown.count("e+") == 2
 
 
 def test_a_file_per_triple_makes_its_folder(graph: Graph) -> None:
@@ -198,7 +277,7 @@ def test_drop_in(graph: Graph, how: str) -> None:
     [
         ("--num-last-layers 1", "--num-last-layers has no effect: --use-last-layers-only was not given"),
         ("--test-indices 1 2", "--test-indices has no effect in mode test"),
-        ("--mode self --csv-output c.csv", "--csv-output has no effect in mode self"),
+        ("--mode self --order opponents", "--order has no effect in mode self"),
         ("--mode self", "--test has no effect in mode self"),
         ("--mode single --max-test-triples 2", "--max-test-triples has no effect in mode single"),
         ("--top-k 2", "--learning-rate 0.001 is used, not the checkpoint's 0.01"),

@@ -71,7 +71,7 @@ struct TestSide {
     tests.pair_head = pair_head.data(), tests.pair_relation = pair_relation.data();
     tests.linear = linear.data(), tests.has_S = on.S, tests.fc_bias = T(1);
     if (on.fc) tests.delta = delta.data(), tests.middle_v = middle_v.data();
-    if (on.fc && packed.model.head_half.P)
+    if (on.fc && packed.model.head_columns())
       tests.head_half_v = head_half_v.data(), tests.relation_gram = relation_gram.data();
     if (on.bias) tests.w = w.data();
     if (on.relation) tests.along_q = along_q.data();
@@ -140,13 +140,16 @@ struct TestSide {
       std::copy(factors[q].v.begin(), factors[q].v.end(), of_pairs.begin() + pair[q] * random.F);
       std::copy(factors[q].v.begin(), factors[q].v.end(), of_heads.begin() + pair_head[pair[q]] * random.F);
     }
-    const auto put = [&](const Numbers& v, int64_t rows, int64_t part, const tracin::Segment<T>& s) {
-      const auto columns = columns_of<T>(v, random.F, packed.parts[part].features);
-      return pack_chunks(columns, rows, random.C, s.P, s.step, height);
+    const auto put = [&](const Numbers& v, int64_t rows, int64_t part, int64_t step) {
+      const bool whole = part == 1 && !packed.model.head_columns();
+      const std::vector<int64_t> features = random.features_of(whole ? 3 : part);
+      const auto columns = columns_of<T>(v, random.F, features);
+      if (height == as_rows) return columns;
+      return pack_chunks(columns, rows, random.C, static_cast<int64_t>(features.size()) / random.C, step, height);
     };
-    middle_v = put(of_pairs, static_cast<int64_t>(pair_head.size()), 1, packed.model.middle);
-    if (!packed.model.head_half.P) return;
-    head_half_v = put(of_heads, static_cast<int64_t>(heads.size()), 0, packed.model.head_half);
+    middle_v = put(of_pairs, static_cast<int64_t>(pair_head.size()), 1, packed.model.middle.step);
+    if (!packed.model.head_columns()) return;
+    head_half_v = put(of_heads, static_cast<int64_t>(heads.size()), 0, packed.model.head_half.step);
     const auto width = static_cast<int64_t>(tables.v.size()) / random.R;
     const auto row = [&](int64_t r) { return Numbers(&tables.v[r * width], &tables.v[r * width] + width); };
     for (const int64_t relation : relations)

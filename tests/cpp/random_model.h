@@ -48,9 +48,12 @@ void expect_close(const char* where, const char* what, const std::vector<T>& got
   }
 }
 
+constexpr int64_t as_rows = -1;  // a height: the matrix as it is, as the CUDA ops take the test side
+
 // [rows, k] -> panels [ceil(rows / height)][k][height], the last filled up with zeros; height 0: one of all rows.
 template <typename T>
 std::vector<T> pack(const std::vector<T>& matrix, int64_t rows, int64_t k, int64_t height) {
+  if (height == as_rows) return matrix;
   if (!height) height = std::max<int64_t>(rows, 1);
   std::vector<T> packed((rows + height - 1) / height * height * k, T(0));
   for (int64_t r = 0; r < rows; ++r)
@@ -154,10 +157,18 @@ struct PackedSegment {
 template <typename T>
 struct PackedModel {
   PackedSegment<T> parts[3];
+  std::vector<int32_t> head_positions, both_positions;
   tracin::Model<T> model{};
 
   PackedModel(const PackedModel&) = delete;
-  PackedModel(const RandomModel<T>& m, int64_t height, bool halves) {
+  // `told_apart`: positions of the whole image, as on CUDA.
+  PackedModel(const RandomModel<T>& m, int64_t height, bool halves, bool told_apart = false) {
+    for (int32_t p = 0; told_apart && p < m.P; ++p)
+      if (m.part_of[p] < 2) (m.part_of[p] ? both_positions : head_positions).push_back(p);
+    if (!head_positions.empty()) {
+      model.head_positions = head_positions.data(), model.head_P = static_cast<int64_t>(head_positions.size());
+      model.both_positions = both_positions.data(), model.both_P = static_cast<int64_t>(both_positions.size());
+    }
     const int64_t D = m.D;
     model.D = D, model.C = m.C, model.J = m.J, model.entities = m.N;
     model.relations = m.R, model.relation_step = m.relation_step;

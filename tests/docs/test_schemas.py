@@ -26,7 +26,7 @@ OUTPUTS = {
     "test": ((), "out/out.json"),
     "per-triple": (("--output-per-triple", "--node-name-dict", "names.txt"), "out/tracin_test_1.json"),
     "single": (("--mode", "single", "--test-indices", "0", "1", "--top-k", "3"), "out/out.json"),
-    "self": (("--mode", "self"), "out/out.json"),
+    "self": (("--mode", "self", "--node-name-dict", "names.txt"), "out/out.json"),
 }
 
 

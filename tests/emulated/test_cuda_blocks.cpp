@@ -27,20 +27,25 @@ std::vector<uint16_t> in_bfloat16(const T* x, int64_t n) {
 
 template <typename T>
 void influence(const BlockTest<T>& test) {
-  const PackedModel<T> packed(test.random, 0, false);
-  const TestSide<T> side(test.random, packed, test.tables, test.left, test.M, test.on, 0);
   const Numbers expected = test.influences();
-  std::vector<T> scores(expected.size(), T(NAN));
-  HostDevice device;
-  tracin::cuda::influence_block<T>(packed.model, side.tests, test.triples.data(), test.B, T(test.rate), scores.data(),
-                                   device);
-  test.compare("", "influence_block", scores, expected);
+  for (const bool told_apart : {false, true}) {
+    if (told_apart && !test.random.shape.has_halves()) continue;
+    const PackedModel<T> packed(test.random, 0, false, told_apart);
+    const TestSide<T> side(test.random, packed, test.tables, test.left, test.M, test.on, as_rows);
+    std::vector<T> scores(expected.size(), T(NAN));
+    HostDevice device;
+    tracin::cuda::influence_block<T>(packed.model, side.tests, test.triples.data(), test.B, T(test.rate), scores.data(),
+                                     device);
+    test.compare(told_apart ? "halves told apart" : "", "influence_block", scores, expected);
+  }
 }
 
 // Operands in bfloat16 keep 8 bits: the scores as a whole must be within 1%, and not those of float32.
-void mixed_influence(const BlockTest<float>& test) {
-  PackedModel<float> packed(test.random, 0, false);
-  TestSide<float> side(test.random, packed, test.tables, test.left, test.M, test.on, 0);
+void mixed_influence(const BlockTest<float>& test, bool told_apart) {
+  PackedModel<float> packed(test.random, 0, false, told_apart);
+  TestSide<float> side(test.random, packed, test.tables, test.left, test.M, test.on, as_rows);
+  const auto half = in_bfloat16(side.head_half_v.data(), side.head_half_v.size());
+  side.tests.narrow_head_half_v = half.data();
   const auto backward = in_bfloat16(packed.model.middle.backward, test.random.D * test.random.F),
              v = in_bfloat16(side.middle_v.data(), side.middle_v.size()),
              delta = in_bfloat16(side.delta.data(), side.delta.size()),
@@ -77,18 +82,33 @@ void self_influence(const BlockTest<T>& test) {
   test.compare("", "self_influence_block", scores, test.self_influences());
 }
 
+// What sample_factors writes for every sample, beside the definition.
 template <typename T>
-void test_relation_tables(const RandomModel<T>& random) {
-  const RelationTables tables(random);
-  for (const bool jacobians : {true, false}) {
-    const PackedModel<T> packed(random, 0, true);
-    std::vector<T> u(tables.u.size(), T(NAN)), v(tables.v.size(), T(NAN)), j(tables.jacobians.size(), T(NAN));
-    HostDevice device;
-    tracin::cuda::relation_tables<T>(packed.model, u.data(), v.data(), jacobians ? j.data() : nullptr, device);
-    expect_close("", "relation_tables (u)", u, tables.u);
-    expect_close("", "relation_tables (v)", v, tables.v);
-    if (jacobians) expect_close("", "relation_tables (Jacobians)", j, tables.jacobians);
+void sample_factors(const BlockTest<T>& test, bool has_S, bool has_cq) {
+  const RandomModel<T>& m = test.random;
+  const PackedModel<T> packed(m, 0, false);
+  const int64_t columns = 2 * m.D + (has_S ? m.S : 0);
+  std::vector<const Factors*> pairs;  // the first sample of each
+  for (const Factors& x : test.right)
+    if (pairs.empty() || pairs.back()->head != x.head || pairs.back()->relation != x.relation) pairs.push_back(&x);
+  const auto G = static_cast<int64_t>(pairs.size());
+  std::vector<T> v(G * m.F, T(NAN)), z(G * m.D, T(NAN)), w(test.B, T(NAN)), linear(test.B * columns, T(NAN)),
+      delta(test.B * m.D, T(NAN)), cq(test.B * 2 * m.D, T(NAN));
+  HostDevice device;
+  tracin::cuda::sample_factors<T>(
+      packed.model, test.triples.data(), test.B, has_S,
+      {v.data(), z.data(), w.data(), linear.data(), delta.data(), has_cq ? cq.data() : nullptr}, device);
+  Numbers of[6];  // v, z, w, linear, delta, cq
+  const auto append = [](Numbers& to, const Numbers& from) { to.insert(to.end(), from.begin(), from.end()); };
+  for (const Factors* x : pairs) append(of[0], x->v), append(of[1], x->z);
+  for (const Factors& x : test.right) {
+    of[2].push_back(x.w);
+    append(of[3], x.e), append(of[3], x.e_un);
+    if (has_S) append(of[3], x.S);
+    append(of[4], x.delta), append(of[5], x.c), append(of[5], x.q);
   }
+  const std::vector<T>* got[] = {&v, &z, &w, &linear, &delta, &cq};
+  for (int i = 0; i < (has_cq ? 6 : 5); ++i) test.compare(std::to_string(i), "sample_factors", *got[i], of[i]);
 }
 
 // Every window of every pixel once, in the order of its entry.
@@ -126,6 +146,7 @@ void test_blocks(const RandomModel<T>& random, const Layers& on, int64_t B, int6
   const BlockTest<T> test(random, on, random_triples(random, B, true), random_triples(random, Q, false));
   influence(test);
   self_influence(test);
+  sample_factors(test, on.S, on.entity || on.relation);
 }
 
 // An image without a middle, without halves, and with one of everything.
@@ -135,7 +156,6 @@ void test_edges(const Layers& on) {
       no_halves({9, 12, 3, 4, {0, 7, 0}, {3, 3, 3}}), one_position({9, 4, 1, 8, {0, 1, 0}, {1, 1, 1}}),
       one_each({1, 1, 1, 1, {1, 0, 1}, {1, 1, 1}, 1});
   for (const RandomModel<T>* random : {&no_middle, &pixels, &no_halves, &one_position, &one_each}) {
-    if (random->shape.has_halves()) test_relation_tables(*random);
     test_blocks(*random, on, 3, 2);
   }
 }
@@ -146,12 +166,10 @@ void test() {
       S{false, true, false, true, false}, entity{false, false, true, false, true};
   RandomModel<T> odd({19, 13, 7, 9, {5, 33, 2}, {7, 7, 7}}), many_taps({9, 6, 3, 33, {3, 2, 2}, {3, 3, 3}}),
       wide({9, 300, 5, 4, {3, 2, 2}, {5, 5, 5}});
-  test_relation_tables(odd);
   test_blocks(odd, all, 4, 3);
   const std::vector<int64_t> one{3, 1, 2};
   if (!few) {
     for (const auto* random : {&many_taps, &wide}) {
-      test_relation_tables(*random);
       test_blocks(*random, all, 5, 9);
     }
     for (const int64_t B : {1, 33}) test_blocks(odd, all, B, 3);
@@ -173,7 +191,8 @@ int main() {
   test_taps(odd);
   test_taps(many_taps);
   constexpr Layers all{true, true, true, true, true};
-  mixed_influence(BlockTest<float>(odd, all, random_triples(odd, few ? 3 : 40, true), random_triples(odd, 3, false)));
+  const BlockTest<float> mixed(odd, all, random_triples(odd, few ? 3 : 40, true), random_triples(odd, 3, false));
+  for (const bool told_apart : {false, true}) mixed_influence(mixed, told_apart);
   test<float>();
   if (!few) test<double>();
   return failures ? 1 : 0;

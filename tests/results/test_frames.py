@@ -125,6 +125,31 @@ def test_mode_single_and_files_per_triple_in_parquet(graph: Path) -> None:
         assert frame["score"].to_list() == [item["influence"] for item in record["top_influences"]]
 
 
+@pytest.mark.parametrize("rows", [3, 1 << 17])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("--top-k", "4"),
+        ("--top-k", "4", "--mode", "single", "--test-indices", "1", "2"),
+        ("--mode", "self"),
+    ],
+    ids=["test", "single", "self"],
+)
+def test_parquet_says_what_made_it(
+    graph: Path, names: tuple[str, ...], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracin.results.frames.ROWS", rows)
+    monkeypatch.setattr("tracin.results.writers.ROWS", rows)
+    run(graph, *names, output="x.json")
+    run(graph, *names, output="x.parquet")
+    said = json.loads((graph / "x.json").read_text())
+    made = said["run"] if isinstance(said, dict) else said[0]["run"]
+    assert made["tracin"] and json.loads(pl.read_parquet_metadata(graph / "x.parquet")["run"]) == made
+    if "self" not in names and "single" not in names:
+        run(graph, *names, "--csv-output", "y.parquet", output="x.json")
+        assert json.loads(pl.read_parquet_metadata(graph / "y.parquet")["run"]) == made
+
+
 def test_mode_self_in_parquet(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "ROWS", 7)
     run(graph, "--mode", "self", output="self.json")
@@ -142,10 +167,15 @@ def test_mode_self_in_parquet(graph: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "tail_name",
         "self_influence",
     ]
-    ids = {"head": "head_id", "relation": "relation_id", "tail": "tail_id"}
-    ours = frame.select(**ids, self_influence="self_influence", index="train_index")
+    names = {"head": "head_id", "relation": "relation_id", "tail": "tail_id", "index": "train_index"}
+    names |= {name: name for name in ("self_influence", "head_label", "relation_label", "tail_label")}
     assert records[0].pop("run")["mode"] == "self"
-    assert ours.to_dicts() == records
+    assert frame.select(**names).to_dicts() == records
+    run(graph, "--mode", "self", "--top-k", "3", "--csv-output", "own.parquet", output="few.json")
+    assert pl.read_parquet(graph / "own.parquet").equals(frame.drop("head_name", "tail_name").head(3))
+    assert [record["index"] for record in json.loads((graph / "few.json").read_text())] == frame["train_index"][
+        :3
+    ].to_list()
     assert frame["head_name"].to_list() == [f"name of e{record['head']}" for record in records]
     by_hand = self_influence_frame(
         torch.tensor([record["self_influence"] for record in records]),

@@ -1,16 +1,17 @@
-"""What the tables of influences show, as text of a terminal 100 columns wide."""
+"""What the tables of influences show, as text of terminals 100 columns wide, and narrower."""
 
 from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
-from tracin.results.tables import influence_table, self_influence_table
+from tracin.results.tables import BREAKS, LabelTable, broken, fitting, influence_table, self_influence_table
 from tracin.results.writers import Influences
 from tracin.triples.labels import Labels
 
@@ -24,11 +25,15 @@ TRAIN = torch.tensor([[0, 0, 2], [1, 1, 2], [0, 1, 1]])
 RESULT = Influences(4, (0, 0, 2), 0.1, TRAIN, torch.tensor([0.25, -0.125, 0.0]), torch.tensor([7, 123456, 9]))
 
 
-def lines(table: Table) -> list[list[str]]:
-    console = Console(file=io.StringIO(), width=100, highlight=False)
+def printed(table: LabelTable, width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
-    return [line.split() for line in console.file.getvalue().splitlines() if line.strip("─ ")]
+    return console.file.getvalue().splitlines()
+
+
+def lines(table: LabelTable) -> list[list[str]]:
+    return [line.split() for line in printed(table, 100) if line.strip("─ ")]
 
 
 def test_influences_by_name_in_their_order() -> None:
@@ -79,3 +84,55 @@ def test_long_labels_are_wrapped_not_cut() -> None:
     label = "/award/award_nominee/award_nominations./award/award_nomination/nominated_for/" * 2
     text = lines(influence_table(RESULT, Labels({0: "a", 1: "b", 2: "c"}, {0: label, 1: "r"})))
     assert label in "".join("".join(line) for line in text[2:]).replace("for+2.50e-01a", "").replace("c7", "")
+
+
+WORDS = Labels(
+    {0: "pharmacologic_substance", 1: "therapeutic_or_preventive_procedure", 2: "anti-inflammatory agent"},
+    {0: "/award/award_nominee/award_nominations./award/award_nomination/nominated_for", 1: "biolink:treats"},
+)
+SHOWN = (WORDS.entities[0], WORDS.entities[1], WORDS.entities[2], WORDS.relations[0], WORDS.relations[1])
+
+
+def rows(table: LabelTable, width: int) -> list[str]:
+    """The lines below the head of the table, none of which is too wide."""
+    text = printed(table, width)
+    assert max(map(len, text)) <= width
+    return text[1 + next(number for number, line in enumerate(text) if line.startswith(" ─")) :]
+
+
+@pytest.mark.parametrize("width", [80, 84, 90, 100])
+def test_labels_are_broken_between_words(width: int) -> None:
+    whole = set()
+    for words in map(BREAKS.split, SHOWN):
+        places = range(len(words) + 1)
+        whole |= {"".join(words[start:end]).strip() for start in places for end in places if start < end}
+    result = Influences(0, (0, 0, 1), None, TRAIN, RESULT.scores, RESULT.indices)
+    for table in (influence_table(result, WORDS), self_influence_table(TRAIN, torch.ones(3), WORDS, limit=3)):
+        cells = {cell for line in rows(table, width) for cell in re.split(r"\s{3,}", line.strip())}
+        found = {cell for cell in cells if cell.strip("+-0123456789.e")} - {"for", "against"}
+        assert found <= whole and any(cell.endswith("_") for cell in found)
+
+
+def test_where_no_word_fits_labels_are_folded() -> None:
+    text = "".join(rows(influence_table(RESULT, Labels({0: "x" * 70, 1: "y", 2: "z" * 70}, {0: "r", 1: "s"})), 60))
+    assert text.count("x") == text.count("z") == 2 * 70
+
+
+def test_widths_of_columns() -> None:
+    assert fitting([10, 4, 20], [5, 4, 6], 40) == [10, 4, 20]
+    assert fitting([10, 4, 20], [5, 4, 6], 24) == [10, 4, 10]
+    assert fitting([10, 4, 20], [9, 4, 6], 20) == [9, 4, 7]
+    assert fitting([10, 4, 20], [9, 4, 9], 12) == [4, 4, 4]
+    assert fitting([10, 4, 20], [9, 4, 9], 0) == [1, 1, 1]
+
+
+def test_lines_end_after_marks() -> None:
+    for text, width, expected in (
+        ("a_bb_ccc", 5, "a_bb_\nccc"),
+        ("a bb ccc", 4, "a bb\nccc"),
+        ("one-two --to-> three", 8, "one-two\n--to->\nthree"),
+        ("abcdef_g", 3, "abcdef_\ng"),
+        ("first line\nx_y", 5, "first\nline\nx_y"),
+        ("", 5, ""),
+    ):
+        assert broken(Text(text), width).plain == expected

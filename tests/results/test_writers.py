@@ -13,6 +13,7 @@ import torch
 
 from tracin.errors import InputError
 from tracin.results.seal import read_seal, write_sealed
+from tracin.results.self_influence import write_self
 from tracin.results.writers import (
     Form,
     Influences,
@@ -21,7 +22,6 @@ from tracin.results.writers import (
     numbered,
     write_influences,
     write_per_triple,
-    write_self,
     write_single,
     write_test,
 )
@@ -103,12 +103,29 @@ def test_mode_single_writes_the_sample(fixtures_dir: Path, tmp_path: Path) -> No
 
 def test_mode_self_orders_by_score_and_ties_by_row(tmp_path: Path) -> None:
     train = torch.tensor([[0, 0, 1], [1, 0, 2], [2, 1, 0], [3, 1, 0]])
-    write_self(tmp_path / "self.json", train, torch.tensor([0.5, 2.0, 0.5, 1.0]), Labels({}, {}))
-    text = (tmp_path / "self.json").read_text()
+    scores, names = torch.tensor([0.5, 2.0, 0.5, 1.0]), Labels({1: "=b"}, {0: "r"}, {2: "c,d"}, {"r": "treats"})
+    json_path, csv_path, run = tmp_path / "self.json", tmp_path / "self.csv", {"layers": ["fc", "entity"], "n": 1.5}
+    write_self(json_path, train, scores, names, Form(run), csv_path)
+    text = json_path.read_text()
     rows = json.loads(text)
     assert [row["head"] for row in rows] == [1, 3, 0, 2]
     assert text == json.dumps(rows, indent=2)
-    assert rows[0] == {"head": 1, "relation": 0, "tail": 2, "self_influence": 2.0, "index": 1}
+    expected = {"head": 1, "relation": 0, "tail": 2, "self_influence": 2.0, "index": 1}
+    expected |= {"head_label": "=b", "relation_label": "r", "tail_label": "UNKNOWN_2"}
+    assert rows[0] == expected | {"head_name": "=b", "tail_name": "c,d", "relation_name": "treats", "run": run}
+    assert "run" not in rows[1] and rows[1]["relation_label"] == "UNKNOWN_1"
+    lines = csv_path.read_bytes().decode().split("\r\n")
+    assert lines[:2] == [
+        "TrainHead,TrainHead_label,TrainRel,TrainRel_label,TrainTail,TrainTail_label,SelfInfluence,TrainIndex",
+        '=b,=b,r,treats,UNKNOWN_2,"c,d",2.0,1',
+    ]
+    assert len(lines) == 6 and lines[-1] == ""
+    write_self(json_path, train, scores, names, Form(run, csv_safe=True), csv_path, top_k=2)
+    assert json.loads(json_path.read_text()) == rows[:2]
+    assert csv_path.read_bytes().decode().split("\r\n")[1].startswith("'=b,'=b,r,")
+    assert csv_path.read_bytes().count(b"\r\n") == 3
+    write_self(json_path, train[:0], scores[:0], names, Form(run), csv_path)
+    assert json_path.read_text() == "[]" and csv_path.read_bytes().count(b"\r\n") == 1
 
 
 def test_unknown_ids_and_missing_names() -> None:

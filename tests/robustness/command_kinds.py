@@ -13,7 +13,7 @@ from typing import Any
 from click.testing import CliRunner
 
 import tracin
-from tests.robustness.file_kinds import ANY, Constant, Kind, Number, expected_dictionary, lines_of
+from tests.robustness.file_kinds import ANY, Constant, Kind, Number, expected_dictionary, label_of, lines_of
 from tests.robustness.mutations import BYTES, TEXT
 from tracin.cli import main
 
@@ -94,7 +94,9 @@ def run_kinds(fixtures: Path) -> list[Kind]:
         if not lines:
             return ANY
         known = (nodes, predicates, nodes)
-        good = [len(cells) > 2 and all(c in k for c, k in zip(cells, known, strict=False)) for cells in lines]
+        good = [
+            len(cells) > 2 and all(label_of(c, k) in k for c, k in zip(cells, known, strict=False)) for cells in lines
+        ]
         return [index for index, line in enumerate(good) if line]
 
     nodes, predicates = (dict(expected_dictionary((fixtures / f"{n}_dict.txt").read_bytes())) for n in ("node", "rel"))

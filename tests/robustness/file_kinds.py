@@ -10,7 +10,7 @@ import pickle
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,13 @@ def lines_of(data: bytes) -> list[list[str]] | None:
     return [line.removesuffix("\r").split("\t") for line in lines]
 
 
+def label_of(cell: str, known: Collection[str]) -> str:
+    """The label that a cell of triples names: in quotation marks, unless such a label is known, the one within."""
+    if cell in known or not (len(cell) >= 2 and cell[0] == cell[-1] == '"'):
+        return cell
+    return cell[1:-1].replace('""', '"')
+
+
 def expected_dictionary(data: bytes) -> Number:
     lines = lines_of(data)
     if not lines or any(len(cells) < 2 for cells in lines):
@@ -234,7 +241,8 @@ def text_kinds(fixtures: Path) -> list[Kind]:
         if not lines or any(len(cells) < 3 for cells in lines):
             return None
         try:
-            return [[entity_to_id[h], relation_to_id[r], entity_to_id[t]] for h, r, t, *_ in lines]
+            known = (entity_to_id, relation_to_id, entity_to_id)
+            return [[ids[label_of(cell, ids)] for cell, ids in zip(cells, known, strict=False)] for cells in lines]
         except KeyError:
             return None
 

@@ -165,14 +165,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compiled-every", type=int, default=COMPILED_EVERY, help="0: never")
     given = parser.parse_args()
-    chosen = (edges() + [random_geometry(given.seed, number) for number in range(given.count)])[: given.count]
+    end = given.start + given.count
+    chosen = (edges() + [random_geometry(given.seed, number) for number in range(end)])[given.start : end]
     torch.set_num_threads(1)  # the models are small: threads would only wait for one another
     begin = time.monotonic()
-    measured = list(measure_all(chosen[given.start :], given.compiled_every))
+    measured = list(measure_all(chosen, given.compiled_every))
     print(table(measured))
     found = faults(measured)
     wrong = {one.geometry.name for one in measured if one.fault}
-    print(f"{len(chosen) - given.start} models, {len(measured)} measurements in {time.monotonic() - begin:.0f} s")
+    print(f"{len(chosen)} models, {len(measured)} measurements in {time.monotonic() - begin:.0f} s")
     print(f"models with a fault: {len(wrong)} (left out of the table); kinds of faults: {len(found)}")
     for key, what in found.items():
         print(f"  {key}: {what}")

@@ -45,7 +45,9 @@ class Call:
 
 
 def registered() -> set[str]:
-    names = torch._C._dispatch_get_all_op_names()
+    """Ops that have a kernel for the CPU."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    names = [name for name in torch._C._dispatch_get_all_op_names() if has_kernel(name, "CPU")]
     return {name.partition("::")[2].partition(".")[0] for name in names if name.startswith(f"{NAMESPACE}::")}
 
 

@@ -52,7 +52,7 @@ def compiler_works() -> bool:
 def reference(variant: str, layers: str | int | tuple[str, ...] = "all") -> tuple[Tensor, Tensor]:
     """Influences [Q, B] and self-influences [B] by sequential autograd in float64."""
     test, train = pairs_of_triples()
-    ti = TracIn(random_model(variant), backend="sequential", precision="float64", layers=layers)
+    ti = TracIn(random_model(variant), device="cpu", backend="sequential", precision="float64", layers=layers)
     return ti.influence(train, test), ti.self_influence(train)
 
 
@@ -100,7 +100,7 @@ def test_filters_one_row_high_see_no_pair_of_halves(
     torch.manual_seed(0)
     model = ConvE(12, 4, 32, embedding_height=4, embedding_width=8, kernel_height=1).eval()
     test, train = pairs_of_triples()
-    exact = TracIn(model, backend="sequential", precision="float64")
+    exact = TracIn(model, device="cpu", backend="sequential", precision="float64")
     for precision, tolerance in TOLERANCE.items():
         ti = TracIn(model, backend=backend, precision=precision)
         assert worst_error(ti.influence(train, test), exact.influence(train, test)) <= tolerance
@@ -148,7 +148,7 @@ def test_odd_sizes_of_blocks(backend: str, size: int, device: str) -> None:
     needs(backend, device)
     train, test = random_triples(size, seed=3), random_triples(5, seed=4)
     model = random_model()
-    expected = TracIn(model, backend="sequential", precision="float64").influence(train, test)
+    expected = TracIn(model, device="cpu", backend="sequential", precision="float64").influence(train, test)
     ti = TracIn(model, backend=backend, precision="float64", device=device)
     assert ti.influence(train, test).shape == (5, size)
     assert torch.allclose(ti.influence(train, test), expected, rtol=1e-9, atol=1e-12)
@@ -176,7 +176,7 @@ def test_float32_takes_float64s_side_of_the_kink(backend: str, device: str) -> N
     captured.clear()
     double.double()(triple)
     assert (captured[0].abs() < 1e-6).all() and len(captured[0].sign().unique()) >= 2
-    expected = TracIn(model, backend="sequential", precision="float64").influence(train, triple)
+    expected = TracIn(model, device="cpu", backend="sequential", precision="float64").influence(train, triple)
     result = TracIn(model, backend=backend, device=device).influence(train, triple)
     assert worst_error(result, expected) <= 1e-5
 
@@ -190,11 +190,13 @@ def test_mixed_precision_is_close_to_float64(variant: str, backend: str, device:
     if not has_bfloat16(torch.device(device)):
         pytest.skip("this processor has no products in bfloat16")
     test, train = pairs_of_triples(200)
-    expected = TracIn(random_model(variant), backend="factored", precision="float64").influence(train, test)
+    expected = TracIn(random_model(variant), device="cpu", backend="factored", precision="float64").influence(
+        train, test
+    )
     ti = TracIn(random_model(variant), backend=backend, precision="mixed", device=device)
     assert "mixed" in ti.description
     assert 1e-6 < worst_error(ti.influence(train, test), expected) <= 1e-2
-    own = TracIn(random_model(variant), backend="factored", precision="float64").self_influence(train)
+    own = TracIn(random_model(variant), device="cpu", backend="factored", precision="float64").self_influence(train)
     assert worst_error(ti.self_influence(train), own) <= 1e-2
 
 
@@ -343,7 +345,9 @@ def test_auto_skips_backends_that_lack_the_loss(monkeypatch: pytest.MonkeyPatch)
     with pytest.warns(UserWarning, match=f"using the vectorized backend, not native or factored: {NO_SQUARED}"):
         ti = TracIn(random_model(), loss="squared", precision="float64")
     assert ti.backend == "vectorized"
-    expected = TracIn(random_model(), loss="squared", backend="sequential", precision="float64").influence(train, test)
+    expected = TracIn(
+        random_model(), device="cpu", loss="squared", backend="sequential", precision="float64"
+    ).influence(train, test)
     assert worst_error(ti.influence(train, test), expected) <= 1e-9
     assert worst_error(reference("plain")[0], expected) > 0.1
 

@@ -63,6 +63,8 @@ def test_agrees_with_autograd(backend: str, edge: str, monkeypatch: pytest.Monke
     expected, expected_self = reference(edge)
     model = random_model(edge)
     test, train = triples_of(model)
+    if name == "sequential":  # one triple at a time, which takes long and knows no blocks
+        train, expected, expected_self = train[:30], expected[:, :30], expected_self[:30]
     for precision, tolerance in TOLERANCE.items():
         ti = TracIn(model, 1.0, backend=name, precision=precision, device="cpu")
         found = ti.influence(train, test)

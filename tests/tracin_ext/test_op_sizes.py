@@ -14,10 +14,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from tests.tracin_ext.test_ops import ARGUMENTS, flattened, native, op
+from tracin_ext.ops import has_kernel
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTREMES = (
@@ -67,6 +69,8 @@ def changed(value: Any, extreme: int, rng: Random) -> Any:
 def calls() -> Iterator[tuple[str, dict[str, Any]]]:
     rng = Random(0)
     for name, make in ARGUMENTS.items():
+        if not has_kernel(name, "cpu"):
+            continue
         for variant in VARIANTS if name != "merge_top_k" else [None]:
             made = make() if variant is None else make(variant=variant)
             arguments = {key: flattened(value) for key, value in made.items()}
@@ -92,6 +96,7 @@ def end_of(name: str, arguments: dict[str, Any]) -> str:
 
 
 @native
+@pytest.mark.slow
 def test_extreme_numbers_and_indices_are_refused_or_harmless() -> None:
     command = [sys.executable, "-m", "tests.tracin_ext.test_op_sizes"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -15,9 +15,10 @@ from tests.samples.models import ENTITIES, RELATIONS, random_model, random_tripl
 from tracin_ext import ops
 from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend, covers, reason_against
-from tracin_ext.full_float32 import full_float32
-from tracin_ext.grouping import order_by_head_relation
+from tracin_ext.backends.native_cuda import NativeCudaBackend
+from tracin_ext.grouping import group_triples, order_by_head_relation
 from tracin_ext.kept import KeptTriples, keep
+from tracin_ext.ops import has_kernel
 from tracin_ext.packing import pack, pack_model
 from tracin_ext.parameters import LAYERS, parameters_of
 
@@ -51,7 +52,8 @@ def backend(
     """A random model, packed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRACIN_PRODUCTS", products)
-        return NativeBackend(random_model(variant), layers, dtype, torch.device(device), mixed)
+        kind = NativeCudaBackend if device == "cuda" else NativeBackend
+        return kind(random_model(variant), layers, dtype, torch.device(device), mixed)
 
 
 def sorted_triples(count: int) -> Tensor:  # [count, 3]
@@ -162,6 +164,25 @@ def bounded_top_k_arguments(
     }
 
 
+def sample_factors_arguments(count: int = B, device: str = "cuda", **of_backend: Any) -> dict[str, Any]:
+    native_backend = backend(device=device, **of_backend)
+    p, triples = native_backend.parameters, sorted_triples(count)
+    triples = triples[order_by_head_relation(triples)]
+    pairs, dim = len(group_triples(triples).heads), p.entity.shape[1]
+    new = p.conv_weight.new_zeros
+    return {
+        "model": native_backend.model,
+        "model_sizes": native_backend.sizes,
+        "triples": triples,
+        "v": new(pairs, p.features),
+        "z": new(pairs, dim),
+        "w": new(count),
+        "linear": new(count, 2 * dim + (native_backend.size_S if p.M is not None else 0)),
+        "delta": new(count, dim),
+        "cq": new(count if "entity" in p.tracked else 0, 2 * dim),
+    }
+
+
 def merge_top_k_arguments(
     dtype: torch.dtype = torch.float32, tests: int = Q, count: int = B, k: int = K, device: str = "cpu"
 ) -> dict[str, Any]:
@@ -215,6 +236,7 @@ SAMPLES: dict[str, Callable[[str], list[dict[str, Any]]]] = {
         bounded_top_k_arguments(k=0),
         bounded_top_k_arguments(k=100, order=2),
     ],
+    "sample_factors": lambda device: block_samples(sample_factors_arguments, device),
     "merge_top_k": lambda device: [
         *(merge_top_k_arguments(count=count, k=k, device=device) for count in (0, 1, 7) for k in (1, 10)),
         merge_top_k_arguments(torch.float64, device=device),
@@ -223,7 +245,7 @@ SAMPLES: dict[str, Callable[[str], list[dict[str, Any]]]] = {
     ],
 }
 
-ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
+ARGUMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "influence_block": influence_block_arguments,
     "self_influence_block": self_influence_block_arguments,
     "relation_tables": relation_tables_arguments,
@@ -231,9 +253,10 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "factor_block": factor_block_arguments,
     "pair_scores": pair_scores_arguments,
     "bounded_top_k": bounded_top_k_arguments,
+    "sample_factors": sample_factors_arguments,
     "merge_top_k": merge_top_k_arguments,
 }
-CPU_ONLY = {"relation_pixels", "factor_block", "pair_scores", "bounded_top_k"}
+CPU_ONLY = {"relation_tables", "relation_pixels", "factor_block", "pair_scores", "bounded_top_k"}
 
 
 def change(**fields: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -277,8 +300,8 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("influence_block", "triples", put(torch.zeros(3, B, dtype=torch.int64).t()), "triples is not contiguous"),
     ("influence_block", "scores", put(torch.zeros(Q, B + 1)), "scores has the wrong shape"),
     ("influence_block", "scores", put(torch.zeros(Q, B, dtype=torch.float64)), "wrong dtype"),
-    ("influence_block", "model", lambda x: ops.flat(x)[:-1], r"model: wrong number of tensors \(31\)"),
-    ("influence_block", "model", lambda x: [*ops.flat(x), x.fc], r"model: wrong number of tensors \(33\)"),
+    ("influence_block", "model", lambda x: ops.flat(x)[:-1], r"model: wrong number of tensors \(33\)"),
+    ("influence_block", "model", lambda x: [*ops.flat(x), x.fc], r"model: wrong number of tensors \(35\)"),
     ("influence_block", "model", put([]), r"model: wrong number of tensors \(0\)"),
     ("influence_block", "model", change(kernel=lambda x: x[:0]), "no dimension, no channel or no tap"),
     ("influence_block", "tests", lambda x: list(x)[:-1], r"tests: wrong number of tensors \(18\)"),
@@ -422,27 +445,27 @@ def op(name: str) -> Any:
 @native
 def test_every_registered_op_has_a_function_samples_and_wrong_arguments() -> None:
     assert REGISTERED, "the extension is loaded but registers no op"
-    assert set(SAMPLES) == set(ARGUMENTS) == {name for name, *_ in WRONG} == set(REGISTERED)
+    assert set(SAMPLES) == set(ARGUMENTS) == {name for name, *_ in WRONG + CUDA_WRONG} == set(REGISTERED)
     assert [name for name in REGISTERED if not callable(getattr(ops, name, None))] == []
 
 
 @EACH_OP
 def test_has_a_cpu_kernel(name: str) -> None:
-    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"tracin_ext::{name}", "CPU")
+    assert has_kernel(name, "cpu") == (name != "sample_factors")
 
 
 @pytest.mark.skipif(not STATUS["cuda_targets"], reason="built without nvcc")
 @EACH_OP
 def test_has_a_cuda_kernel_where_built_with_nvcc(name: str) -> None:
-    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"tracin_ext::{name}", "CUDA") == (name not in CPU_ONLY)
+    assert has_kernel(name, "cuda") == (name not in CPU_ONLY)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @EACH_OP
 @pytest.mark.slow
 def test_opcheck(name: str, device: str) -> None:
-    if device != "cpu" and name in CPU_ONLY:
-        pytest.skip(f"{name} has no kernel for {device}")
+    if not has_kernel(name, device):
+        pytest.skip(f"{name} is not for {device}")
     samples = SAMPLES[name](device)
     assert samples
     for sample in samples:
@@ -466,9 +489,15 @@ CUDA_WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("influence_block", "tests", change(linear=Tensor.cpu), "tensors lie on different devices"),
     ("influence_block", "model_sizes", change(height=put(12)), "height must be 0"),
     ("influence_block", "model_sizes", change(middle_step=put(1)), "middle_step must be all channels"),
-    ("influence_block", "tests", change(wz=lambda x: x[:0]), "along_c needs wz, c and along_wz"),
+    ("influence_block", "tests", change(wz=lambda x: x[:0]), "c needs wz, and wz needs c"),
+    ("influence_block", "model", change(head_positions=lambda x: x.repeat(9)), "more than all positions"),
+    ("influence_block", "model", change(both_positions=lambda x: x[1:]), "middle_v has the wrong shape"),
+    ("influence_block", "tests", change(head_half_v=lambda x: x[1:]), "head_half_v has the wrong shape"),
     ("self_influence_block", "M", Tensor.cpu, "tensors lie on different devices"),
-    ("relation_tables", "u", lambda x: x[:-1], "u has the wrong shape"),
+    ("sample_factors", "v", lambda x: x[1:], "v has the wrong shape"),
+    ("sample_factors", "z", Tensor.double, "z has the wrong dtype"),
+    ("sample_factors", "linear", lambda x: x[:, 1:].contiguous(), "linear has the wrong shape"),
+    ("sample_factors", "cq", Tensor.cpu, "tensors lie on different devices"),
     ("merge_top_k", "index", Tensor.cpu, "tensors lie on different devices"),
 ]
 
@@ -478,7 +507,7 @@ def test_packing_for_cuda_is_what_its_kernels_read(variant: str) -> None:
     """Matrices as they are, the whole image in the middle, pixels in order (csrc/cuda/device.h)."""
     model = random_model(variant)
     p, wide = (parameters_of(model, LAYERS, dtype, tables=torch.float32) for dtype in (torch.float32, torch.float64))
-    packed, sizes, _ = pack_model(p, wide, 0, halves=False, mixed=True, chunk=p.features)
+    packed, sizes, parts = pack_model(p, wide, 0, halves=False, mixed=True, chunk=p.features, apart=True)
     dim = p.entity.shape[1]
     assert (sizes.height, sizes.middle_step) == (0, p.conv_weight.shape[0])
     assert torch.equal(packed.middle.forward.view(-1, dim), p.fc_weight.T)
@@ -487,6 +516,11 @@ def test_packing_for_cuda_is_what_its_kernels_read(variant: str) -> None:
     assert packed.middle.pixels.tolist() == list(range(2 * dim))
     assert torch.equal(packed.middle.taps, packed.taps)
     assert packed.head_half.taps.numel() == packed.relation_half.taps.numel() == 0
+    sees_head = (packed.taps < dim).any(1)
+    sees_relation = (packed.taps >= dim).any(1)
+    assert packed.head_positions.tolist() == (sees_head & ~sees_relation).nonzero()[:, 0].tolist() != []
+    assert packed.both_positions.tolist() == (sees_head & sees_relation).nonzero()[:, 0].tolist() != []
+    assert [len(part.positions) for part in parts[:2]] == [len(packed.head_positions), len(packed.both_positions)]
 
 
 @cuda
@@ -507,19 +541,6 @@ def test_halves_and_large_k_are_refused_on_cuda() -> None:
     most = ops.constant("most_kept")
     with pytest.raises(ValueError, match=f"k must be at most {most}"):
         op("merge_top_k")(**merge_top_k_arguments(k=most + 1, device="cuda"))
-
-
-@cuda
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_relation_tables_on_cuda_are_those_of_the_cpu(dtype: torch.dtype) -> None:
-    halves = backend(dtype, products="torch")
-    wanted = [halves.model.relation_u, halves.relation_v, halves.model.jacobians]
-    found = [torch.full_like(x, torch.nan, device="cuda") for x in wanted]
-    with full_float32():
-        op("relation_tables")([x.cuda() for x in ops.flat(halves.model)], list(halves.sizes), *found)
-    tolerance = 1e-4 if dtype == torch.float32 else 1e-10
-    for got, expected in zip(found, wanted, strict=True):
-        torch.testing.assert_close(got.cpu(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ def test_swapped_columns_and_permuted_relations_are_told(
         assert text is not None and text.startswith("the relation dictionary is not that of the model"), text
 
 
+@pytest.mark.slow
 def test_one_and_two_relations_are_no_reason_to_doubt() -> None:
     generator = torch.Generator().manual_seed(0)
     tails = torch.randint(40, (2, 40), generator=generator)
@@ -223,6 +224,24 @@ def test_command_on_a_small_model(
     bad = run(path, *files, "--embedding-height", "2")
     assert bad.exit_code == 1 and "2 x 16 stacked in height: as asked for" in bad.stdout
     assert "not ok: the image is likely 8 x 4 stacked in height" in bad.stdout
+
+
+def test_command_names_carriage_returns_and_swapped_columns(
+    small: tuple[ConvE, Tensor, dict[str, int], dict[str, int]], fixtures_dir: Path, tmp_path: Path
+) -> None:
+    """The dictionaries, which are the right ones, are not blamed."""
+    model, _, entities, relations = small
+    path, train = tmp_path / "model.pt", tmp_path / "train.txt"
+    tracin.save_checkpoint(path, model, entity_to_id=entities, relation_to_id=relations)
+    cells = [line.split("\t") for line in (fixtures_dir / "train.txt").read_text().splitlines()]
+    train.write_bytes("".join(f"{h}\t{r}\t{t}\r\r\n" for h, r, t in cells).encode())
+    told = run(path, "--train", str(train))
+    assert told.exit_code == 1 and "which differs in a carriage return (\\r) at the end" in told.stderr
+    assert "trained with" not in told.stderr
+    train.write_text("".join(f"{t}\t{r}\t{h}\n" for h, r, t in cells))
+    told = run(path, "--train", str(train))
+    assert told.exit_code == 1 and "not ok: heads and tails of the triples are likely swapped" in told.stdout
+    assert "--columns trh" in told.stdout and "not that of the model" not in told.stdout
 
 
 def test_command_compares_scores(

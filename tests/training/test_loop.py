@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tracin.triples.read import read_triples
 
 NUM_ENTITIES, NUM_RELATIONS = 9, 2
 SMALL: dict[str, Any] = dict(embedding_dim=12, embedding_height=4, embedding_width=3, output_channels=3, batch_size=4)
-SIZES = dict(num_entities=NUM_ENTITIES, num_relations=NUM_RELATIONS)
+SIZES: dict[str, Any] = dict(num_entities=NUM_ENTITIES, num_relations=NUM_RELATIONS, device="cpu")
 ENTITY_TO_ID = {f"e{number}": number for number in range(NUM_ENTITIES)}
 RELATION_TO_ID = {f"r{number}": number for number in range(NUM_RELATIONS)}
 
@@ -196,6 +197,26 @@ def test_too_few_pairs_and_an_unusable_folder(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(InputError, match="cannot create the folder"):
         train(make_triples(), **SIZES, output=file / "folder", **SMALL)
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is refused while the first writes; the folder then holds the first one's checkpoint alone."""
+    second: list[str] = []
+
+    def save_and_start_another(*arguments: Any, **named: Any) -> None:
+        with pytest.raises(InputError) as caught:
+            train(make_triples(seed=1), **SIZES, epochs=1, output=tmp_path, **SMALL)
+        second.append(str(caught.value))
+        save_checkpoint(*arguments, **named)
+
+    monkeypatch.setattr("tracin.training.loop.save_checkpoint", save_and_start_another)
+    first = train(make_triples(), **SIZES, epochs=1, output=tmp_path, **SMALL)
+    told = f"another run (process {os.getpid()}) is working on {tmp_path}; wait until it ends, or name another file"
+    assert len(second) == 1 and second[0].startswith(told)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch_001.pt"]
+    assert_same_weights(load_checkpoint(tmp_path / "epoch_001.pt").model, first.model)
+    monkeypatch.undo()
+    train(make_triples(), **SIZES, epochs=1, output=tmp_path, **SMALL)  # the lock is gone
 
 
 def test_resuming_what_does_not_fit(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_ids_are_those_of_the_dictionary(tmp_path: Path) -> None:
         ("  ", "an empty line"),
     ],
 )
-@pytest.mark.parametrize("line", [1, 57, 100])
+@pytest.mark.parametrize("line", [1, 17, 30])
 def test_error_names_the_line(
     tmp_path: Path,
     ending: str,
@@ -144,7 +144,7 @@ def test_error_names_the_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(text_lines, "BLOCK_BYTES", block_bytes)
-    lines = [f"a\ttreats\t{'b' if n % 3 else 'nœud'}" for n in range(101)]
+    lines = [f"a\ttreats\t{'b' if n % 3 else 'nœud'}" for n in range(31)]
     lines[line - 1] = bad
     raw = (ending.join(lines) + ending).encode()
     path = write(tmp_path / "train.txt", gzip.compress(raw) if packed else raw)

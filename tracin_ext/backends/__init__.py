@@ -12,6 +12,7 @@ from tracin_ext.backends import native
 from tracin_ext.backends.compiled import CompiledBackend
 from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend
+from tracin_ext.backends.native_cuda import NativeCudaBackend
 from tracin_ext.backends.sequential import SequentialBackend
 from tracin_ext.backends.trial import failure
 from tracin_ext.backends.vectorized import VectorizedBackend
@@ -117,5 +118,6 @@ def create(
         return SequentialBackend(model, layers, dtype, device, loss, recompute_activations)
     if name == "vectorized":
         return VectorizedBackend(model, layers, dtype, device, loss)
-    backend: Backend = CLASSES[name](model, layers, dtype, device, mixed)
+    kind = NativeCudaBackend if name == "native" and device.type == "cuda" else CLASSES[name]
+    backend: Backend = kind(model, layers, dtype, device, mixed)
     return backend

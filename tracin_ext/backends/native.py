@@ -27,7 +27,7 @@ from tracin_ext.ops import (
     relation_tables,
     self_influence_block,
 )
-from tracin_ext.packing import CHUNK, JACOBIAN_BYTES, Part, columns_of, pack, pack_chunks, pack_model, pack_narrow
+from tracin_ext.packing import JACOBIAN_BYTES, Part, columns_of, pack, pack_chunks, pack_model, pack_narrow
 from tracin_ext.parameters import parameters_of
 
 TEST_CHUNK = 256  # test triples whose factors are computed at a time
@@ -82,36 +82,29 @@ def reason_against(device: torch.device) -> str | None:
     if device.type == "cuda" and not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
     if device.type == "cuda" and not covers(status["cuda_targets"], torch.cuda.get_device_capability(device)):
+        major, minor = torch.cuda.get_device_capability(device)
         return f"this build of the native extension has kernels for {', '.join(status['cuda_targets'])}, not for " + (
             f"{torch.cuda.get_device_name(device)}; install tracin-ext again with CMAKE_ARGS="
-            "-DCMAKE_CUDA_ARCHITECTURES=native"
+            f"-DCMAKE_CUDA_ARCHITECTURES={major}{minor}"
         )
     return None
 
 
 class NativeBackend:
-    """C++ on the CPU, in the instruction set that `tracin_ext.status()` names; CUDA kernels around torch's products.
-
-    On CUDA the image is taken whole: products are cheap there, and one kernel for all windows is simpler.
-    """
+    """C++ on the CPU, in the instruction set that `tracin_ext.status()` names; `native_cuda` has the one of CUDA."""
 
     name = "native"
     losses: tuple[Loss, ...] | None = (bce,)
     block_device = torch.device("cpu")  # the ops check and group triples there
+    keeps_factors = True  # whether there are ops for single pairs
 
     def __init__(
         self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, mixed: bool = False
     ) -> None:
         if reason := reason_against(device):
             raise RuntimeError(reason)
-        status, self.device, cuda = tracin_ext.status(), device, device.type == "cuda"
-        products = os.environ.get("TRACIN_PRODUCTS", "own")
-        if products not in PRODUCTS:
-            raise RuntimeError(f"TRACIN_PRODUCTS={products} is not one of {', '.join(PRODUCTS)}; correct or unset it")
-        self.height = 0 if cuda or products == "torch" else constant("operand_height")
-        self.mixed = mixed and (cuda or status["bfloat16"] and products == "own")
-        runs = f"CUDA on {torch.cuda.get_device_name(device)}" if cuda else status["isa"]
-        self.label = f"native extension ({runs}{', torch products' if products == 'torch' and not cuda else ''})"
+        self.device = device
+        self._choose_products(mixed)
         p = self.parameters = parameters_of(model, layers, dtype, device)
         self.wide = parameters_of(model, layers, torch.float64, device, tables=dtype)
         self.exact = self.wide if dtype == torch.float32 else None
@@ -119,19 +112,25 @@ class NativeBackend:
         size, dim = p.conv_weight.element_size(), p.entity.shape[1]
         self.size_S = p.conv_weight.shape[0] * (p.conv_weight[0].numel() + 1)
         self.test_bytes = (p.features + 8 * dim + self.size_S) * size
-        self.fixed_bytes = TEST_CHUNK * FEATURE_COPIES * p.features * size
+        self.fixed_bytes = TEST_CHUNK * FEATURE_COPIES * p.features * size + torch.get_num_threads() * THREAD_BYTES
         self.triple_bytes = (6 * dim + 3 * self.size_S) * size
-        if cuda:  # v and y of whole blocks, and y gathered by tap, lie in memory
-            by_tap = p.features // p.conv_weight.shape[0] * p.conv_weight[0].numel()
-            copies = 2.5 if self.mixed else 2  # v again in bfloat16
-            self.triple_bytes += int(copies * p.features + by_tap + 4 * dim) * size
-        else:
-            self.fixed_bytes += torch.get_num_threads() * THREAD_BYTES
-            self.triple_bytes += 4 * dim * size  # self-influence: gradients at both embeddings
-        model_tensors, self.sizes, self.parts = pack_model(
-            p, self.wide, self.height, not cuda, self.mixed, p.features if cuda else CHUNK
-        )
-        self.model, self.relation_v = self._with_relation_tables(model_tensors)
+        self._pack()
+
+    def _choose_products(self, mixed: bool) -> None:
+        """Sets how operands are packed, whether some are in bfloat16, and what all of it is called."""
+        status, products = tracin_ext.status(), os.environ.get("TRACIN_PRODUCTS", "own")
+        if products not in PRODUCTS:
+            raise RuntimeError(f"TRACIN_PRODUCTS={products} is not one of {', '.join(PRODUCTS)}; correct or unset it")
+        self.height = 0 if products == "torch" else constant("operand_height")
+        self.mixed = mixed and status["bfloat16"] and products == "own"
+        self.label = f"native extension ({status['isa']}{', torch products' if products == 'torch' else ''})"
+
+    def _pack(self) -> None:
+        """Sets the model as the ops take it, its sizes, the parts of its image, and v of the relations' half."""
+        p = self.parameters
+        self.triple_bytes += 4 * p.entity.shape[1] * p.conv_weight.element_size()  # gradients at both embeddings
+        model, self.sizes, self.parts = pack_model(p, self.wide, self.height, True, self.mixed)
+        self.model, self.relation_v = self._with_relation_tables(model)
 
     def _with_relation_tables(self, model: ModelTensors) -> tuple[ModelTensors, Tensor]:
         """And v of the relations' half [R, C P]."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from tracin.cli.command import Command, Group
-from tracin.machine import format_info, info
+from tracin.machine import format_info, info, version
 
 
 @click.group("tracin", cls=Group, modules=("batch", "check", "run", "train"))
+@click.version_option(version(), message="%(prog)s %(version)s", help="Show the version.")
 def main() -> None:
     """Which training triples made a ConvE model predict a triple: exact TracIn influences."""
 

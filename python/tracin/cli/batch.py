@@ -12,7 +12,6 @@ import click
 import torch
 
 from tracin.batch import Batch, Job, Outputs, Summary, read_jobs
-from tracin.cli.command import say
 from tracin.cli.options import (
     FILE,
     POSITIVE,
@@ -23,19 +22,19 @@ from tracin.cli.options import (
     Options,
     RankingOptions,
     TextOptions,
-    device_option,
     flag,
     group,
     option,
     spelled,
     takes,
 )
-from tracin.cli.outputs import check_apart, check_room, csv_bytes, inputs_of, json_bytes, run_of
+from tracin.cli.outputs import check_apart, check_room, csv_bytes, inputs_of, json_bytes, line_bytes, run_of
 from tracin.cli.session import Inputs, Session, notes_on_layers, opened
 from tracin.distributed.shards import share_out
 from tracin.files import locked
 from tracin.proximity.filter import METHODS, ProximityOptions
 from tracin.results.writers import Form
+from tracin.streams import say
 from tracin.triples.write import TrainingLines
 
 COUNT = click.IntRange(min=0)
@@ -94,19 +93,14 @@ class FilterOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchComputingOptions(ComputingOptions):
-    device: str = device_option("auto")
-
-
-@dataclass(frozen=True, kw_only=True)
 class BatchOptions(Options):
     test_triples: Path = option(
-        "--test-triples", type=FILE, required=True, help="Test triples: head, relation, tail labels."
+        "--test-triples", "--test", type=FILE, required=True, help="Test triples: head, relation, tail labels."
     )
     files: FileOptions = group(FileOptions)
     inputs: InputOptions = group(InputOptions)
     output_dir: Path = option(
-        "--output-dir", type=FILE, required=True, help="Folder of the outputs; made if it is not there."
+        "--output-dir", "-o", type=FILE, required=True, help="Folder of the outputs; made if it is not there."
     )
     filter: FilterOptions = group(FilterOptions)
     start_index: int = option(
@@ -122,7 +116,7 @@ class BatchOptions(Options):
     )
     skip_tracin: bool = flag("--skip-tracin", help="Filter only.")
     ranking: RankingOptions = group(RankingOptions)
-    computing: BatchComputingOptions = group(BatchComputingOptions)
+    computing: ComputingOptions = group(ComputingOptions)
     text: TextOptions = group(TextOptions)
 
 
@@ -157,8 +151,6 @@ def batch_on(options: BatchOptions, session: Session, outputs: Outputs) -> bool:
             lines = options.start_index, options.max_triples
             form = options.inputs.numeric_triples, options.inputs.columns
             jobs = read_jobs(options.test_triples, *ids, *lines, *form)
-        sizes = expected_sizes(options, inputs, jobs)
-        session.note(*check_room(sizes, f"{len(jobs)} test triples x {inputs.num_train} training triples"))
     tracin = session.begin(inputs, len(jobs))
     shards = share_out(tracin, inputs.train, ranks)
     if not ranks.first:
@@ -178,6 +170,11 @@ def batch_on(options: BatchOptions, session: Session, outputs: Outputs) -> bool:
         options.skip_existing,
         Form(run_of(tracin, inputs, options.ranking, "batch", None), options.text.csv_safe),
     )
+    with clock("graph") if work.proximity is not None else nullcontext():
+        kept = [] if options.skip_filtering else work.kept_of_some()
+    if kept:
+        count = f"{len(jobs)} test triples x {sum(kept) / len(kept):.0f} training triples"
+        session.note(*check_room(expected_sizes(options, inputs, jobs, kept), count))
     summary = work.run(clock, say)
     shards.release()
     session.report(f"wrote {outputs.summary}: {told(summary)}")
@@ -215,14 +212,16 @@ def notes(options: BatchOptions) -> Iterator[str]:
         yield "--strict-hop-constraint changes nothing: edges within --n-hops of both ends meet it"
 
 
-def expected_sizes(options: BatchOptions, inputs: Inputs, jobs: list[Job]) -> dict[Path, float]:
-    """Bytes of all outputs, about; nothing where a filter decides how many training triples there are."""
-    tests = torch.tensor([job.triple for job in jobs if job.triple is not None][:1])
-    if options.filter.filter_method != "none" or options.skip_tracin or not len(tests):
-        return {}
-    count = len(jobs) * min(options.ranking.top_k or inputs.num_train, inputs.num_train)
-    record = json_bytes(inputs.train, inputs.labels) + csv_bytes(inputs.train, tests, inputs.labels)
-    return {options.output_dir / "outputs": count * record}
+def expected_sizes(options: BatchOptions, inputs: Inputs, jobs: list[Job], kept: list[int]) -> dict[Path, float]:
+    """Bytes of all outputs, about; `kept`: how many training triples count for each of some test triples."""
+    test = torch.tensor([next(job.ids for job in jobs if job.triple is not None)])
+    sizes = 0.0
+    if options.filter.filter_method != "none":
+        sizes += sum(kept) * line_bytes(inputs.train, inputs.labels)
+    if not options.skip_tracin:
+        record = json_bytes(inputs.train, inputs.labels) + csv_bytes(inputs.train, test, inputs.labels)
+        sizes += sum(min(options.ranking.top_k or count, count) for count in kept) * record
+    return {options.output_dir / "outputs": sizes * len(jobs) / len(kept)}
 
 
 def told(summary: Summary) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 import click
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from tracin import streams
 from tracin.checkpoints.images import AmbiguousImage
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.cli.command import Command, speaking_of_flags
@@ -208,13 +208,12 @@ def count(model: ConvE, layer: str) -> int:
 
 def show(facts: Facts) -> None:
     """Prints the facts, the readings as a table, and the verdict."""
-    console = Console(highlight=False)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, text in lines(facts):
         grid.add_row(name, Text(text))
-    console.print(grid)
+    streams.show(grid)
     report = facts.report
     table = Table("read as", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("separation", "MRR", "Hits@1", "Hits@3", "Hits@10"):
@@ -224,13 +223,14 @@ def show(facts: Facts) -> None:
         shares = (ranking.mrr, *ranking.hits.values())
         separation = "" if reading.separation is None else f"{reading.separation:.2f}"
         table.add_row(reading.name, separation, *(f"{share:.3f}" for share in shares))
-    console.print(table)
-    console.print(
-        "separation: how often a training triple scores above the same with the tail of another; 0.5 is chance\n"
-        f"MRR, Hits: filtered, {report.readings[0].ranking.count:,} ranks of {facts.ranked}",
-        markup=False,
+    streams.show(table)
+    streams.show(
+        Text(
+            "separation: how often a training triple scores above the same with the tail of another; 0.5 is chance\n"
+            f"MRR, Hits: filtered, {report.readings[0].ranking.count:,} ranks of {facts.ranked}"
+        )
     )
-    console.print(Text(f"{'ok' if report.ok else 'not ok'}: {report.verdict}", "green" if report.ok else "red"))
+    streams.show(Text(f"{'ok' if report.ok else 'not ok'}: {report.verdict}", "green" if report.ok else "red"))
 
 
 def lines(facts: Facts) -> Iterator[tuple[str, str]]:

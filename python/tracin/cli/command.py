@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 import warnings
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
+from tracin import streams
 from tracin.distributed.ranks import RankLost, Ranks, ranks_of_environment
-from tracin.errors import INTERRUPTED, INTERRUPTED_TEXT, InputError, LibraryWarning, printable
+from tracin.errors import INTERRUPTED, INTERRUPTED_TEXT, InputError, LibraryWarning
 from tracin.influence.memory import out_of_memory
+from tracin.streams import say
 
 ARGUMENTS = "tracin.arguments"  # in Context.meta: the command's name and arguments, from which it can be started again
 
@@ -34,11 +36,6 @@ FLAGS = {
 debug_option = click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
 
-def say(message: str) -> None:
-    """Prints one line on stderr."""
-    Console(stderr=True).print(printable(message), soft_wrap=True, markup=False, highlight=False)
-
-
 def describe(error: BaseException) -> tuple[str, int]:
     """One sentence for the user, and the exit code."""
     if isinstance(error, click.UsageError) and error.ctx is not None:
@@ -50,6 +47,8 @@ def describe(error: BaseException) -> tuple[str, int]:
     text = str(error)
     if out_of_memory(error):
         return "out of memory; take a smaller --memory-limit or --batch-size, or --top-k to keep fewer results", 1
+    if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EBADF) and not error.filename:
+        return f"the output was closed before everything was written to it ({error.strerror})", 1
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 1
     if isinstance(error, InputError | OSError | RankLost):
@@ -59,15 +58,23 @@ def describe(error: BaseException) -> tuple[str, int]:
 
 def tell(error: BaseException, message: str) -> None:
     """Prints the error, once for all ranks of the run."""
-    ranks = ranks_of_environment()
+    ranks = this_rank()
     if ranks.speaks(common=isinstance(error, InputError | click.ClickException | KeyboardInterrupt)):
         say(f"tracin: error: {by_rank()}" + " ".join(line.strip() for line in message.splitlines()))
         ranks.spoken()
 
 
+def this_rank() -> Ranks:
+    """Alone where the environment is wrong, which is an error of its own."""
+    try:
+        return ranks_of_environment()
+    except InputError:
+        return Ranks()
+
+
 def by_rank() -> str:
     """How the messages of a rank other than the first begin."""
-    rank = ranks_of_environment().rank
+    rank = this_rank().rank
     return f"rank {rank}: " if rank else ""
 
 
@@ -135,6 +142,10 @@ class Command(click.Command):
                 traceback.print_exc()
             message, code = describe(error)
             tell(error, message)
+            streams.flush()
+        if (lost := streams.flush()) is not None:
+            message, code = describe(lost)
+            tell(lost, message)
         sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 import torch
-from rich.console import Console
 from torch import Tensor
 
+from tracin import streams
 from tracin.cli.command import Command
 from tracin.cli.options import FILE, POSITIVE, Options, option, takes
 from tracin.influence.tracin import TracIn
@@ -38,7 +38,7 @@ class DemoOptions(Options):
 def demo(options: DemoOptions) -> None:
     """Train a ConvE on UMLS, and show which training triples speak for and against some of its predictions."""
     output, epochs = options.output, options.epochs
-    console = Console(highlight=False, soft_wrap=True)
+    console = streams.console(soft_wrap=True)
     folder = resources.files("tracin") / "data" / "umls"
     paths = [Path(str(folder / f"{name}.txt.gz")) for name in ("train", "valid", "test")]
     entities, relations = make_dictionaries(paths)
@@ -54,6 +54,7 @@ def demo(options: DemoOptions) -> None:
             epochs=epochs,
             valid=valid,
             known=test,
+            device="cpu",
             output=output,
             entity_to_id=entities,
             relation_to_id=relations,

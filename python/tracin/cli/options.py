@@ -150,15 +150,16 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
 
 
 POSITIVE = click.IntRange(min=1)
+THREADS = click.IntRange(1, 1024)  # with many more, PyTorch and polars fail to start them, and end the process
 FILE = click.Path(path_type=Path)
 STACK = click.Choice(["height", "width"])
 
 
-def device_option(default: str) -> Any:
+def device_option() -> Any:
     return option(
         "--device",
         type=click.Choice(["cpu", "cuda", "auto"]),
-        default=default,
+        default="auto",
         show_default=True,
         help="auto takes CUDA where there is some.",
     )
@@ -225,7 +226,9 @@ class InputOptions(DictionaryOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RankingOptions(Options):
-    top_k: int | None = option("--top-k", type=POSITIVE, help="Training triples per test triple.  [default: all]")
+    top_k: int | None = option(
+        "--top-k", type=POSITIVE, help="Training triples per test triple, in mode self in all.  [default: all]"
+    )
     order: str = option(
         "--order",
         type=click.Choice(ORDERS),
@@ -267,7 +270,7 @@ class TextOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputingOptions(Options):
-    device: str = device_option("cpu")
+    device: str = device_option()
     backend: str = option(
         "--backend",
         type=click.Choice(["auto", *backends.NAMES]),
@@ -295,7 +298,7 @@ class ComputingOptions(Options):
     )
     threads: int | None = option(
         "--threads",
-        type=POSITIVE,
+        type=THREADS,
         help="CPU threads.  [default: one per core; on several ranks, each its share of them]",
     )
     use_vectorized_gradients: bool = flag(

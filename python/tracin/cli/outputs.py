@@ -117,6 +117,19 @@ def csv_bytes(
     return sum(len(text.encode()) for text in lines) / max(1, len(sample))
 
 
+def line_bytes(
+    train: Tensor,  # [n, 3]
+    labels: Labels,
+) -> float:
+    """Of an average line of labels."""
+    sample = train[:SAMPLE].tolist()
+    texts = (
+        f"{labels.entity(head)}\t{labels.relation(relation)}\t{labels.entity(tail)}\n"
+        for head, relation, tail in sample
+    )
+    return sum(len(text.encode()) for text in texts) / max(1, len(sample))
+
+
 def check_room(sizes: Mapping[Path, float], why: str) -> Iterator[str]:
     """A note if outputs of these sizes become large.
 
@@ -135,7 +148,7 @@ def check_room(sizes: Mapping[Path, float], why: str) -> Iterator[str]:
         if size > free:
             raise InputError(
                 f"the outputs take about {in_words(size)} ({why}), but {in_words(free)} are free in {folder}; choose "
-                "another place, or, in modes test and single, keep the best of each test triple with --top-k"
+                "another place, or keep the best of each test triple, in mode self of all, with --top-k"
             )
     if total >= MENTIONED:
         yield f"the outputs take about {in_words(total)} ({why}); --top-k keeps the best of each test triple"
@@ -165,7 +178,8 @@ def run_of(tracin: TracIn, inputs: Inputs, ranking: RankingOptions, mode: str, n
         "backend": tracin.backend,
         "loss": tracin.loss,
         "learning_rate": ranking.learning_rate,
-        **({} if mode == "self" else {"top_k": ranking.top_k, "order": ranking.order}),
+        "top_k": ranking.top_k,
+        **({} if mode == "self" else {"order": ranking.order}),
         "entities": len(inputs.entity_to_id),
         "relations": len(inputs.relation_to_id),
         "training_triples": inputs.num_train,

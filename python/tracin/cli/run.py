@@ -6,14 +6,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
-from rich.console import Console
 from torch import Tensor
 
-from tracin.cli.command import say
 from tracin.cli.options import (
     FILE,
     POSITIVE,
@@ -47,16 +45,17 @@ from tracin.distributed.shards import TrainingSet, share_out
 from tracin.errors import InputError
 from tracin.files import check_writable, is_device, is_parquet, locked
 from tracin.influence.top_k import ranked_index
+from tracin.results.self_influence import write_self
 from tracin.results.tables import influence_table, self_influence_table
 from tracin.results.writers import (
     Form,
     Influences,
     numbered,
     write_per_triple,
-    write_self,
     write_single,
     write_test,
 )
+from tracin.streams import say, show
 
 TESTS_SHOWN = 5  # by --show
 SCORES_HELD = 64 << 20  # influences in memory at a time when all of them are written
@@ -65,11 +64,10 @@ NO_EFFECT_IN_MODE = {
     "single": ("max_test_triples", "output_per_triple"),
     "self": (
         "test_path",
+        "triples",
         "test_indices",
         "max_test_triples",
-        "top_k",
         "order",
-        "csv_output",
         "output_per_triple",
     ),
 }
@@ -78,7 +76,18 @@ NO_EFFECT_IN_MODE = {
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
     files: FileOptions = group(FileOptions)
-    test_path: Path | None = option("--test", type=FILE, help="Test triples; needed in modes test and single.")
+    test_path: Path | None = option(
+        "--test", type=FILE, help="Test triples; needed in modes test and single, or else --triple."
+    )
+    triples: tuple[tuple[str, str, str], ...] = option(
+        "--triple",
+        nargs=3,
+        type=str,
+        multiple=True,
+        metavar="HEAD RELATION TAIL",
+        help="A test triple by labels, names or ids, without a file of them; may be given several times. The mode is "
+        "then single, with all of them, unless --mode says test.",
+    )
     inputs: InputOptions = group(InputOptions)
     output: Path = option(
         "--output", "-o", type=FILE, required=True, help="JSON file to write; Parquet if it ends in .parquet."
@@ -86,8 +95,8 @@ class RunOptions(Options):
     csv_output: Path | None = option(
         "--csv-output",
         type=FILE,
-        help="CSV file to write (Parquet if it ends in .parquet): one for all triples in mode test, <stem>_test_<i> "
-        "per triple with --output-per-triple and with several --test-indices.",
+        help="CSV file to write (Parquet if it ends in .parquet): one for all triples in modes test and self, "
+        "<stem>_test_<i> per triple with --output-per-triple and with several --test-indices.",
     )
     show: int | None = option(
         "--show",
@@ -103,7 +112,7 @@ class RunOptions(Options):
         type=click.Choice(["test", "self", "single"]),
         default="test",
         show_default=True,
-        help="All test triples; self-influence of training triples; the test triples of --test-indices.",
+        help="All test triples; self-influence of training triples; the test triples of --test-indices or --triple.",
     )
     test_indices: tuple[int, ...] = option(
         "--test-indices",
@@ -131,6 +140,7 @@ def run(options: RunOptions) -> None:
 
     Outputs are ordered by |influence|, greatest first, and are complete or not there at all.
     """
+    options = with_triples(options)
     with opened(options) as session, ExitStack() as held:
         ranks, clock = session.ranks, session.clock
         partial = partial_path(options, ranks)
@@ -141,7 +151,7 @@ def run(options: RunOptions) -> None:
             held.enter_context(locked(options.output))
         elif partial is not None:
             make_folder(partial)
-        inputs = session.read(None if options.mode == "self" else options.test_path)
+        inputs = session.read(None if options.mode == "self" else options.test_path or options.triples)
         if ranks.first:
             session.note(
                 *check_room(
@@ -160,18 +170,28 @@ def run(options: RunOptions) -> None:
         session.report(clock.split("writing"))
 
 
+def with_triples(options: RunOptions) -> RunOptions:
+    """Where test triples are named on the command line, mode single takes all of them."""
+    if not options.triples or options.mode == "self":
+        return options
+    for name in ("test_path", "test_indices"):
+        if name in options.given:
+            raise click.UsageError(f"--triple and {spelled(options, name)} both say what to explain; leave one out")
+    mode = options.mode if "mode" in options.given else "single"
+    return replace(options, mode=mode, test_indices=tuple(range(len(options.triples))))
+
+
 def notes(options: RunOptions) -> Iterator[str]:
     """One line for each flag that does not do here what its name says."""
-    unnamed = options.mode == "self" and not is_parquet(options.output) and options.show is None
-    for name in NO_EFFECT_IN_MODE[options.mode] + (("edge_map", "node_name_dict") if unnamed else ()):
+    for name in NO_EFFECT_IN_MODE[options.mode]:
         if name in options.given:
             yield f"{spelled(options, name)} has no effect in mode {options.mode}"
     yield from notes_on_layers(options.ranking)
 
 
 def check_needed(options: RunOptions) -> None:
-    if options.mode != "self" and options.test_path is None:
-        raise click.UsageError(f"mode {options.mode} needs --test")
+    if options.mode != "self" and options.test_path is None and not options.triples:
+        raise click.UsageError(f"mode {options.mode} needs --test or --triple")
 
 
 def prepare_outputs(options: RunOptions) -> None:
@@ -210,14 +230,13 @@ def tests_of(options: RunOptions, inputs: Inputs) -> int:
 def expected_sizes(options: RunOptions, inputs: Inputs) -> dict[Path, float]:
     """Bytes of each output, about."""
     count = tests_of(options, inputs) * min(options.ranking.top_k or inputs.num_train, inputs.num_train)
-    labelled = options.mode == "single" or options.output_per_triple
+    labelled = options.mode != "test" or options.output_per_triple
     sizes = {
         options.output: count * row_bytes(options.output, json_bytes(inputs.train, inputs.labels if labelled else None))
     }
-    if options.csv_output is not None and len(inputs.test):
-        sizes[options.csv_output] = count * row_bytes(
-            options.csv_output, csv_bytes(inputs.train, inputs.test, inputs.labels)
-        )
+    tests = inputs.train if options.mode == "self" else inputs.test
+    if options.csv_output is not None and len(tests):
+        sizes[options.csv_output] = count * row_bytes(options.csv_output, csv_bytes(inputs.train, tests, inputs.labels))
     return sizes
 
 
@@ -289,10 +308,9 @@ def score(run: Run, indices: list[int], with_self: bool = True) -> Iterable[Infl
 
 def shown(run: Run, results: Iterable[Influences]) -> Iterator[Influences]:
     """The same results; with --show, the first few are printed as they pass."""
-    console = Console(highlight=False)
     for count, result in enumerate(results):
         if run.options.show is not None and count < TESTS_SHOWN:
-            console.print(influence_table(result, run.inputs.labels, run.options.show))
+            show(influence_table(result, run.inputs.labels, run.options.show))
         yield result
 
 
@@ -364,11 +382,13 @@ def run_single(run: Run) -> str:
 def run_self(run: Run) -> str:
     with run.session.clock("scoring"):
         own = run.shards.self_influence()
-    train, labels = run.shards.triples(), run.inputs.labels
-    if run.options.show is not None:
-        Console(highlight=False).print(self_influence_table(train, own, labels, run.options.show))
-    write_self(run.options.output, train, own, labels, run.form(None))
-    return str(run.options.output)
+    train, labels, options = run.shards.triples(), run.inputs.labels, run.options
+    top_k = options.ranking.top_k
+    if options.show is not None:
+        most = min(options.show, top_k or options.show)
+        show(self_influence_table(train, own, labels, most))
+    write_self(options.output, train, own, labels, run.form(None), options.csv_output, top_k)
+    return ", ".join(str(path) for path in (options.output, options.csv_output) if path is not None)
 
 
 MODES = {"test": run_test, "single": run_single, "self": run_self}

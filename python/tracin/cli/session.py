@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 
 import tracin_ext
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
-from tracin.cli.command import ARGUMENTS, say, speaking_of_flags, warned_once
+from tracin.cli.command import ARGUMENTS, speaking_of_flags, warned_once
 from tracin.cli.options import ComputingOptions, FileOptions, InputOptions, RankingOptions, spelled, valued
 from tracin.digests import digest_file, digest_models
 from tracin.distributed.launch import launch
@@ -28,15 +28,17 @@ from tracin.influence.layers import layers_named
 from tracin.influence.tracin import TracIn
 from tracin.machine import resolve_device
 from tracin.progress import Clock
+from tracin.streams import say
 from tracin.training.check import doubt
 from tracin.triples.dictionaries import read_dictionaries, read_edge_map, read_names
 from tracin.triples.labels import Labels
+from tracin.triples.named import named_triple
 from tracin.triples.read import check_parts, read_triples, read_triples_part
 
 DEFAULT_OF_TORCHRUN = "1"  # what it sets OMP_NUM_THREADS to where nobody else did
 # Options that may differ between ranks: they change no result, or by rounding only.
 OF_A_RANK = ("batch_size", "csv_output", "device", "memory_limit", "quiet", "show", "threads")
-ISA_NAMES = {"avx512": "AVX-512", "avx2": "AVX2", "default": "portable loops"}
+NOT_FACTORED = {"vectorized": "torch.func.vmap, dense gradients", "sequential": "off, one backward pass per triple"}
 
 
 class SessionOptions(Protocol):
@@ -99,10 +101,14 @@ class Session:
         for note in notes:
             self.report(f"note: {note}")
 
-    def read(self, test_path: Path | None) -> Inputs:
-        """Reads every file that the options name and checks them against each other; None: no test triples."""
+    def read(self, test: Path | Sequence[Sequence[str]] | None) -> Inputs:
+        """Reads every file that the options name and checks them against each other.
+
+        Args:
+            test: the file of the test triples, or these themselves as `named_triple` takes them; None: there are none.
+        """
         with self.clock("reading"):
-            inputs = read_inputs(self.options.files, self.options.inputs, test_path, self.ranks)
+            inputs = read_inputs(self.options.files, self.options.inputs, test, self.ranks)
             check_alike(self.options, inputs, self.ranks)
         return inputs
 
@@ -117,7 +123,7 @@ class Session:
         with self.clock("setting up"):
             ranking, computing = self.options.ranking, self.options.computing
             tracin = create(ranking, computing, inputs.checkpoint, self.backend, self.ranks)
-        for line in enabled(tracin, self.ranks):
+        for line in enabled(computing, tracin, self.ranks):
             self.report(line)
         self.note(*notes_on_computing(computing, tracin, self.ranks))
         return tracin
@@ -209,7 +215,9 @@ def hash_of(labels: Iterable[str]) -> str:
 # ---- inputs -----------------------------------------------------------------------------------------------------
 
 
-def read_inputs(files: FileOptions, options: InputOptions, test_path: Path | None, ranks: Ranks) -> Inputs:
+def read_inputs(
+    files: FileOptions, options: InputOptions, test: Path | Sequence[Sequence[str]] | None, ranks: Ranks
+) -> Inputs:
     """Of the training triples each rank reads its part; what only outputs need, rank 0 alone."""
     given = read_dictionaries(options.entity_to_id, options.relation_to_id)
     checkpoint = load_checkpoint(files.model_path, *options.image.shape, *given)
@@ -225,17 +233,22 @@ def read_inputs(files: FileOptions, options: InputOptions, test_path: Path | Non
         read_names(options.node_name_dict) if ranks.first and options.node_name_dict is not None else None,
         read_edge_map(options.edge_map) if ranks.first and options.edge_map is not None else None,
     )
+    given_triples = test if ranks.first and not isinstance(test, Path) else ()
+    tests = [
+        named_triple(texts, entities, relations, labels, options.numeric_triples, "--triple")
+        for texts in given_triples or ()
+    ]
     skip_unknown, numeric = options.skip_unknown, options.numeric_triples or None
     form = skip_unknown, numeric, options.columns
     part = read_triples_part(files.train_path, entities, relations, ranks.rank, ranks.size, *form)
     counts = ranks.all_gather(part.count)
     with warned_once(ranks):
         check_parts(files.train_path, counts)
-    test = part.triples[:0]
-    if ranks.first and test_path is not None:
-        test = read_triples(test_path, entities, relations, *form)
+    rows = torch.tensor(tests, dtype=torch.int64).reshape(-1, 3)
+    if ranks.first and isinstance(test, Path):
+        rows = read_triples(test, entities, relations, *form)
     num_train = sum(count.lines - count.skipped for count in counts)
-    return Inputs(checkpoint, entities, relations, part.triples, num_train, test, labels)
+    return Inputs(checkpoint, entities, relations, part.triples, num_train, rows, labels)
 
 
 def dictionaries_of(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, int], dict[str, int]]:
@@ -330,23 +343,23 @@ def notes_on_computing(computing: ComputingOptions, tracin: TracIn, ranks: Ranks
         yield f"--enable-multi-gpu: {why}; going on on one device"
 
 
-def enabled(tracin: TracIn, ranks: Ranks) -> Iterator[str]:
-    """What runs, a line for each thing that can be on or off."""
+def enabled(computing: ComputingOptions, tracin: TracIn, ranks: Ranks) -> Iterator[str]:
+    """What runs, and a line for each thing that can be on or off and is not as it is by default."""
     yield f"running: {tracin.backend} backend, {tracin.description}"
     if ranks.size > 1:
         here = "all" if ranks.local_size == ranks.size else str(ranks.local_size)
         yield f"  ranks: {ranks.size}, {here} on this machine, each for its part of the training triples"
-    instructions = "CUDA" if tracin.device.type == "cuda" else ISA_NAMES[tracin_ext.status()["isa"] or "default"]
-    runs = {
-        "native": f"native extension, {instructions}",
-        "vectorized": "torch.func.vmap, dense gradients",
-        "sequential": "off, one backward pass per triple",
-    }
-    yield f"  vectorized gradients: {runs.get(tracin.backend, 'factored form in PyTorch')}"
-    yield "  test gradient caching: " + ("on" if tracin.cache_test_factors else "off, computed anew for every block")
-    yield "  mixed precision: " + ("backward and pair products in bfloat16" if tracin.precision == "mixed" else "off")
-    compiled = tracin.backend == "compiled" and "not compiled" not in tracin.description
-    yield f"  torch.compile: {'on' if compiled else 'off'}"
-    recomputed = tracin.recompute_activations and tracin.backend == "sequential"
-    yield f"  gradient checkpointing: {'on' if recomputed else 'off'}"
-    yield f"  memory cleanup: {'on' if tracin.memory_cleanup else 'off'}"
+    if tracin.backend in NOT_FACTORED:
+        yield f"  vectorized gradients: {NOT_FACTORED[tracin.backend]}"
+    if not tracin.cache_test_factors:
+        yield "  test gradient caching: off, computed anew for every block"
+    if computing.use_mixed_precision or computing.precision == "mixed":
+        yield "  mixed precision: " + (
+            "backward and pair products in bfloat16" if tracin.precision == "mixed" else "off"
+        )
+    if tracin.backend == "compiled":
+        yield f"  torch.compile: {'off' if 'not compiled' in tracin.description else 'on'}"
+    if tracin.recompute_activations and tracin.backend == "sequential":
+        yield "  gradient checkpointing: on"
+    if not tracin.memory_cleanup:
+        yield "  memory cleanup: off"

@@ -12,10 +12,23 @@ import click
 import torch
 
 from tracin.checkpoints.load import load_checkpoint
-from tracin.cli.command import Command, say
-from tracin.cli.options import FILE, POSITIVE, STACK, Options, columns_option, device_option, flag, group, option, takes
+from tracin.cli.command import Command
+from tracin.cli.options import (
+    FILE,
+    POSITIVE,
+    STACK,
+    THREADS,
+    Options,
+    columns_option,
+    device_option,
+    flag,
+    group,
+    option,
+    takes,
+)
 from tracin.cli.outputs import check_apart, inputs_of
 from tracin.errors import InputError
+from tracin.streams import say, show_text
 from tracin.training.loop import DEFAULT_EPOCHS, WHOLE_OPTIONS, TrainingOptions
 from tracin.training.loop import train as train_model
 from tracin.training.ranking import evaluate
@@ -94,8 +107,8 @@ class TrainOptions(Options):
     resume: Path | None = option(
         "--resume", type=FILE, help="Checkpoint to go on from, with its dictionaries and options."
     )
-    device: str = device_option("cpu")
-    threads: int | None = option("--threads", type=POSITIVE, help="CPU threads.  [default: one per core]")
+    device: str = device_option()
+    threads: int | None = option("--threads", type=THREADS, help="CPU threads.  [default: one per core]")
     quiet: bool = flag("--quiet", help="Print the result, warnings and errors only.")
     training: TrainingFlags = group(TrainingFlags)
 
@@ -136,14 +149,14 @@ def train(options: TrainOptions) -> None:
         progress=False if options.quiet else None,
         **options.training.chosen(),
     )
-    click.echo(f"epoch {result.epoch}: loss {result.losses[-1]:.5f}")
+    show_text(f"epoch {result.epoch}: loss {result.losses[-1]:.5f}")
     if result.ranking is not None:
-        click.echo(f"validation: {result.ranking}")
+        show_text(f"validation: {result.ranking}")
     if options.test_path is not None:
         both = result.model.relation.num_embeddings == 2 * len(relations)
         known = torch.cat(list(triples.values()))
-        click.echo(f"test: {evaluate(result.model, triples[options.test_path], known, both_directions=both)}")
-    click.echo(f"checkpoint: {result.path}")
+        show_text(f"test: {evaluate(result.model, triples[options.test_path], known, both_directions=both)}")
+    show_text(f"checkpoint: {result.path}")
 
 
 def checkpoints_of(options: TrainOptions) -> list[Path]:

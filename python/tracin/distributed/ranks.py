@@ -159,12 +159,38 @@ class Ranks:
 
 
 def ranks_of_environment() -> Ranks:
-    """From RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as torchrun sets them."""
-    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
-    if not (rank.isdecimal() and size.isdecimal() and int(size) > 1):
+    """From RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as torchrun sets them; alone without the first two.
+
+    Raises:
+        InputError: if they are no numbers, or a rank is not below their number: the others would wait for it for ever.
+    """
+    if not (os.environ.get("RANK") and os.environ.get("WORLD_SIZE")):
         return Ranks()
-    local_rank, local_size = os.environ.get("LOCAL_RANK", rank), os.environ.get("LOCAL_WORLD_SIZE", size)
-    return Ranks(int(rank), int(size), int(local_rank), int(local_size))
+    rank, size = _number("RANK"), _number("WORLD_SIZE")
+    if size == 1 and rank == 0:
+        return Ranks()
+    ranks = Ranks(rank, size, _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", size))
+    for own, all_, value, number in (
+        ("RANK", "WORLD_SIZE", ranks.rank, ranks.size),
+        ("LOCAL_RANK", "LOCAL_WORLD_SIZE", ranks.local_rank, ranks.local_size),
+    ):
+        if value >= number:
+            raise InputError(
+                f"{own} is {value} and {all_} is {number}; expected {own} to be less: start the processes with "
+                "torchrun, or unset RANK to run alone"
+            )
+    return ranks
+
+
+def _number(name: str, default: int | None = None) -> int:
+    """Of an environment variable; it must be set if there is no default."""
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise InputError(
+            f"{name} is {text!r}; expected a number as torchrun sets it: start the processes with torchrun, or unset "
+            "RANK to run alone"
+        )
+    return int(text)
 
 
 @contextmanager
@@ -175,7 +201,7 @@ def working_together(device: str = "cpu") -> Iterator[Ranks]:
         device: "cuda" for NCCL beside gloo, which passes tensors between GPUs; this rank's must be the current one.
 
     Raises:
-        InputError: if the environment does not say where they meet.
+        InputError: if the environment does not say where they meet, or which process this is.
 
     Example:
         >>> with working_together() as ranks:
@@ -187,10 +213,15 @@ def working_together(device: str = "cpu") -> Iterator[Ranks]:
         with shared_by(ranks.local_size):
             yield ranks
         return
-    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+    if not (os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT")):
         raise InputError(
             f"RANK and WORLD_SIZE say that {ranks.size} processes work together, but MASTER_ADDR and MASTER_PORT do "
             "not say where they meet; start them with torchrun, or unset RANK to run alone"
+        )
+    if not 0 < _number("MASTER_PORT") < 1 << 16:
+        raise InputError(
+            f"MASTER_PORT is {os.environ['MASTER_PORT']}; expected a port from 1 to {(1 << 16) - 1}: start the "
+            "processes with torchrun, or unset RANK to run alone"
         )
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, store=store(), rank=ranks.rank, world_size=ranks.size, timeout=TIMEOUT)

@@ -13,7 +13,7 @@ from tracin_ext.backends import Backend
 from tracin_ext.backends.native import NativeBackend
 from tracin_ext.full_float32 import full_float32
 from tracin_ext.kept import BLOCK, KeptTriples, kept_bytes
-from tracin_ext.ops import OUTCOMES, has_kernel
+from tracin_ext.ops import OUTCOMES
 
 LEAST_TESTS = 512  # fewer do not repay the factors that are kept
 LEAST_SHARE = 256  # of a list's triples in all training triples
@@ -34,10 +34,8 @@ def reason_against(
     limit: int | None,  # memory of the whole process
 ) -> str | None:
     """Why lists are not to be found by bounds, by what is known beforehand; None if they are."""
-    natives = [backend for backend in backends if isinstance(backend, NativeBackend)]
-    if len(natives) < len(backends) or not all(
-        backend.device.type == "cpu" and has_kernel("bounded_top_k", "cpu") for backend in natives
-    ):
+    natives = [backend for backend in backends if isinstance(backend, NativeBackend) and backend.keeps_factors]
+    if len(natives) < len(backends):
         return "the backend scores no single pairs"
     if any(backend.mixed for backend in natives):
         return "the precision is mixed"

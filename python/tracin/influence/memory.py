@@ -19,9 +19,11 @@ from tracin_ext.backends import Backend
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 SIZES = "a number of bytes, or a size such as '4G' or '512M'"
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+# On a CPU, whose caches want small blocks; a GPU's products want large ones, and its memory is the only bound.
 TEST_BYTES = 2 << 30  # test factors held at a time, unless a limit allows more
 BLOCK_BYTES = 512 << 20  # a block of training triples
 SCORE_BYTES = 256 << 20  # the scores of a block
+RESULT_SHARE = 0.25  # of a GPU's free memory, which results may take until they are copied in one piece
 MAX_BLOCK = 8192  # training triples; larger blocks gain nothing
 LEAST_BLOCK = 256  # where the limit allows it, before more than one test triple is held
 WHOLE_BLOCK = 1024  # larger blocks are multiples of it, so that every thread has as many tiles
@@ -174,13 +176,19 @@ def tile_and_block(
     smallest = need.of(1, asked or 1)
     if limit is None:
         free = max(smallest, available_bytes(device) // 2 - need.results)
-        most_tests = TEST_BYTES // max(1, need.test)
+        most_tests = tests if device.type == "cuda" else TEST_BYTES // max(1, need.test)
     else:
         free = _free_below(limit, need, smallest, device)
         most_tests = tests
     tile = min(tests, most_tests, _tests_beside(asked, need, free, triples))
     tile = _even(tests, max(1, tile))
-    return tile, asked or _block_beside(tile, need, free, triples)
+    return tile, asked or _block_beside(tile, need, free, triples, device)
+
+
+def place_of_results(device: torch.device, size: int) -> torch.device:
+    """Where results of so many bytes are gathered: on the device, unless they would take much of its memory."""
+    on_gpu = device.type == "cuda" and size <= RESULT_SHARE * available_bytes(device)
+    return device if on_gpu else torch.device("cpu")
 
 
 def _free_below(limit: int, need: Need, smallest: int, device: torch.device) -> int:
@@ -212,14 +220,11 @@ def _even(tests: int, tile: int) -> int:
     return -(-tests // tiles) if tiles else 1
 
 
-def _block_beside(tile: int, need: Need, free: int, triples: int) -> int:
+def _block_beside(tile: int, need: Need, free: int, triples: int, device: torch.device) -> int:
     """Training triples that fit beside a tile, and of which a block is worth while."""
-    fit = min(
-        MAX_BLOCK,
-        (free - tile * need.test) // max(1, need.triple + tile * need.pair),
-        BLOCK_BYTES // max(1, need.triple),
-        SCORE_BYTES // max(1, tile * need.pair),
-    )
+    fit = min(MAX_BLOCK, (free - tile * need.test) // max(1, need.triple + tile * need.pair))
+    if device.type != "cuda":
+        fit = min(fit, BLOCK_BYTES // max(1, need.triple), SCORE_BYTES // max(1, tile * need.pair))
     return max(1, triples if fit >= triples else _round_down(fit))
 
 

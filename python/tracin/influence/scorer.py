@@ -15,7 +15,7 @@ from tracin.influence import outcomes
 from tracin.influence.arguments import PRECISIONS, check_ranking, check_triples
 from tracin.influence.blocks import Work, attempt
 from tracin.influence.bounded import Search, keep_factors, reason_against
-from tracin.influence.memory import LEAST_BLOCK, need_of, tile_and_block
+from tracin.influence.memory import LEAST_BLOCK, need_of, place_of_results, tile_and_block
 from tracin.influence.passes import Pass
 from tracin.influence.resume import Partial
 from tracin.influence.top_k import TopK
@@ -65,14 +65,16 @@ class Scorer(OneAtATime):
     ) -> Tensor:  # [n_test, n_train]
         """`TracIn.influence` of some of the training triples, of which `warn_of_zeros` has not been told."""
         train, test = self._pair(train, test)
-        result = torch.empty(len(test), len(train), dtype=PRECISIONS[self.precision])
+        dtype = PRECISIONS[self.precision]
+        place = place_of_results(self.device, len(test) * len(train) * dtype.itemsize)
+        result = torch.empty(len(test), len(train), dtype=dtype, device=place)
 
         def keep(tests: slice, index: Tensor, scores: Tensor) -> None:
-            result[tests, index] = scores.cpu()
+            result[tests].index_copy_(1, index.to(place), scores.to(place))
 
         work = self._work(len(train), len(test), result.nbytes)
         self._score(train, test, Partial(None, dict, work, {}, ""), keep)
-        return result
+        return result.cpu()
 
     @in_turn
     def top_k_of_part(
@@ -223,7 +225,7 @@ class Scorer(OneAtATime):
         stage: Stage,
     ) -> None:
         """Blocks run through the training triples ordered by (head, relation), whose forward pass is shared."""
-        work, order = saved.work, order_by_head_relation(train)
+        work, order = saved.work, self._order(train)
         ready = int((work.done == work.total).sum())  # test triples whose factors have been computed
         prepared = stage("test factors", len(test), "triples", done=ready)
         advance = stage("influence", len(test) * len(train), "pairs", done=work.finished)
@@ -242,6 +244,10 @@ class Scorer(OneAtATime):
                 if not self.cache_test_factors:
                     break  # the same tile comes next, its factors computed anew
             del factors  # before the next ones are computed
+
+    def _order(self, train: Tensor) -> Tensor:  # [n, 3] -> [n]
+        """Training triples by (head, relation), as index on the CPU; sorted where that is fastest."""
+        return order_by_head_relation(train.to(self.device) if self.device.type == "cuda" else train).cpu()
 
     @contextmanager
     def _running(self, saved: Partial) -> Iterator[Stage]:

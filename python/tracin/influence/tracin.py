@@ -36,7 +36,6 @@ from tracin.notebook import as_html
 from tracin.progress import Clock
 from tracin.pykeen import from_pykeen, is_pykeen
 from tracin_ext.backends import Backend, Job
-from tracin_ext.grouping import order_by_head_relation
 
 
 class TracIn(Scorer):
@@ -287,7 +286,7 @@ class TracIn(Scorer):
 
         work = self._work(len(train), None, result.nbytes)
         saved = Partial(partial, inputs, work, {"scores": result}, self._asked, keep_finished)
-        order = order_by_head_relation(train)
+        order = self._order(train)
         with self._running(saved) as stage:
             advance = stage("self-influence", len(train), "triples", done=work.finished)
             advance(0)

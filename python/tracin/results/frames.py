@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from torch import Tensor
@@ -102,25 +104,27 @@ def ordered_self_influence_frame(
 
 
 @contextmanager
-def parquet_file(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
+def parquet_file(path: Path, run: Mapping[str, Any] | None = None) -> Iterator[Callable[[pl.DataFrame], None]]:
     """Gives a function that writes a frame; all of them, of one schema, become one file that takes the place of `path`.
 
+    What made the file is JSON text in its metadata, under the key "run".
     polars writes a file at once or from a query: each frame is a file until all are copied, in pieces, into one.
     """
+    metadata: dict[str, str] | None = None if run is None else {"run": json.dumps(run)}
     with replacing_path(path) as whole, _pieces_of(whole) as folder:
         pieces: list[Path] = []
 
         def write(frame: pl.DataFrame) -> None:
             pieces.append(folder / f"{len(pieces)}{PARQUET}")
             with _full_disk_as_os_error():
-                frame.write_parquet(pieces[-1])
+                frame.write_parquet(pieces[-1], metadata=metadata)
 
         yield write
         if not pieces:
             raise InputError(f"{path}: there are no rows to write")
         if len(pieces) > 1:
             with _full_disk_as_os_error():
-                pl.scan_parquet(pieces).sink_parquet(whole, row_group_size=ROWS)
+                pl.scan_parquet(pieces).sink_parquet(whole, row_group_size=ROWS, metadata=metadata)
         else:
             os.replace(pieces[0], whole)
 

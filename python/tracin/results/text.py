@@ -59,27 +59,66 @@ def json_records(
     indices: Tensor | None = None,  # [n] of the training triples
 ) -> Iterator[str]:
     """Texts of several elements of a JSON list at this depth, with the commas between them, indented by 2."""
-    start, end = "\n" + "  " * (depth + 1), "\n" + "  " * depth
     places = [None] * len(scores.split(RECORDS)) if indices is None else indices.split(RECORDS)
     for some, values, place in zip(train.split(RECORDS), scores.split(RECORDS), places, strict=True):
-        heads, relations, tails = some.unbind(1)
-        fields = {"train_head": heads, "train_relation": relations, "train_tail": tails, "influence": values}
-        columns = {key: numbers(column) for key, column in fields.items()}
+        columns = _id_columns("train_", some) | {"influence": numbers(values)}
         if labels is not None:
-            columns["train_head_label"] = texts(heads, labels.entity, json.dumps)
-            columns["train_relation_label"] = texts(relations, labels.relation, json.dumps)
-            columns["train_tail_label"] = texts(tails, labels.entity, json.dumps)
-            if labels.node_names is not None:
-                columns["train_head_name"] = texts(heads, labels.entity_name, json.dumps)
-                columns["train_tail_name"] = texts(tails, labels.entity_name, json.dumps)
-            if labels.relation_names is not None:
-                columns["train_relation_name"] = texts(relations, labels.relation_name, json.dumps)
+            columns |= _label_columns("train_", some, labels)
         if place is not None:
             columns["index"] = numbers(place)
-        parts: list[str | pl.Series] = []
-        for key, text in columns.items():
-            parts += [("," if parts else "{") + f'{start}"{key}": ', text]
-        yield ("," + end).join(joined([*parts, end + "}"]).to_list())
+        yield _json_objects(columns, depth)
+
+
+def self_json_records(
+    train: Tensor,  # [n, 3]
+    scores: Tensor,  # [n]
+    indices: Tensor,  # [n] of the training triples
+    labels: Labels,
+    depth: int,
+) -> Iterator[str]:
+    """The same of self-influences."""
+    for some, values, place in zip(*(rows.split(RECORDS) for rows in (train, scores, indices)), strict=True):
+        columns = _id_columns("", some) | {"self_influence": numbers(values), "index": numbers(place)}
+        yield _json_objects(columns | _label_columns("", some, labels), depth)
+
+
+def _id_columns(
+    prefix: str,
+    triples: Tensor,  # [n, 3]
+) -> dict[str, pl.Series]:  # [n] each
+    places = zip(("head", "relation", "tail"), triples.unbind(1), strict=True)
+    return {f"{prefix}{place}": numbers(ids) for place, ids in places}
+
+
+def _label_columns(
+    prefix: str,
+    triples: Tensor,  # [n, 3]
+    labels: Labels,
+) -> dict[str, pl.Series]:  # [n] each
+    """JSON texts of labels, and of names where there are any."""
+    heads, relations, tails = triples.unbind(1)
+    columns = {
+        "head_label": texts(heads, labels.entity, json.dumps),
+        "relation_label": texts(relations, labels.relation, json.dumps),
+        "tail_label": texts(tails, labels.entity, json.dumps),
+    }
+    if labels.node_names is not None:
+        columns["head_name"] = texts(heads, labels.entity_name, json.dumps)
+        columns["tail_name"] = texts(tails, labels.entity_name, json.dumps)
+    if labels.relation_names is not None:
+        columns["relation_name"] = texts(relations, labels.relation_name, json.dumps)
+    return {f"{prefix}{name}": column for name, column in columns.items()}
+
+
+def _json_objects(
+    columns: dict[str, pl.Series],  # [n] each: JSON texts by key
+    depth: int,
+) -> str:
+    start, end = "\n" + "  " * (depth + 1), "\n" + "  " * depth
+    parts: list[str | pl.Series] = []
+    for key, text in columns.items():
+        parts += [("," if parts else "{") + f'{start}"{key}": ', text]
+    return ("," + end).join(joined([*parts, end + "}"]).to_list())
 
 
 def csv_records(
@@ -101,3 +140,20 @@ def csv_records(
             for name in names:
                 parts += [texts(ids, name, cell), ","]
         yield "".join(joined([*parts, numbers(values), end]).to_list())
+
+
+def self_csv_records(
+    train: Tensor,  # [n, 3]
+    scores: Tensor,  # [n]
+    indices: Tensor,  # [n] of the training triples
+    labels: Labels,
+    cell: Encode = csv_cell,
+) -> Iterator[str]:
+    """Lines of label and name of head, relation and tail, self-influence and index, several at a time."""
+    entities, relations = (labels.entity, labels.entity_name), (labels.relation, labels.relation_name)
+    for some, values, place in zip(*(rows.split(RECORDS) for rows in (train, scores, indices)), strict=True):
+        parts: list[str | pl.Series] = []
+        for ids, names in zip(some.unbind(1), (entities, relations, entities), strict=True):
+            for name in names:
+                parts += [texts(ids, name, cell), ","]
+        yield "".join(joined([*parts, numbers(values), ",", numbers(place), "\r\n"]).to_list())

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tracin.errors import InputError
 from tracin.files import is_parquet, replacing
-from tracin.results.frames import ROWS, influence_frame, ordered_self_influence_frame, parquet_file
+from tracin.results.frames import ROWS, influence_frame, parquet_file
 from tracin.results.text import csv_cell, csv_records, harmless_csv_cell, json_records
 from tracin.triples.labels import Labels
 from tracin.triples.read import Triple
@@ -61,7 +61,8 @@ class Form:
     """What is added to the layouts of the original scripts.
 
     Args:
-        run: what made the output: the last key of a JSON object, of a list's first one; None: not said.
+        run: what made the output: the last key of a JSON object, of a list's first one; in a Parquet file's metadata;
+            None: not said.
         csv_safe: an apostrophe stands before labels in CSV that a spreadsheet would take for a formula.
     """
 
@@ -97,7 +98,7 @@ def write_test(
         if csv_path is not None:
             results = _through(files.enter_context(_rows_file(csv_path, labels, form)), results)
         if is_parquet(path):
-            write_influences(path, results, labels)
+            write_influences(path, results, labels, form)
             return
         json_file = files.enter_context(replacing(path))
 
@@ -129,7 +130,7 @@ def write_single(
             lambda result: write_influences(csv_path(result.test_index), [result], labels, form), results
         )
     if is_parquet(path):
-        write_influences(path, results, labels)
+        write_influences(path, results, labels, form)
         return
 
     with replacing(path) as file:
@@ -178,50 +179,22 @@ def write_per_triple(
             file.writelines(encode(record))
 
 
-def write_self(
-    path: Path,
-    train: Tensor,  # [n, 3]
-    scores: Tensor,  # [n]
-    labels: Labels,
-    form: Form = PLAIN,
-) -> None:
-    """Mode self: a JSON list of the training triples, greatest self-influence first, ties in the given order.
-
-    Parquet adds labels and names.
-    """
-    if not bool(scores.isfinite().all()):
-        index = int((~scores.isfinite()).nonzero()[0])
-        raise _notfinite("self-influence", scores[index].item(), f"training triple {train[index].tolist()}")
-    order = scores.argsort(descending=True, stable=True)
-    if is_parquet(path):
-        with parquet_file(path) as write:
-            for index in order.split(ROWS):
-                write(ordered_self_influence_frame(labels, index, train[index], scores[index]))
-        return
-    rows = zip(train[order].tolist(), scores[order].tolist(), order.tolist(), strict=True)
-    records = (
-        {"head": h, "relation": r, "tail": t, "self_influence": score, "index": index}
-        for (h, r, t), score, index in rows
-    )
-    with replacing(path) as file:
-        file.writelines(encode(_with_run(records, form)))
-
-
 def finite(results: Iterable[Influences]) -> Iterator[Influences]:
     """The same results; InputError names the first that is not a number."""
     for result in results:
         test = f"test triple {result.test_index} {list(result.triple)}"
         own = result.self_influence
         if own is not None and not math.isfinite(own):
-            raise _notfinite("self-influence", own, test)
+            raise notfinite("self-influence", own, test)
         if not bool(result.scores.isfinite().all()):
             place = int((~result.scores.isfinite()).nonzero()[0])
             train = f"training triple {result.train[place].tolist()}"
-            raise _notfinite("influence", result.scores[place].item(), f"{train} on {test}")
+            raise notfinite("influence", result.scores[place].item(), f"{train} on {test}")
         yield result
 
 
-def _notfinite(what: str, value: float, triple: str) -> InputError:
+def notfinite(what: str, value: float, triple: str) -> InputError:
+    """For the score of a triple that is not a number."""
     return InputError(
         f"the {what} of {triple} (ids) is {value}: the model's weights or the learning rate are too large for the "
         "precision; check the model, or take --precision float64"
@@ -278,11 +251,11 @@ def _csv_writer(file: IO[str], labels: Labels, form: Form) -> Callable[[Influenc
 
 
 @contextmanager
-def _parquet_writer(path: Path, labels: Labels) -> Iterator[Callable[[Influences], None]]:
+def _parquet_writer(path: Path, labels: Labels, form: Form) -> Iterator[Callable[[Influences], None]]:
     """Gives a function that takes the rows of one test triple; they reach the file about ROWS at a time."""
     waiting: list[Influences] = []
     count = 0
-    with parquet_file(path) as write:
+    with parquet_file(path, form.run) as write:
 
         def write_rows(result: Influences) -> None:
             nonlocal count
@@ -325,7 +298,7 @@ def _frame(results: list[Influences], labels: Labels) -> pl.DataFrame:
 def _rows_file(path: Path, labels: Labels, form: Form) -> Iterator[Callable[[Influences], None]]:
     """A CSV or Parquet file, by the ending of its name, as a function that writes the rows of one test triple."""
     if is_parquet(path):
-        with _parquet_writer(path, labels) as write_rows:
+        with _parquet_writer(path, labels, form) as write_rows:
             yield write_rows
     else:
         with replacing(path) as file:

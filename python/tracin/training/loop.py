@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from torch.nn import functional as F
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.checkpoints.save import read_training_state, save_checkpoint
 from tracin.errors import InputError
-from tracin.files import check_writable, remove_parts
+from tracin.files import check_writable, locked, remove_parts
 from tracin.machine import resolve_device
 from tracin.model import ConvE
-from tracin.progress import progress_bar
+from tracin.progress import on_a_terminal, progress_bar
 from tracin.training.ranking import Ranking, evaluate, inverse_rows
 from tracin.triples.ids import check_ids
 from tracin.triples.known_tails import KnownTails
@@ -135,7 +136,7 @@ def train(
     resume_from: str | Path | None = None,
     entity_to_id: dict[str, int] | None = None,
     relation_to_id: dict[str, int] | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     progress: bool | None = None,
     **options: Any,
 ) -> TrainedCheckpoint:
@@ -159,10 +160,12 @@ def train(
         options: fields of `tracin.training.TrainingOptions`; a resumed run has those of its checkpoint.
 
     Returns:
-        The last checkpoint (its path is empty without `output`), the loss of every epoch and the last ranking.
+        The last checkpoint, its model on the CPU (its path is empty without `output`), the loss of every epoch and the
+        last ranking.
 
     Raises:
-        InputError: on wrong ids or options, a checkpoint of another run, an unusable folder, or a loss of nan.
+        InputError: on wrong ids or options, a checkpoint of another run, an unusable folder or one that another
+            training writes to, or a loss of nan.
 
     Example:
         >>> result = train(torch.tensor([[0, 0, 1], [1, 0, 2]]), num_entities=3, num_relations=1, epochs=1)
@@ -191,9 +194,11 @@ def train(
             run = _resume(str(resume_from), options, triples, num_entities, num_relations, labels, place)
         if len(run.losses) >= epochs:
             raise InputError(f"{resume_from} has finished epoch {len(run.losses)}; ask for more epochs than {epochs}")
-        _run_epochs(run, epochs, every, valid, torch.cat(given), None if output is None else _folder(output), progress)
+        folder = None if output is None else _folder(output)
+        with nullcontext() if folder is None else locked(folder):
+            _run_epochs(run, epochs, every, valid, torch.cat(given), folder, progress)
     return TrainedCheckpoint(
-        model=run.model.eval(),
+        model=run.model.eval().cpu(),
         learning_rate=run.options.rate(epochs),
         epoch=epochs,
         entity_to_id=run.labels.entity_to_id,
@@ -293,7 +298,7 @@ def _run_epochs(
     folder: Path | None,
     progress: bool | None,
 ) -> None:
-    shown = sys.stderr.isatty() if progress is None else progress
+    shown = on_a_terminal() if progress is None else progress
     first = len(run.losses) + 1
     with progress_bar("training", (epochs - first + 1) * len(run.pairs), shown) as advance:
         for epoch in range(first, epochs + 1):
