@@ -161,11 +161,23 @@ struct Tests {
   const uint16_t *narrow_head_half_v, *narrow_middle_v, *narrow_delta, *narrow_linear;
 };
 
+// What the gradients at whole embeddings, and |v|^2, need of an image that has halves. All null: the image is taken
+// whole.
+template <typename T>
+struct Halves {
+  const T* head_fc;           // [P, C, round_up(D, 16)] fc of the head's half by position, zero-filled
+  const T* relation_fc;       // likewise
+  const T* relation_squares;  // [relations] |v|^2 of the relation's half
+  const T* relation_pixels;   // [relations, ceil(relation_half.X / 32), D, 32] d(gradient at its pixels) / d delta, or
+                              // null: not worth it
+};
+
 // Which of a sample's gradients count towards its norm.
 template <typename T>
 struct Tracked {
   const T* M;  // [size_S, size_S], packed, or null: no layer below fc
   bool fc, fc_bias, bn2_weight, bn2_bias, entity, relation, bias;
+  Halves<T> halves = {};
 };
 
 // scores[q, b] = rate * <gradient of test q, gradient of triple b>
@@ -174,7 +186,7 @@ void influence_block(const Model<T>&, const Tests<T>&, const int64_t* triples,  
                      int64_t B, T rate, T* scores,                              // [Q, B]
                      const Products<T>&, const Parallel&);
 
-// scores[b] = rate * |gradient of triple b|^2; the model must have no halves.
+// scores[b] = rate * |gradient of triple b|^2
 template <typename T>
 void self_influence_block(const Model<T>&, const Tracked<T>&, const int64_t* triples,  // [B, 3], equal heads adjacent
                           int64_t B, T rate, T* scores,                                // [B]
@@ -187,7 +199,91 @@ void relation_tables(const Model<T>&, T* u,  // [relations, D]
                      T* jacobians,           // [relations, ceil(size_S / 32), D, 32] or null
                      const Products<T>&, const Parallel&);
 
+// The parts of a gradient whose norms bound an influence: |K(a, b)| <= the sum over the dense parts of norm norm', and
+// over the others where ids coincide.
+enum Part { part_S, part_fc, part_e, part_e_un, part_relation, part_head, part_tail, part_bias, norm_parts };
+constexpr int64_t dense_parts = part_relation;
+
+// What pair scores need of n triples over G distinct pairs and H distinct heads, kept by row; null: not tracked.
+template <typename T>
+struct Factors {
+  int64_t n, G, H, size_S, head_columns, middle_columns;  // columns: C P of the head's half and of the middle
+  const int64_t* triples;                                 // [n, 3]
+  const int32_t* pair;                                    // [n] row of the pair
+  const int32_t* pair_head;                               // [G] row of the head
+  T* w;                                                   // [n]
+  T* S;                                                   // [n, size_S]; of tests, M S
+  T* c;                                                   // [n, D]
+  T* q;                                                   // [n, D]
+  T* z;                                                   // [G, D]
+  T* un;                                                  // [G, D]
+  int32_t* signs;                                         // [G, ceil(D / 32)] bit d of a row: whether z[d] > 0
+  T* middle_v;                                            // [G, middle_columns]
+  T* middle_squares;                                      // [G] |middle_v|^2
+  T* head_v;                                              // [H, head_columns]
+  T* head_squares;                                        // [H]
+  T* norms;                                               // [n, norm_parts], zero where not tracked, rounded up
+};
+
+// Fills the rows first .. first + B of factors with their triples, and those of their pairs and heads. The squared norm
+// of S is S^T M S + S_slack |S|^2, which bounds what rounding makes of a product with S as well.
+template <typename T>
+void factor_block(const Model<T>&, const Tracked<T>&, int64_t first, int64_t B, double S_slack, const Factors<T>&,
+                  const Products<T>&, const Parallel&);
+
+// One checkpoint of pair scores: the factors of both sides, and what both share.
+template <typename T>
+struct PairModel {
+  int64_t D, size_S, entities, relations;
+  T rate;
+  const T* entity;         // [entities, D]
+  const T* delta_scale;    // [D] delta = delta_scale e
+  const T* relation_gram;  // [relations, relations] v . v' of the relation's half; null: no halves
+  Tracked<T> on;           // its flags
+  Factors<T> train, tests;
+};
+
+// scores[i] = sum over the checkpoints of rate * <gradient of a test, gradient of a triple>, by rows of their factors.
+template <typename T>
+void pair_scores(const PairModel<T>* models, int64_t checkpoints, const int64_t* pairs,  // [n, 2] test, triple
+                 int64_t n, T* scores,                                                   // [n]
+                 const Parallel&);
+
+// Rows of the training triples' factors by what they share, and their norms in the order of the lists. Parts of all
+// checkpoints follow one another; a total is the root of the sum of their squares weighted by the rates.
+template <typename T>
+struct PairLists {
+  const int64_t* index;          // [n] number of a row's triple
+  const int32_t* row_of;         // [n] its inverse
+  const int64_t* head_from;      // [entities + 1] where an entity's rows start: equal heads are adjacent
+  const int64_t* tail_from;      // [entities + 1] the same in tail_rows
+  const int32_t* tail_rows;      // [n]
+  const int64_t* relation_from;  // [relations + 1] the same in relation_rows
+  const int32_t* relation_rows;  // [n] of each relation, largest total first
+  const T* relation_totals;      // [n] in that order, of the dense parts and the relation's
+  const T* relation_norms;       // [checkpoints (dense_parts + 1), n] in that order
+  const int32_t* rows;           // [n] largest total first
+  const T* totals;               // [n] in that order, of the dense parts
+  const T* norms;                // [checkpoints dense_parts, n] in that order
+};
+
 enum class Order { absolute, proponents, opponents };
+
+// What became of a test: its list is exact, or it would have cost more than the budget, or a score is no finite number.
+enum Outcome { found, too_many, not_finite };
+constexpr int64_t work_columns = 4;  // outcome, pairs scored, bounds compared, numbers read for the scores
+
+// Each test's best k of all training triples: best first, ties by index. Only pairs are scored whose bound, increased
+// by `slack` times itself, reaches the k-th best. A list is given up where its pairs need more than `budget` numbers.
+template <typename T>
+void bounded_top_k(const PairModel<T>* models, int64_t checkpoints, const PairLists<T>&, int64_t k, Order, T slack,
+                   int64_t budget, T* best, int64_t* best_index,  // [Q, k] both
+                   int64_t* work,                                 // [Q, work_columns]
+                   const Parallel&);
+
+// Halves::relation_pixels.
+template <typename T>
+void relation_pixels(const Model<T>&, const T* relation_fc, T* pixels, const Parallel&);
 
 // Merges a block's scores into each test's best k: best first, ties by index; index -1 is an empty slot.
 template <typename T>

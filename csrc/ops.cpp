@@ -4,7 +4,7 @@
 
 #include <limits>
 
-#include "packed.h"
+#include "packed_pairs.h"
 #include "torch_cpu.h"
 #ifdef TRACIN_CUDA
 #include "torch_cuda.h"
@@ -54,7 +54,7 @@ void influence_block(const Tensors& model, const Integers& model_sizes, const Te
 template <typename Device>
 void self_influence_block(const Tensors& model, const Integers& model_sizes,
                           const Tensor& M,  // [size_S, size_S] packed, or empty if no layer below fc is tracked
-                          const Integers& tracked,
+                          const Integers& tracked, const Tensors& halves,
                           const Tensor& triples,  // [B, 3]
                           double rate,
                           const Tensor& scores) {  // [B], written
@@ -65,8 +65,10 @@ void self_influence_block(const Tensors& model, const Integers& model_sizes,
     const Model<T> m = model_of<T>(model, sizes, device);
     int64_t B = 0;
     const int64_t* ids = triples_of(m, triples, &B);
-    check(m.head_half.P == 0 && m.middle.X == 2 * m.D, "self_influence_block: the image must be taken whole");
-    const Tracked<T> on = tracked_of(m, M, tracked, device);
+    Tracked<T> on = tracked_of(m, M, tracked, device);
+    on.halves = halves_of(m, halves, device);
+    check(m.head_half.P || m.middle.X == 2 * m.D, "self_influence_block: the image must have halves or be taken whole");
+    check(!m.head_half.P || m.relation_u, "model: relation_u is missing");
     T* out = data<T>("scores", scores, device, {B});
     if (B) device.self_influence_block(m, on, ids, B, static_cast<T>(rate), out);
   });
@@ -128,6 +130,92 @@ void sample_factors(const Tensors& model, const Integers& model_sizes,
 }
 #endif
 
+// On the CPU alone, like the next three.
+void relation_pixels(const Tensors& model, const Integers& model_sizes,
+                     const Tensor& relation_fc,  // [relation_half.P, C, round_up(D, 16)]
+                     const Tensor& pixels) {     // [relations, ceil(relation_half.X / 32), D, 32], changed
+  const ModelSizes sizes(model_sizes);
+  const Cpu device(pixels, sizes.height);
+  by_type(pixels, [&](auto zero) {
+    using T = decltype(zero);
+    const Model<T> m = model_of<T>(model, sizes, device);
+    const T* fc = data<const T>("relation_fc", relation_fc, device, {fc_size(m, m.relation_half)});
+    const int64_t panels = round_up(m.relation_half.X, lanes) / lanes;
+    T* out = data<T>("pixels", pixels, device, {m.relations, panels, m.D, lanes});
+    if (m.relations && m.relation_half.P) device.relation_pixels(m, fc, out);
+  });
+}
+
+void factor_block(const Tensors& model, const Integers& model_sizes, const Tensor& M, const Integers& tracked,
+                  const Tensors& halves,
+                  const Tensors& factors,  // changed: rows first .. first + count, and their pairs and heads
+                  int64_t first, int64_t count, double S_slack) {
+  const ModelSizes sizes(model_sizes);
+  check(factors.size() == 15, "factors: wrong number of tensors (" + std::to_string(factors.size()) + ")");
+  const Cpu device(factors.back(), sizes.height);
+  by_type(factors.back(), [&](auto zero) {
+    using T = decltype(zero);
+    const Model<T> m = model_of<T>(model, sizes, device);
+    Tracked<T> on = tracked_of(m, M, tracked, device);
+    on.halves = halves_of(m, halves, device);
+    check(m.head_half.P || m.middle.X == 2 * m.D, "factor_block: the image must have halves or be taken whole");
+    check(!m.head_half.P || m.relation_u, "model: relation_u is missing");
+    Fields f("factors", factors, device);
+    const Factors<T> to = factors_of<T>(f, device, m.D, m.entities);
+    f.end();
+    check_ids(m, to.triples, to.n, "factors: triples");
+    check(first >= 0 && count >= 0 && first + count <= to.n, "factor_block: rows are out of range");
+    if (!count) return;
+    check(!on.M == !to.S && (!to.S || to.size_S == m.size_S()), "factors: S has the wrong shape");
+    check(!(on.entity && !to.c) && !(on.relation && !to.q), "factors: c or q is missing");
+    const int64_t middle = m.C * m.middle.P, head = m.C * m.head_half.P;
+    check((!middle || to.middle_columns == middle) && (!head || to.head_columns == head),
+          "factors: middle_v or head_v has the wrong shape");
+    device.factor_block(m, on, first, count, S_slack, to);
+  });
+}
+
+void pair_scores(const Tensors& models, const Integers& tracked, const Tensor& rates,
+                 const Tensor& pairs,     // [n, 2] rows of tests and of training triples
+                 const Tensor& scores) {  // [n], written
+  const Cpu device(scores);
+  by_type(scores, [&](auto zero) {
+    using T = decltype(zero);
+    const std::vector<PairModel<T>> all = pair_models_of<T>(models, tracked, rates, device);
+    int64_t n = 0;
+    const int64_t* rows = data<const int64_t>("pairs", pairs, device, {&n, 2});
+    for (int64_t i = 0; i < n; ++i)
+      check(
+          rows[2 * i] >= 0 && rows[2 * i] < all[0].tests.n && rows[2 * i + 1] >= 0 && rows[2 * i + 1] < all[0].train.n,
+          "pairs: a row is out of range");
+    T* out = data<T>("scores", scores, device, {n});
+    tracin::pair_scores<T>(all.data(), static_cast<int64_t>(all.size()), rows, n, out, parallel);
+  });
+}
+
+void bounded_top_k(const Tensors& models, const Integers& tracked, const Tensor& rates, const Tensors& lists,
+                   int64_t order, double slack, int64_t budget,
+                   const Tensor& best,        // [Q, k], written
+                   const Tensor& best_index,  // [Q, k], written
+                   const Tensor& work) {      // [Q, work_columns], written
+  check(order >= 0 && order <= 2, "bounded_top_k: order must be 0 (absolute), 1 (proponents) or 2 (opponents)");
+  check(slack >= 0 && slack < 1, "bounded_top_k: slack must be from 0 to 1");
+  const Cpu device(best);
+  by_type(best, [&](auto zero) {
+    using T = decltype(zero);
+    const std::vector<PairModel<T>> all = pair_models_of<T>(models, tracked, rates, device);
+    const PairLists<T> in = pair_lists_of(all, lists, device);
+    int64_t k = 0;
+    T* out = data<T>("best", best, device, {all[0].tests.n, &k});
+    check(k <= all[0].train.n, "best: more than there are training triples");
+    int64_t* out_index = data<int64_t>("best_index", best_index, device, {all[0].tests.n, k});
+    int64_t* told = data<int64_t>("work", work, device, {all[0].tests.n, work_columns});
+    if (k)
+      tracin::bounded_top_k<T>(all.data(), static_cast<int64_t>(all.size()), in, k, static_cast<Order>(order),
+                               static_cast<T>(slack), budget, out, out_index, told, parallel);
+  });
+}
+
 template <typename Device>
 void merge_top_k(const Tensor& scores,  // [Q, B]
                  const Tensor& index,   // [B]
@@ -159,6 +247,10 @@ void implement(torch::stable::detail::StableLibrary& m) {
 void implement_on_cpu(torch::stable::detail::StableLibrary& m) {
   implement<Cpu>(m);
   m.impl("relation_tables", TORCH_BOX(&relation_tables));
+  m.impl("relation_pixels", TORCH_BOX(&relation_pixels));
+  m.impl("factor_block", TORCH_BOX(&factor_block));
+  m.impl("pair_scores", TORCH_BOX(&pair_scores));
+  m.impl("bounded_top_k", TORCH_BOX(&bounded_top_k));
 }
 
 #ifdef TRACIN_CUDA
@@ -176,12 +268,20 @@ STABLE_TORCH_LIBRARY(tracin_ext, m) {
       "influence_block(Tensor[] model, int[] model_sizes, Tensor[] tests, int[] test_sizes, Tensor triples, "
       "float rate, Tensor(a!) scores) -> ()");
   m.def(
-      "self_influence_block(Tensor[] model, int[] model_sizes, Tensor M, int[] tracked, Tensor triples, float rate, "
-      "Tensor(a!) scores) -> ()");
+      "self_influence_block(Tensor[] model, int[] model_sizes, Tensor M, int[] tracked, Tensor[] halves, "
+      "Tensor triples, float rate, Tensor(a!) scores) -> ()");
   m.def(
       "sample_factors(Tensor[] model, int[] model_sizes, Tensor triples, Tensor(a!) v, Tensor(b!) z, Tensor(c!) w, "
       "Tensor(d!) linear, Tensor(e!) delta, Tensor(f!) cq) -> ()");
   m.def("relation_tables(Tensor[] model, int[] model_sizes, Tensor(a!) u, Tensor(b!) v, Tensor(c!) jacobians) -> ()");
+  m.def("relation_pixels(Tensor[] model, int[] model_sizes, Tensor relation_fc, Tensor(a!) pixels) -> ()");
+  m.def(
+      "factor_block(Tensor[] model, int[] model_sizes, Tensor M, int[] tracked, Tensor[] halves, "
+      "Tensor(a!)[] factors, int first, int count, float S_slack) -> ()");
+  m.def("pair_scores(Tensor[] models, int[] tracked, Tensor rates, Tensor pairs, Tensor(a!) scores) -> ()");
+  m.def(
+      "bounded_top_k(Tensor[] models, int[] tracked, Tensor rates, Tensor[] lists, int order, float slack, int budget, "
+      "Tensor(a!) best, Tensor(b!) best_index, Tensor(c!) work) -> ()");
   m.def("merge_top_k(Tensor scores, Tensor index, int order, Tensor(a!) best, Tensor(b!) best_index) -> ()");
 }
 

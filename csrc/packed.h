@@ -170,6 +170,36 @@ Tests<T> tests_of(const Model<T>& m, const Tensors& tensors, const TestSizes& si
   return t;
 }
 
+// fc of a half by position, as Halves has it.
+template <typename T>
+int64_t fc_size(const Model<T>& m, const Segment<T>& s) {
+  return product({s.P, m.C, round_up(m.D, 16)});
+}
+
+// tracin_ext.ops.HalfTensors
+template <typename T>
+Halves<T> halves_of(const Model<T>& m, const Tensors& tensors, const Place& place) {
+  Fields f("halves", tensors, place);
+  Halves<T> halves = {};
+  halves.head_fc = f.take_optional<T>("head_fc", {fc_size(m, m.head_half)});
+  halves.relation_fc = f.take_optional<T>("relation_fc", {fc_size(m, m.relation_half)});
+  halves.relation_squares = f.take_optional<T>("relation_squares", {m.relations});
+  const int64_t panels = round_up(m.relation_half.X, lanes) / lanes;
+  halves.relation_pixels = f.take_optional<T>("relation_pixels", {m.relations, panels, m.D, lanes});
+  f.end();
+  const bool whole = m.head_half.P == 0;
+  check(whole || (halves.head_fc && halves.relation_fc), "halves: head_fc or relation_fc is missing");
+  check(whole || halves.relation_squares || !m.relations, "halves: relation_squares is missing");
+  return halves;
+}
+
+template <typename T>
+void take_flags(Numbers& n, Tracked<T>* on) {
+  on->fc = n.flag("fc"), on->fc_bias = n.flag("fc_bias");
+  on->bn2_weight = n.flag("bn2_weight"), on->bn2_bias = n.flag("bn2_bias");
+  on->entity = n.flag("entity"), on->relation = n.flag("relation"), on->bias = n.flag("bias");
+}
+
 // Which gradients count: tracin_ext.ops.Tracked.
 template <typename T>
 Tracked<T> tracked_of(const Model<T>& m, const Tensor& M, const Integers& integers, const Place& place) {
@@ -177,9 +207,7 @@ Tracked<T> tracked_of(const Model<T>& m, const Tensor& M, const Integers& intege
   Tracked<T> on = {};
   on.M = optional<const T>("M", M, place, {product({padded(size_S, place.height), size_S})});
   Numbers n("tracked", integers);
-  on.fc = n.flag("fc"), on.fc_bias = n.flag("fc_bias");
-  on.bn2_weight = n.flag("bn2_weight"), on.bn2_bias = n.flag("bn2_bias");
-  on.entity = n.flag("entity"), on.relation = n.flag("relation"), on.bias = n.flag("bias");
+  take_flags(n, &on);
   n.end();
   return on;
 }

@@ -104,6 +104,15 @@ class TestSizes(NamedTuple):
     fc_bias: bool  # whether it is tracked
 
 
+class HalfTensors(NamedTuple):
+    """What gradients at whole embeddings need of an image that has halves; all empty where it is taken whole."""
+
+    head_fc: Tensor  # [P, C, D rounded up to 16] flat: fc of the head's half by position, zero-filled
+    relation_fc: Tensor  # likewise
+    relation_squares: Tensor  # [R] |v|^2 of the relation's half
+    relation_pixels: Tensor  # [R, ceil(X / 32), D, 32] or empty: gradient at the half's X pixels by delta
+
+
 class Tracked(NamedTuple):
     """Which gradients count towards a norm, beside those of M."""
 
@@ -114,6 +123,60 @@ class Tracked(NamedTuple):
     entity: bool
     relation: bool
     bias: bool
+
+
+class FactorTensors(NamedTuple):
+    """What pair scores need of n triples over G distinct pairs and H distinct heads, kept by row.
+
+    Empty tensors where no layer that needs them is tracked, or the image has no such part.
+    """
+
+    triples: Tensor  # [n, 3] int64
+    pair: Tensor  # [n] int32, row of the (head, relation)
+    pair_head: Tensor  # [G] int32, row of the head
+    w: Tensor  # [n]
+    S: Tensor  # [n, size_S]; of tests, M S
+    c: Tensor  # [n, D]
+    q: Tensor  # [n, D]
+    z: Tensor  # [G, D]
+    un: Tensor  # [G, D]
+    signs: Tensor  # [G, ceil(D / 32)] int32, bit d of a row: whether z[d] > 0
+    middle_v: Tensor  # [G, C P]
+    middle_squares: Tensor  # [G] |middle_v|^2
+    head_v: Tensor  # [H, C P]
+    head_squares: Tensor  # [H]
+    norms: Tensor  # [n, NORM_PARTS] of the gradient's parts: S, fc, e, e un, relation, head, tail, bias
+
+
+class PairTensors(NamedTuple):
+    """One checkpoint of pair scores."""
+
+    entity: Tensor  # [N, D]
+    delta_scale: Tensor  # [D]
+    relation_gram: Tensor  # [R, R] v . v' of the relation's half, or empty
+    train: FactorTensors
+    tests: FactorTensors
+
+
+class ListTensors(NamedTuple):
+    """Rows of the training triples' factors by what they share: csrc/kernels.h, PairLists."""
+
+    numbers: Tensor  # [n] int64, number of a row's triple
+    row_of: Tensor  # [n] int32, its inverse
+    head_from: Tensor  # [N + 1] int64
+    tail_from: Tensor  # [N + 1] int64
+    tail_rows: Tensor  # [n] int32
+    relation_from: Tensor  # [R + 1] int64
+    relation_rows: Tensor  # [n] int32
+    relation_totals: Tensor  # [n]
+    relation_norms: Tensor  # [checkpoints (DENSE_PARTS + 1), n]
+    rows: Tensor  # [n] int32
+    totals: Tensor  # [n]
+    norms: Tensor  # [checkpoints DENSE_PARTS, n]
+
+
+NORM_PARTS, DENSE_PARTS = 8, 4  # columns of FactorTensors.norms; the first ones count for every pair
+OUTCOMES = ("found", "too many", "not finite")  # of bounded_top_k for a test, by number
 
 
 def flat(tensors: tuple[Any, ...]) -> list[Tensor]:
@@ -162,13 +225,14 @@ def self_influence_block(
     model_sizes: ModelSizes,
     M: Tensor,  # [size_S, size_S] packed, or empty
     tracked: Tracked,
+    halves: HalfTensors,
     triples: Tensor,  # [B, 3] on the CPU, equal heads adjacent
     rate: float,
     scores: Tensor,  # [B], written
 ) -> None:
-    """scores[b] = rate * |gradient of triple b|^2; the model must take the image whole."""
+    """scores[b] = rate * |gradient of triple b|^2; on CUDA, the model must take the image whole."""
     torch.ops.tracin_ext.self_influence_block(
-        flat(model), list(model_sizes), M, list(map(int, tracked)), triples, rate, scores
+        flat(model), list(model_sizes), M, list(map(int, tracked)), flat(halves), triples, rate, scores
     )
 
 
@@ -196,6 +260,76 @@ def relation_tables(
 ) -> None:
     """What the relation's half of the image gives once per relation: u, v, and the statistics' derivative by delta."""
     torch.ops.tracin_ext.relation_tables(flat(model), list(model_sizes), u, v, jacobians)
+
+
+def relation_pixels(
+    model: ModelTensors,
+    model_sizes: ModelSizes,
+    relation_fc: Tensor,  # HalfTensors' own
+    pixels: Tensor,  # [R, ceil(X / 32), D, 32], changed
+) -> None:
+    """HalfTensors.relation_pixels, once per relation. There is no kernel for CUDA, which takes the image whole."""
+    torch.ops.tracin_ext.relation_pixels(flat(model), list(model_sizes), relation_fc, pixels)
+
+
+def factor_block(
+    model: ModelTensors,
+    model_sizes: ModelSizes,
+    M: Tensor,  # [size_S, size_S] packed, or empty
+    tracked: Tracked,
+    halves: HalfTensors,
+    factors: FactorTensors,  # triples, pair and pair_head given; the rest is changed
+    first: int,
+    count: int,
+    S_slack: float,
+) -> None:
+    """Fills the rows first .. first + count of factors, equal heads adjacent, and those of their pairs and heads.
+
+    The squared norm of S is S^T M S + S_slack |S|^2. There is no kernel for CUDA.
+    """
+    torch.ops.tracin_ext.factor_block(
+        flat(model), list(model_sizes), M, list(map(int, tracked)), flat(halves), list(factors), first, count, S_slack
+    )
+
+
+def pair_scores(
+    models: list[PairTensors],  # of the checkpoints
+    tracked: list[Tracked],
+    rates: Tensor,  # [checkpoints] float64
+    pairs: Tensor,  # [n, 2] rows of tests and of training triples; those of a test should be adjacent
+    scores: Tensor,  # [n], written
+) -> None:
+    """Influences of training triples on test triples, one by one. There is no kernel for CUDA."""
+    flags = [int(flag) for each in tracked for flag in each]
+    torch.ops.tracin_ext.pair_scores([x for model in models for x in flat(model)], flags, rates, pairs, scores)
+
+
+def bounded_top_k(
+    models: list[PairTensors],  # of the checkpoints
+    tracked: list[Tracked],
+    rates: Tensor,  # [checkpoints] float64
+    lists: ListTensors,
+    order: str,  # one of ORDERS
+    slack: float,  # share of a bound that rounding may add
+    budget: int,  # numbers that the pairs of one test may need
+    best: Tensor,  # [Q, k], written
+    best_index: Tensor,  # [Q, k], written
+    work: Tensor,  # [Q, 4], written: one of OUTCOMES by number, pairs scored, bounds compared, numbers read for scores
+) -> None:
+    """Each test's best k: best first, ties by index, as by `merge_top_k`. There is no kernel for CUDA."""
+    flags = [int(flag) for each in tracked for flag in each]
+    torch.ops.tracin_ext.bounded_top_k(
+        [x for model in models for x in flat(model)],
+        flags,
+        rates,
+        list(lists),
+        ORDERS.index(order),
+        slack,
+        budget,
+        best,
+        best_index,
+        work,
+    )
 
 
 def merge_top_k(
@@ -242,6 +376,7 @@ def _self_influence_block(
     model_sizes: list[int],
     M: Tensor,
     tracked: list[int],
+    halves: list[Tensor],
     triples: Tensor,
     rate: float,
     scores: Tensor,
@@ -266,6 +401,47 @@ def _sample_factors(
 
 @_fake
 def _relation_tables(model: list[Tensor], model_sizes: list[int], u: Tensor, v: Tensor, jacobians: Tensor) -> None:
+    return None
+
+
+@_fake
+def _relation_pixels(model: list[Tensor], model_sizes: list[int], relation_fc: Tensor, pixels: Tensor) -> None:
+    return None
+
+
+@_fake
+def _factor_block(
+    model: list[Tensor],
+    model_sizes: list[int],
+    M: Tensor,
+    tracked: list[int],
+    halves: list[Tensor],
+    factors: list[Tensor],
+    first: int,
+    count: int,
+    S_slack: float,
+) -> None:
+    return None
+
+
+@_fake
+def _pair_scores(models: list[Tensor], tracked: list[int], rates: Tensor, pairs: Tensor, scores: Tensor) -> None:
+    return None
+
+
+@_fake
+def _bounded_top_k(
+    models: list[Tensor],
+    tracked: list[int],
+    rates: Tensor,
+    lists: list[Tensor],
+    order: int,
+    slack: float,
+    budget: int,
+    best: Tensor,
+    best_index: Tensor,
+    work: Tensor,
+) -> None:
     return None
 
 

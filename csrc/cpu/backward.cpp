@@ -38,11 +38,22 @@ void place_masks(const int32_t* index, int64_t n, int64_t size, int32_t* place) 
   for (int64_t i = n; i < round_up(n, lanes); ++i) place[i] = 0;
 }
 
-// half_S [B, size_S] of n samples of a tile (+)= what one half of the image gives. `column` [n]: theirs in the mask.
+// image [B, 2 D] of samples += gradients at a segment's pixels [X]: row(i) has those of the i-th.
+template <typename T, typename Row>
+void add_pixels(const Segment<T>& s, const int32_t* samples, int64_t n, const Row& row, const Block<T>& b) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T* from = row(i);
+    T* to = b.c(samples[i]);
+    for (int64_t x = 0; x < s.X; ++x) to[s.pixels[x]] += from[x];
+  }
+}
+
+// half_S [B, size_S] of n samples of a tile (+)= what one half of the image gives; their image likewise, which is added
+// to. `column` [n]: theirs in the mask.
 template <typename T>
-void backward_half(const Model<T>& m, const Segment<T>& s, const Products<T>& products, const Word<T>* mask,
-                   const int32_t* samples, const int32_t* column, int64_t n, bool accumulate, const Block<T>& b,
-                   T* half_S) {
+void backward_half(const Model<T>& m, const Wanted<T>& wanted, const Segment<T>& s, const Products<T>& products,
+                   const Word<T>* mask, const int32_t* samples, const int32_t* column, int64_t n, bool accumulate,
+                   const Block<T>& b) {
   if (!n) return;
   Scratch<T>& space = scratch<T>();
   int32_t place[tile_samples];
@@ -55,13 +66,24 @@ void backward_half(const Model<T>& m, const Segment<T>& s, const Products<T>& pr
   const Panels<T> delta = panels_in(space.delta, m.D, n), S = panels_in(space.S, m.size_S(), n);
   delta.gather([&](int64_t i) { return b.delta(samples[i]); });
   S.clear();
-  backward<T>({m, s, products, heads, relations, n}, delta, mask, place, S, {});
-  S.scatter([&](int64_t i) { return half_S + samples[i] * m.size_S(); }, accumulate);
+  const Pass<T> pass = {m, s, products, heads, relations, n};
+  if (wanted.image) {
+    const Panels<T> pixels = panels_in(space.pixels, s.X, n);
+    pixels.clear();
+    backward(pass, delta, mask, place, S, pixels);
+    T* rows = space.rows.sized(n * s.X);
+    pixels.scatter([&](int64_t i) { return rows + i * s.X; });
+    add_pixels(s, samples, n, [&](int64_t i) { return rows + i * s.X; }, b);
+  } else {
+    backward<T>(pass, delta, mask, place, S, {});
+  }
+  if (wanted.has_S) S.scatter([&](int64_t i) { return b.half_S.data() + samples[i] * m.size_S(); }, accumulate);
 }
 
 // The relation's half without Jacobians: forward for the signs of v, then backward.
 template <typename T>
-void backward_relation_half(const Model<T>& m, const Products<T>& products, Range r, Block<T>& b) {
+void backward_relation_half(const Model<T>& m, const Wanted<T>& wanted, const Products<T>& products, Range r,
+                            Block<T>& b) {
   const Segment<T>& s = m.relation_half;
   Scratch<T>& space = scratch<T>();
   const Pass<T> pass = {m, s, products, b.heads.data() + r.first, b.relations.data() + r.first, r.n};
@@ -77,7 +99,7 @@ void backward_relation_half(const Model<T>& m, const Products<T>& products, Rang
     samples[i] = static_cast<int32_t>(r.first + i);
     column[i] = static_cast<int32_t>(i);
   }
-  backward_half(m, s, products, mask, samples, column, r.n, true, b, b.half_S.data());
+  backward_half(m, wanted, s, products, mask, samples, column, r.n, true, b);
 }
 
 }  // namespace
@@ -96,30 +118,38 @@ void backward_middle(const Model<T>& m, const Wanted<T>& wanted, const Products<
   pixels.clear();
   backward(pass, delta, space.mask.data(), place, b.S(r), pixels);
   pixels.scatter([&](int64_t i) { return b.pixels(r.first + i); });
+  if (!wanted.image) return;
+  int32_t samples[tile_samples];
+  for (int64_t i = 0; i < r.n; ++i) samples[i] = static_cast<int32_t>(r.first + i);
+  std::fill_n(b.c(r.first), r.n * 2 * m.D, T(0));
+  add_pixels(m.middle, samples, r.n, [&](int64_t i) { return b.pixels(r.first + i); }, b);
 }
 
 template <typename T>
-void backward_halves(const Model<T>& m, const Products<T>& products, int64_t tile, Block<T>& b) {
+void backward_halves(const Model<T>& m, const Wanted<T>& wanted, const Products<T>& products, int64_t tile,
+                     Block<T>& b) {
   const Range r = b.tile(tile);
   int32_t samples[tile_samples], column[tile_samples];
   int64_t n = 0;
   for (int64_t i = r.first; i < r.first + r.n; ++i) {
     if (b.by_jacobian[b.head[i]]) {
-      std::fill_n(b.half_S.data() + i * m.size_S(), m.size_S(), T(0));
+      if (wanted.has_S) std::fill_n(b.half_S.data() + i * m.size_S(), m.size_S(), T(0));
       continue;
     }
     samples[n] = static_cast<int32_t>(i);
     column[n++] = b.head[i];
   }
-  backward_half(m, m.head_half, products, b.head_mask.data(), samples, column, n, false, b, b.half_S.data());
-  if (!m.jacobians) backward_relation_half(m, products, r, b);
+  backward_half(m, wanted, m.head_half, products, b.head_mask.data(), samples, column, n, false, b);
+  if (!wanted.by_tables(m)) backward_relation_half(m, wanted, products, r, b);
 }
 
 template void backward_middle(const Model<float>&, const Wanted<float>&, const Products<float>&, int64_t,
                               const Panels<float>&, Block<float>&);
 template void backward_middle(const Model<double>&, const Wanted<double>&, const Products<double>&, int64_t,
                               const Panels<double>&, Block<double>&);
-template void backward_halves(const Model<float>&, const Products<float>&, int64_t, Block<float>&);
-template void backward_halves(const Model<double>&, const Products<double>&, int64_t, Block<double>&);
+template void backward_halves(const Model<float>&, const Wanted<float>&, const Products<float>&, int64_t,
+                              Block<float>&);
+template void backward_halves(const Model<double>&, const Wanted<double>&, const Products<double>&, int64_t,
+                              Block<double>&);
 
 }  // namespace tracin::cpu

@@ -10,7 +10,7 @@
 //     samples  t t t  t     t t  ...                          w, e, e un, delta; backward through the middle: S
 //                                                             and pixels;
 //                                                             through a half where no Jacobian gives its S
-//   3 runs   samples of one head (>= 12), of one relation     S of a half as J delta (jacobians.cpp)
+//   3 runs   samples of one head (>= 12), of one relation     S, c, q of a half as J delta (jacobians.cpp)
 //
 // Everything a product touches lies in panels of 32 samples (panels.h). Of v, only a chunk of channels exists at a
 // time; what stays is its signs, a bit a feature.
@@ -20,8 +20,6 @@
 
 namespace tracin::cpu {
 namespace {
-
-constexpr int64_t head_panels = 4;  // panels of heads that go through the forward pass together
 
 template <typename T>
 void index_samples(const Model<T>& m, const int64_t* triples, int64_t B, Block<T>& b) {
@@ -58,10 +56,12 @@ void allocate(const Model<T>& m, const Wanted<T>& wanted, const Products<T>& pro
   b.delta_pixels.sized(b.B * b.width);
   b.linear.sized(panels(b.B) * b.columns() * lanes);
   if (wanted.squares) b.squares.sized(slots);
+  if (wanted.image) b.image.sized(b.B * 2 * b.D);
   if (wanted.gram) b.gram.sized(products.padded(wanted.gram->pairs) * slots);
   if (!m.head_half.P) return;
   b.head_u.sized(b.H * b.D);
   b.head_mask.sized(panels(b.H) * mask_size(m, m.head_half));
+  if (wanted.squares) b.head_squares.sized(panels(b.H) * lanes);
   if (wanted.gram) b.head_gram.sized(panels(b.H) * products.padded(wanted.gram->heads) * lanes);
   if (wanted.has_S) b.half_S.sized(b.B * b.size_S);
 }
@@ -91,7 +91,7 @@ void compute_tile(const Model<T>& m, const Wanted<T>& wanted, const Products<T>&
   forward_pairs(m, wanted, products, tile, b, un);
   const Panels<T> delta = losses(m, b.tile(tile), un, b);
   if (wanted.has_S || wanted.pixels) backward_middle(m, wanted, products, tile, delta, b);
-  if (wanted.has_S && m.head_half.P) backward_halves(m, products, tile, b);
+  if ((wanted.has_S || wanted.image) && m.head_half.P) backward_halves(m, wanted, products, tile, b);
 }
 
 }  // namespace
@@ -100,14 +100,19 @@ template <typename T>
 void compute_factors(const Model<T>& m, const Wanted<T>& wanted, const int64_t* triples, int64_t B,
                      const Products<T>& products, const Parallel& parallel, Block<T>& b) {
   index_samples(m, triples, B, b);
+  if (wanted.kept) {
+    b.head_row.resize(b.H);
+    for (int64_t i = 0; i < B; ++i) b.head_row[b.head[i]] = static_cast<int32_t>(wanted.kept->head(i));
+  }
   allocate(m, wanted, products, b);
   constexpr int64_t heads = head_panels * lanes;
   if (m.head_half.P)
     parallel((b.H + heads - 1) / heads,
              [&](int64_t i) { forward_heads(m, wanted, products, {i * heads, std::min(heads, b.H - i * heads)}, b); });
   parallel(b.tiles(), [&](int64_t tile) { compute_tile(m, wanted, products, tile, b); });
-  if (!wanted.has_S || !m.head_half.P) return;
-  add_S_by_jacobians(m, products, parallel, b);
+  if (!(wanted.has_S || wanted.image) || !m.head_half.P) return;
+  add_by_jacobians(m, wanted, products, parallel, b);
+  if (!wanted.has_S) return;
   parallel(panels(B), [&](int64_t g) {
     const Range r = {g * lanes, std::min(lanes, B - g * lanes)};
     b.S(r).gather([&](int64_t i) { return b.half_S.data() + (r.first + i) * b.size_S; }, true);

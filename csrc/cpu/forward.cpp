@@ -16,10 +16,11 @@ struct TestV {
   int64_t rows;
 };
 
-// u, v . v' and |v|^2 add up over chunks of channels, so that v never leaves the cache.
+// u, v . v' and |v|^2 add up over chunks of channels, so that v need not leave the cache. `rows` [n]: where each one's
+// v is kept, or null.
 template <typename T>
 void forward(const Pass<T>& pass, const TestV<T>& tests, Word<T>* mask, const Panels<T>& u, const Panels<T>& gram,
-             T* squares) {
+             T* squares, T* const* rows) {
   const Loops<T>& loop = loops<T>();
   Scratch<T>& space = scratch<T>();
   const Model<T>& m = pass.m;
@@ -30,6 +31,11 @@ void forward(const Pass<T>& pass, const TestV<T>& tests, Word<T>* mask, const Pa
     for (int64_t g = 0; g < v.count(); ++g) {
       loop.convolve(m, s, image.panel(g), v.active(g), c0, c1, v.panel(g), mask + g * mask_size(m, s));
       if (squares) loop.add_squares(v.panel(g), k, squares + g * lanes);
+      if (rows) {
+        T* to[lanes];
+        for (int64_t i = 0; i < v.used(g); ++i) to[i] = rows[g * lanes + i] + c0 * s.P;
+        loop.to_rows(v.panel(g), k, v.used(g), false, to);
+      }
     }
     multiply(pass.products, chunk_operand(pass.products, s, s.forward, m.D, c0, c1), v, c0 > 0, u);
     if (!tests.rows) continue;
@@ -61,6 +67,30 @@ void assemble_gram(const Model<T>& m, const Tests<T>& tests, const Products<T>& 
   }
 }
 
+// Where the v of a tile's pairs is kept. A pair that began in the tile before is kept there: here its row is scratch.
+template <typename T>
+void rows_of_pairs(const Kept<T>& kept, const Block<T>& b, Range r, T** rows) {
+  const int64_t columns = kept.to.middle_columns;
+  T* unused = scratch<T>().rows.sized(columns);
+  for (int64_t i = r.first + r.n - 1; i >= r.first; --i)
+    rows[b.pair[i] - r.first] = kept.new_pair(i) ? kept.to.middle_v + kept.pair[i] * columns : unused;
+}
+
+// Keeps what is known of a tile's pairs, from `un` and the squares of the middle.
+template <typename T>
+void keep_pairs(const Kept<T>& kept, const Block<T>& b, Range r, const T* un, const T* middle_squares) {
+  for (int64_t i = r.first; i < r.first + r.n; ++i) {
+    if (!kept.new_pair(i)) continue;
+    const int64_t slot = b.pair[i], row = kept.pair[i];
+    std::copy_n(un + (slot - r.first) * b.D, b.D, kept.to.un + row * b.D);
+    const T* z = std::copy_n(b.z.data() + slot * b.D, b.D, kept.to.z + row * b.D) - b.D;
+    int32_t* signs = kept.to.signs + row * round_up(b.D, 32) / 32;
+    std::fill_n(signs, round_up(b.D, 32) / 32, 0);
+    for (int64_t d = 0; d < b.D; ++d) signs[d / 32] |= static_cast<int32_t>(uint32_t(passes(z[d])) << (d % 32));
+    kept.to.middle_squares[row] = middle_squares[slot - r.first];
+  }
+}
+
 }  // namespace
 
 template <typename T>
@@ -74,9 +104,16 @@ void forward_heads(const Model<T>& m, const Wanted<T>& wanted, const Products<T>
     const int64_t stride = products.padded(tests.rows) * lanes;
     gram = {b.head_gram.data() + r.first / lanes * stride, tests.rows, r.n, stride};
   }
+  T* rows[head_panels * lanes];
+  for (int64_t i = 0; wanted.kept && i < r.n; ++i)
+    rows[i] = wanted.kept->to.head_v + b.head_row[r.first + i] * m.C * m.head_half.P;
+  T* squares = wanted.squares ? b.head_squares.data() + r.first : nullptr;
+  if (squares) std::fill(squares, squares + round_up(r.n, lanes), T(0));
   forward({m, m.head_half, products, heads, heads, r.n}, tests,
-          b.head_mask.data() + r.first / lanes * mask_size(m, m.head_half), u, gram, static_cast<T*>(nullptr));
+          b.head_mask.data() + r.first / lanes * mask_size(m, m.head_half), u, gram, squares,
+          wanted.kept ? rows : nullptr);
   u.scatter([&](int64_t i) { return b.head_u.data() + (r.first + i) * m.D; });
+  for (int64_t i = 0; wanted.kept && i < r.n; ++i) wanted.kept->to.head_squares[b.head_row[r.first + i]] = squares[i];
 }
 
 template <typename T>
@@ -98,12 +135,18 @@ void forward_pairs(const Model<T>& m, const Wanted<T>& wanted, const Products<T>
   }
   T* squares = wanted.squares ? b.squares.data() + first : nullptr;
   if (squares) std::fill(squares, squares + round_up(n, lanes), T(0));
+  T *rows[tile_samples], middle_squares[tile_samples];
+  if (wanted.kept) rows_of_pairs(*wanted.kept, b, b.tile(tile), rows);
   forward({m, m.middle, products, heads, relations, n}, tests, space.mask.sized(panels(n) * mask_size(m, m.middle)), u,
-          gram, squares);
+          gram, squares, wanted.kept ? rows : nullptr);
+  if (wanted.kept) std::copy_n(squares, n, middle_squares);
   if (wanted.gram)
     assemble_gram(m, *wanted.gram, products, b, first, gram,
                   b.gram.data() + tile * products.padded(tests.rows) * tile_samples);
   u.scatter([&](int64_t i) { return un + i * D; });
+  for (int64_t i = 0; squares && m.head_half.P && i < n; ++i)
+    squares[i] +=
+        b.head_squares.data()[b.pair_head[first + i]] + wanted.halves->relation_squares[b.pair_relation[first + i]];
   for (int64_t i = 0; i < n; ++i) {
     T* row = un + i * D;
     T* z = b.z.data() + (first + i) * D;
@@ -116,6 +159,7 @@ void forward_pairs(const Model<T>& m, const Wanted<T>& wanted, const Products<T>
     settle_kinks(m, heads[i], relations[i], z);
     for (int64_t d = 0; d < D; ++d) z[d] = passes(z[d]) ? z[d] : T(0);
   }
+  if (wanted.kept) keep_pairs(*wanted.kept, b, b.tile(tile), un, middle_squares);
 }
 
 template void forward_heads(const Model<float>&, const Wanted<float>&, const Products<float>&, Range, Block<float>&);

@@ -1,5 +1,6 @@
 // Statistics of a half of the image as J delta: one matrix J = dS/d delta [S, D] per head or relation serves all of its
-// samples. Building one costs (J + 1) times a sample's backward pass through the half, applying it 2 S D.
+// samples. Building one costs (J + 1) times a sample's backward pass through the half, applying it 2 S D. The gradient
+// at the half's pixels likewise, by the matrices of pixel_jacobians.cpp.
 #include <algorithm>
 
 #include "passes.h"
@@ -27,9 +28,11 @@ struct Run {
   int64_t n;
 };
 
-// half_S [B, size_S] of the run's samples += jacobian [ceil(size_S / 32)][D][32] delta
-template <typename T>
-void apply_jacobian(const T* jacobian, const Run& run, const Products<T>& products, const Block<T>& b, T* half_S) {
+// Calls add(sample, from, count, numbers [count]) with jacobian [ceil(columns / 32)][D][32] delta of the run's samples,
+// some columns at a time.
+template <typename T, typename Add>
+void apply_jacobian(const T* jacobian, int64_t columns, const Run& run, const Products<T>& products, const Block<T>& b,
+                    const Add& add) {
   JacobianScratch<T>& space = jacobian_scratch<T>();
   const int64_t D = b.D, rows = products.padded(run.n);
   T* packed = space.operand.sized(rows * D);
@@ -40,14 +43,26 @@ void apply_jacobian(const T* jacobian, const Run& run, const Products<T>& produc
     for (int64_t d = 0; d < D; ++d) to[d * a.height] = delta ? delta[d] : T(0);
   }
   T* out = space.product.sized(rows * lanes);
-  for (int64_t s = 0; s < b.size_S; s += lanes) {
-    const int64_t count = std::min(lanes, b.size_S - s);
+  for (int64_t s = 0; s < columns; s += lanes) {
+    const int64_t count = std::min(lanes, columns - s);
     products.multiply(a, 0, run.n, 0, D, jacobian + s * D, 0, 1, round_up(count, 16), false, out, 0);
-    for (int64_t i = 0; i < run.n; ++i) {
-      T* to = half_S + run.samples[i] * b.size_S + s;
-      for (int64_t l = 0; l < count; ++l) to[l] += out[i * lanes + l];
-    }
+    for (int64_t i = 0; i < run.n; ++i) add(run.samples[i], s, count, out + i * lanes);
   }
+}
+
+// half_S of the run's samples, or their image at a segment's pixels, += jacobian delta
+template <typename T>
+void add_S(const T* jacobian, const Run& run, const Products<T>& products, const Block<T>& b) {
+  apply_jacobian(jacobian, b.size_S, run, products, b, [&](int64_t i, int64_t s, int64_t count, const T* from) {
+    T* to = b.half_S.data() + i * b.size_S + s;
+    for (int64_t l = 0; l < count; ++l) to[l] += from[l];
+  });
+}
+template <typename T>
+void add_image(const T* jacobian, const Segment<T>& s, const Run& run, const Products<T>& products, const Block<T>& b) {
+  apply_jacobian(jacobian, s.X, run, products, b, [&](int64_t i, int64_t x, int64_t count, const T* from) {
+    for (int64_t l = 0; l < count; ++l) b.c(i)[s.pixels[x + l]] += from[l];
+  });
 }
 
 // Runs of adjacent samples with one id.
@@ -65,9 +80,9 @@ inline std::vector<Run> runs_of(const std::vector<int32_t>& order, const std::ve
 }  // namespace
 
 template <typename T>
-void add_S_by_jacobians(const Model<T>& m, const Products<T>& products, const Parallel& parallel, Block<T>& b) {
-  const int64_t size = round_up(m.size_S(), lanes) * m.D;
-  T* half_S = b.half_S.data();
+void add_by_jacobians(const Model<T>& m, const Wanted<T>& wanted, const Products<T>& products, const Parallel& parallel,
+                      Block<T>& b) {
+  const int64_t size_S = round_up(m.size_S(), lanes) * m.D, size_X = round_up(m.head_half.X, lanes) * m.D;
   std::vector<int32_t> order;
   for (int64_t i = 0; i < b.B; ++i)
     if (b.by_jacobian[b.head[i]]) order.push_back(static_cast<int32_t>(i));
@@ -76,17 +91,23 @@ void add_S_by_jacobians(const Model<T>& m, const Products<T>& products, const Pa
   const auto count = static_cast<int64_t>(heads.size());
   parallel((count + together - 1) / together, [&](int64_t item) {
     const int64_t first = item * together, n = std::min(together, count - first);
-    T* jacobians[lanes] = {};
+    T *jacobians[lanes] = {}, *pixels[lanes] = {};
     int64_t ids[lanes] = {};
-    T* memory = jacobian_scratch<T>().jacobians.sized(together * size);
+    T* memory = jacobian_scratch<T>().jacobians.sized(together * (size_S + size_X));
     for (int64_t i = 0; i < n; ++i) {
-      jacobians[i] = memory + i * size;
+      jacobians[i] = memory + i * (size_S + size_X);
+      pixels[i] = jacobians[i] + size_S;
       ids[i] = b.head_ids[heads[first + i].id];
     }
-    half_jacobians({m, m.head_half, products, ids, ids, n}, jacobians);
-    for (int64_t i = 0; i < n; ++i) apply_jacobian(jacobians[i], heads[first + i], products, b, half_S);
+    const Pass<T> pass = {m, m.head_half, products, ids, ids, n};
+    if (wanted.has_S) half_jacobians(pass, jacobians);
+    if (wanted.image) half_pixel_jacobians(pass, wanted.halves->head_fc, pixels);
+    for (int64_t i = 0; i < n; ++i) {
+      if (wanted.has_S) add_S(jacobians[i], heads[first + i], products, b);
+      if (wanted.image) add_image(pixels[i], m.head_half, heads[first + i], products, b);
+    }
   });
-  if (!m.jacobians) return;
+  if (!wanted.by_tables(m)) return;
   std::vector<int32_t> relation(b.B), by_relation(b.B);
   for (int64_t i = 0; i < b.B; ++i) {
     relation[i] = static_cast<int32_t>(b.relations[i]);
@@ -96,8 +117,12 @@ void add_S_by_jacobians(const Model<T>& m, const Products<T>& products, const Pa
                    [&](int32_t x, int32_t y) { return relation[x] < relation[y]; });
   std::vector<Run> relations = runs_of(by_relation, relation);
   std::stable_sort(relations.begin(), relations.end(), [](const Run& x, const Run& y) { return x.n > y.n; });
-  parallel(static_cast<int64_t>(relations.size()),
-           [&](int64_t i) { apply_jacobian(m.jacobians + relations[i].id * size, relations[i], products, b, half_S); });
+  const int64_t size_R = round_up(m.relation_half.X, lanes) * m.D;
+  parallel(static_cast<int64_t>(relations.size()), [&](int64_t i) {
+    const Run& run = relations[i];
+    if (wanted.has_S) add_S(m.jacobians + run.id * size_S, run, products, b);
+    if (wanted.image) add_image(wanted.halves->relation_pixels + run.id * size_R, m.relation_half, run, products, b);
+  });
 }
 
 template <typename T>
@@ -144,8 +169,10 @@ void half_jacobians(const Pass<T>& pass, T* const* jacobians) {
   }
 }
 
-template void add_S_by_jacobians(const Model<float>&, const Products<float>&, const Parallel&, Block<float>&);
-template void add_S_by_jacobians(const Model<double>&, const Products<double>&, const Parallel&, Block<double>&);
+template void add_by_jacobians(const Model<float>&, const Wanted<float>&, const Products<float>&, const Parallel&,
+                               Block<float>&);
+template void add_by_jacobians(const Model<double>&, const Wanted<double>&, const Products<double>&, const Parallel&,
+                               Block<double>&);
 template void half_jacobians(const Pass<float>&, float* const*);
 template void half_jacobians(const Pass<double>&, double* const*);
 

@@ -44,6 +44,10 @@ struct Loops {
   // Adds the gradient at the raw pixels [X][32] of masked y.
   void (*pixel_gradients)(const Model<T>&, const Segment<T>&, const T* y, int64_t active, int64_t c0, int64_t c1,
                           T* pixels);
+  // Adds to the rows [X][width] of a table, width a multiple of 16, what the n channels that a window's signs let
+  // through give: table[taps[j]] += sum over the channels of fc[channel] kernel[channel][j]. fc is [C][width].
+  void (*pixel_jacobian)(const Model<T>&, const int32_t* taps, const int32_t* channels, int64_t n, const T* fc,
+                         int64_t width, T* table);
   // rows[i][0 .. width) (+)= panel[.][i] for i < n; rows lie `stride` apart.
   void (*to_rows)(const T* panel, int64_t width, int64_t n, bool accumulate, T* const* rows);
   // panel[.][i] (+)= rows[i][0 .. width); lanes from n on are set to zero unless accumulating.
@@ -59,6 +63,12 @@ struct Loops {
   void (*combine)(const T* dots, const T* gram, const int32_t* pair, const T* linear, int64_t n, T rate, T fc_bias,
                   T* scores);
   T (*dot)(const T* a, const T* b, int64_t n);
+  // sums[0] and sums[1] = sum over d whose bit in `signs` is set of entity[d] times e[d] and e_scaled[d].
+  void (*pair_sums)(const T* entity, const int32_t* signs, const T* e, const T* e_scaled, int64_t D, T* sums);
+  // sum over d whose bit is set of entity[d] un[d] e_un[d]
+  T (*pair_un)(const T* entity, const int32_t* signs, const T* un, const T* e_un, int64_t D);
+  // out[i] = sum over the parts of test[part] norms[part stride + i] for i < n.
+  void (*bounds)(const T* norms, int64_t stride, int64_t parts, const T* test, int64_t n, T* out);
 };
 
 // The variant in use: the CPU's best, or the one TRACIN_CPU names.

@@ -226,6 +226,29 @@ void pixel_gradients(const Model<T>& m, const Segment<T>& s, const T* y, int64_t
       }
 }
 
+// `taps` of a window at once, from j0 on: their sums over the channels stay in registers.
+template <typename T, int taps>
+void pixel_jacobian_of(const Model<T>& m, const int32_t* tap, int64_t j0, const int32_t* channels, int64_t n,
+                       const T* fc, int64_t width, T* table) {
+  const T* kernel = m.pixel_kernel + j0;
+  for (int64_t d = 0; d < width; d += L<T>) {
+    Vec<T> sum[taps] = {};
+    for (int64_t i = 0; i < n; ++i) {
+      const Vec<T> x = at(fc + channels[i] * width + d).value;
+      for (int j = 0; j < taps; ++j) sum[j] += x * kernel[channels[i] * m.J + j];
+    }
+    for (int j = 0; j < taps; ++j) at(table + tap[j0 + j] * width + d).value += sum[j];
+  }
+}
+
+template <typename T>
+void pixel_jacobian(const Model<T>& m, const int32_t* taps, const int32_t* channels, int64_t n, const T* fc,
+                    int64_t width, T* table) {
+  int64_t j = 0;
+  for (; j + 9 <= m.J; j += 9) pixel_jacobian_of<T, 9>(m, taps, j, channels, n, fc, width, table);
+  for (; j < m.J; ++j) pixel_jacobian_of<T, 1>(m, taps, j, channels, n, fc, width, table);
+}
+
 template <typename T>
 void to_rows(const T* panel, int64_t width, int64_t n, bool accumulate, T* const* rows) {
   for (int64_t d0 = 0; d0 < width; d0 += 16) {
@@ -300,10 +323,66 @@ void combine(const T* dots, const T* gram, const int32_t* pair, const T* linear,
   for (int64_t i = 0; i < n; ++i) scores[i] = rate * (dots[i] * (gram[pair[i]] + fc_bias) + linear[i]);
 }
 
+// The numbers from d on whose bits are set, others zero.
 template <typename T>
-constexpr Loops<T> table = {multiply<T>,        gather_images<T>, convolve<T>, add_squares<T>, statistics<T>,
-                            pixel_gradients<T>, to_rows<T>,       to_panel<T>, normalise<T>,   loss<T>,
-                            add_halves<T>,      combine<T>,       dot<T>};
+inline Vec<T> chosen(const T* numbers, const int32_t* signs, int64_t d) {
+  Int<T> each;
+  for (int64_t l = 0; l < L<T>; ++l) each[l] = Word<T>(1) << l;
+  const auto bits = static_cast<Word<T>>(static_cast<uint32_t>(signs[d / 32]) >> (d % 32) & ((1u << L<T>)-1));
+  return ((each & bits) != 0) ? at(numbers + d).value : Vec<T>{};
+}
+template <typename T>
+inline T chosen_one(const T* numbers, const int32_t* signs, int64_t d) {
+  return static_cast<uint32_t>(signs[d / 32]) >> (d % 32) & 1 ? numbers[d] : T(0);
+}
+
+template <typename T>
+void pair_sums(const T* entity, const int32_t* signs, const T* e, const T* e_scaled, int64_t D, T* sums) {
+  Vec<T> sum[2] = {};
+  int64_t d = 0;
+  for (; d + L<T> <= D; d += L<T>) {
+    const Vec<T> x = chosen(entity, signs, d);
+    sum[0] += x * at(e + d).value;
+    sum[1] += x * at(e_scaled + d).value;
+  }
+  for (int i = 0; i < 2; ++i) {
+    sums[i] = 0;
+    for (int64_t l = 0; l < L<T>; ++l) sums[i] += sum[i][l];
+  }
+  for (; d < D; ++d) {
+    const T x = chosen_one(entity, signs, d);
+    sums[0] += x * e[d];
+    sums[1] += x * e_scaled[d];
+  }
+}
+
+template <typename T>
+T pair_un(const T* entity, const int32_t* signs, const T* un, const T* e_un, int64_t D) {
+  Vec<T> sums = {};
+  int64_t d = 0;
+  for (; d + L<T> <= D; d += L<T>) sums += chosen(entity, signs, d) * at(un + d).value * at(e_un + d).value;
+  T sum = 0;
+  for (int64_t l = 0; l < L<T>; ++l) sum += sums[l];
+  for (; d < D; ++d) sum += chosen_one(entity, signs, d) * un[d] * e_un[d];
+  return sum;
+}
+
+template <typename T>
+void bounds(const T* norms, int64_t stride, int64_t parts, const T* test, int64_t n, T* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) out[i] = test[0] * norms[i];
+  for (int64_t part = 1; part < parts; ++part) {
+    const T x = test[part], *row = norms + part * stride;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) out[i] += x * row[i];
+  }
+}
+
+template <typename T>
+constexpr Loops<T> table = {
+    multiply<T>,       gather_images<T>, convolve<T>,  add_squares<T>, statistics<T>, pixel_gradients<T>,
+    pixel_jacobian<T>, to_rows<T>,       to_panel<T>,  normalise<T>,   loss<T>,       add_halves<T>,
+    combine<T>,        dot<T>,           pair_sums<T>, pair_un<T>,     bounds<T>};
 }  // namespace
 
 extern const Loops<float> float_loops;

@@ -8,7 +8,7 @@ namespace tracin::cpu {
 // Buffers of one thread, kept from block to block.
 template <typename T>
 struct Scratch {
-  Buffer<T> image, v, u, un, y, delta, e, e_un, pixels, S, gram;
+  Buffer<T> image, v, u, un, y, delta, e, e_un, pixels, rows, S, gram;
   Buffer<uint16_t> narrow;
   Buffer<Word<T>> mask;  // of the middle at a tile's pairs, then of the relation's half at its samples
 };
@@ -51,21 +51,26 @@ void forward_heads(const Model<T>&, const Wanted<T>&, const Products<T>&, Range 
 template <typename T>
 void forward_pairs(const Model<T>&, const Wanted<T>&, const Products<T>&, int64_t tile, Block<T>& b, T* un);
 
-// The middle of a tile's samples, whose delta is also here in panels: b.S, and b.pixels where wanted.
+// The middle of a tile's samples, whose delta is also here in panels: b.S, and b.pixels and b.image where wanted.
 template <typename T>
 void backward_middle(const Model<T>&, const Wanted<T>&, const Products<T>&, int64_t tile, const Panels<T>& delta,
                      Block<T>& b);
 
-// The halves of a tile's samples, as far as no Jacobian gives it: b.half_S.
+// The halves of a tile's samples, as far as no Jacobian gives them: b.half_S, and b.image.
 template <typename T>
-void backward_halves(const Model<T>&, const Products<T>&, int64_t tile, Block<T>& b);
+void backward_halves(const Model<T>&, const Wanted<T>&, const Products<T>&, int64_t tile, Block<T>& b);
 
-// Adds to half_S the J delta of the heads marked by_jacobian, and of the relations if the model has their tables.
+// Adds to half_S, and to image, the J delta of the heads marked by_jacobian, and of the relations if there are tables.
 template <typename T>
-void add_S_by_jacobians(const Model<T>&, const Products<T>&, const Parallel&, Block<T>& b);
+void add_by_jacobians(const Model<T>&, const Wanted<T>&, const Products<T>&, const Parallel&, Block<T>& b);
 
 // jacobians[i] [ceil(size_S / 32)][D][32] of a half at up to 32 heads or relations: dS/d delta.
 template <typename T>
 void half_jacobians(const Pass<T>&, T* const* jacobians);
+
+// tables[i] [ceil(X / 32)][D][32] of a half at up to 32 heads or relations: d(gradient at its pixels)/d delta, from
+// fc [P, C, round_up(D, 16)].
+template <typename T>
+void half_pixel_jacobians(const Pass<T>&, const T* fc, T* const* tables);
 
 }  // namespace tracin::cpu

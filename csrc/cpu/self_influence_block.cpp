@@ -1,5 +1,4 @@
-// scores[b] = rate * K(b, b): the squared norm of each triple's gradient; no pairs. The image is taken whole, because
-// the gradients at the embeddings are needed in full.
+// scores[b] = rate * K(b, b): the squared norm of each triple's gradient; no pairs.
 #include <algorithm>
 
 #include "factors.h"
@@ -12,16 +11,16 @@ template <typename T>
 T self_score(const Model<T>& m, const Tracked<T>& on, const cpu::Block<T>& b, int64_t i) {
   const auto dot = cpu::loops<T>().dot;
   const int64_t D = m.D, slot = b.pair[i];
-  const T *delta = b.delta(i), *c = b.pixels(i), *q = c + D, *z = b.z.data() + slot * D;
+  const T *delta = b.delta(i), *z = b.z.data() + slot * D;
   const T w = b.w.data()[i];
   T score = 0;
   if (on.fc) score += dot(delta, delta, D) * (b.squares.data()[slot] + T(on.fc_bias));
   if (on.bias) score += w * w;
   if (on.entity) {
-    score += dot(c, c, D) + w * w * dot(z, z, D);
-    if (b.heads[i] == b.tails[i]) score += 2 * w * dot(c, z, D);
+    score += dot(b.c(i), b.c(i), D) + w * w * dot(z, z, D);
+    if (b.heads[i] == b.tails[i]) score += 2 * w * dot(b.c(i), z, D);
   }
-  if (on.relation) score += dot(q, q, D);
+  if (on.relation) score += dot(b.q(i), b.q(i), D);
   return score;
 }
 
@@ -51,7 +50,8 @@ void self_influence_block(const Model<T>& m, const Tracked<T>& on, const int64_t
                           const Products<T>& products, const Parallel& parallel) {
   thread_local cpu::Block<T> block;
   cpu::Block<T>& b = block;
-  const cpu::Wanted<T> wanted = {nullptr, on.M != nullptr, on.entity || on.relation, on.fc};
+  const bool image = on.entity || on.relation;
+  const cpu::Wanted<T> wanted = {nullptr, on.M != nullptr, image, on.fc, image, &on.halves};
   cpu::compute_factors(m, wanted, triples, B, products, parallel, b);
   parallel(cpu::panels(B), [&](int64_t g) {
     const cpu::Range r = {g * lanes, std::min(lanes, B - g * lanes)};

@@ -25,6 +25,38 @@ tracin::Products<T> products_of(int64_t height) {
   return height ? tracin::cpu::own_products<T>() : tracin::Products<T>{0, &plain_multiply<T>};
 }
 
+// What the gradients at whole embeddings need of an image that has halves; nothing if it is taken whole.
+template <typename T>
+struct HalfSide {
+  std::vector<T> head_fc, relation_fc, squares, pixels;
+  tracin::Halves<T> halves = {};
+
+  HalfSide(const RandomModel<T>& m, const PackedModel<T>& packed, const RelationTables& tables, bool with_pixels) {
+    const tracin::Segment<T>& s = packed.model.relation_half;
+    if (!s.P) return;
+    head_fc = by_position(m, 0), relation_fc = by_position(m, 2);
+    const int64_t F = m.C * s.P;
+    for (int64_t r = 0; r < m.R; ++r) {
+      double sum = 0;
+      for (int64_t f = 0; f < F; ++f) sum += tables.v[r * F + f] * tables.v[r * F + f];
+      squares.push_back(static_cast<T>(sum));
+    }
+    pixels.assign(m.R * tracin::round_up(s.X, tracin::lanes) * m.D, T(NAN));
+    tracin::relation_pixels(packed.model, relation_fc.data(), pixels.data(), parallel);
+    halves = {head_fc.data(), relation_fc.data(), squares.data(), with_pixels ? pixels.data() : nullptr};
+  }
+
+ private:
+  static std::vector<T> by_position(const RandomModel<T>& m, int64_t part) {
+    const std::vector<int64_t> features = m.features_of(part);
+    const int64_t P = static_cast<int64_t>(features.size()) / m.C, width = tracin::round_up(m.D, 16);
+    std::vector<T> fc(P * m.C * width, T(0));
+    for (int64_t f = 0; f < m.C * P; ++f)
+      for (int64_t d = 0; d < m.D; ++d) fc[(f % P * m.C + f / P) * width + d] = m.fc[d * m.F + features[f]];
+    return fc;
+  }
+};
+
 template <typename T>
 void influence(const BlockTest<T>& test) {
   const Numbers expected = test.influences();
@@ -47,17 +79,24 @@ void influence(const BlockTest<T>& test) {
 template <typename T>
 void self_influence(const BlockTest<T>& test) {
   const Numbers expected = test.self_influences();
-  for (const int64_t height : {tracin::cpu::operand_height, int64_t(0)}) {
-    const PackedModel<T> packed(test.random, height, false);
-    const Layers& on = test.on;
-    const std::vector<T> M = pack(rounded<T>(test.M), test.random.S, test.random.S, height);
-    const tracin::Tracked<T> tracked{
-        on.S ? M.data() : nullptr, on.fc, on.fc, true, true, on.entity, on.relation, on.bias};
-    std::vector<T> scores(test.B, T(1));
-    tracin::self_influence_block<T>(packed.model, tracked, test.triples.data(), test.B, T(test.rate), scores.data(),
-                                    products_of<T>(height), parallel);
-    test.compare("height=" + std::to_string(height), "self_influence_block", scores, expected);
-  }
+  const std::vector<T> u = rounded<T>(test.tables.u), jacobians = rounded<T>(test.tables.jacobians);
+  for (const int64_t height : {tracin::cpu::operand_height, int64_t(0)})
+    for (const int halves : {0, 1, 2}) {  // none, without tables of the relations, with
+      if (halves && !test.random.shape.has_halves()) continue;
+      PackedModel<T> packed(test.random, height, halves > 0);
+      packed.model.relation_u = halves ? u.data() : nullptr;
+      packed.model.jacobians = halves == 2 ? jacobians.data() : nullptr;
+      const HalfSide<T> side(test.random, packed, test.tables, halves == 2);
+      const Layers& on = test.on;
+      const std::vector<T> M = pack(rounded<T>(test.M), test.random.S, test.random.S, height);
+      const tracin::Tracked<T> tracked{
+          on.S ? M.data() : nullptr, on.fc, on.fc, true, true, on.entity, on.relation, on.bias, side.halves};
+      std::vector<T> scores(test.B, T(1));
+      tracin::self_influence_block<T>(packed.model, tracked, test.triples.data(), test.B, T(test.rate), scores.data(),
+                                      products_of<T>(height), parallel);
+      test.compare("height=" + std::to_string(height) + " halves=" + std::to_string(halves), "self_influence_block",
+                   scores, expected);
+    }
 }
 
 template <typename T>

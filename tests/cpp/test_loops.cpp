@@ -252,6 +252,50 @@ void test_rows(const char* isa, const Loops<T>& loops, const Model<T>& m, int64_
 }
 
 template <typename T>
+void test_pairs(const char* isa, const Loops<T>& loops, int64_t n) {
+  const auto entity = normal<T>(n), un = normal<T>(n), e = normal<T>(n), e_scaled = normal<T>(n), e_un = normal<T>(n);
+  std::vector<int32_t> signs(round_up(n, 32) / 32, 0);
+  std::vector<T> sums(3, T(NAN));
+  std::vector<double> expected(3, 0.0);
+  for (int64_t d = 0; d < n; ++d) {
+    if (entity[d] * un[d] < 0) continue;
+    signs[d / 32] |= static_cast<int32_t>(uint32_t(1) << (d % 32));
+    expected[0] += static_cast<double>(entity[d]) * e[d];
+    expected[1] += static_cast<double>(entity[d]) * e_scaled[d];
+    expected[2] += static_cast<double>(entity[d]) * un[d] * e_un[d];
+  }
+  loops.pair_sums(entity.data(), signs.data(), e.data(), e_scaled.data(), n, sums.data());
+  sums[2] = loops.pair_un(entity.data(), signs.data(), un.data(), e_un.data(), n);
+  expect_close(isa, "pair_sums", sums, expected, std::sqrt(n));
+
+  constexpr int64_t parts = 5;
+  const int64_t stride = n + 3;
+  const auto norms = normal<T>(parts * stride), test = normal<T>(parts);
+  std::vector<T> got(n, T(NAN));
+  std::vector<double> wanted(n, 0.0);
+  for (int64_t p = 0; p < parts; ++p)
+    for (int64_t i = 0; i < n; ++i) wanted[i] += static_cast<double>(test[p]) * norms[p * stride + i];
+  loops.bounds(norms.data(), stride, parts, test.data(), n, got.data());
+  expect_close(isa, "bounds", got, wanted);
+
+  const int64_t J = n % 2 ? 9 : 11, C = 6, width = 32;  // one round of nine taps, and more
+  Model<T> m = {};
+  const auto kernel = normal<T>(C * J), fc = normal<T>(C * width), before = normal<T>(J * width);
+  m.J = J, m.pixel_kernel = kernel.data();
+  const std::vector<int32_t> channels = {1, 2, 5};
+  std::vector<int32_t> taps(J);
+  for (int64_t j = 0; j < J; ++j) taps[j] = static_cast<int32_t>(J - 1 - j);
+  std::vector<T> table = before;
+  std::vector<double> sum = doubles(before);
+  for (const int32_t c : channels)
+    for (int64_t j = 0; j < J; ++j)
+      for (int64_t d = 0; d < width; ++d)
+        sum[taps[j] * width + d] += static_cast<double>(fc[c * width + d]) * kernel[c * J + j];
+  loops.pixel_jacobian(m, taps.data(), channels.data(), 3, fc.data(), width, table.data());
+  expect_close(isa, "pixel_jacobian", table, sum);
+}
+
+template <typename T>
 void test_scores(const char* isa, const Loops<T>& loops, int64_t n) {
   const auto dots = normal<T>(n), gram = normal<T>(n), linear = normal<T>(n), before = normal<T>(n);
   const auto pair = integers<int32_t>(n, n), other = integers<int32_t>(n, n);
@@ -307,7 +351,8 @@ void test(const char* isa, const Loops<T>& loops) {
     for (const int64_t width : {1, 15, 16, 17, 40}) test_panels(isa, loops, n, width);
   for (const int64_t rows : {1, 11, 12, 13, 25, 36})
     for (const int64_t k : {1, 3, 12, 41}) test_multiplies(isa, loops, rows, k);
-  for (const int64_t n : {1, 7, 31, 32, 33, 100}) test_scores(isa, loops, n), test_add_squares(isa, loops, n);
+  for (const int64_t n : {1, 7, 31, 32, 33, 100})
+    test_scores(isa, loops, n), test_add_squares(isa, loops, n), test_pairs(isa, loops, n);
 }
 
 }  // namespace

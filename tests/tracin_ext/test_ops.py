@@ -17,6 +17,7 @@ from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend, covers, reason_against
 from tracin_ext.backends.native_cuda import NativeCudaBackend
 from tracin_ext.grouping import group_triples, order_by_head_relation
+from tracin_ext.kept import KeptTriples, keep
 from tracin_ext.ops import has_kernel
 from tracin_ext.packing import pack, pack_model
 from tracin_ext.parameters import LAYERS, parameters_of
@@ -61,6 +62,11 @@ def sorted_triples(count: int) -> Tensor:  # [count, 3]
     return triples[triples[:, 0].argsort()]
 
 
+def ordered_triples(count: int) -> Tensor:  # [count, 3]
+    triples = random_triples(count)
+    return triples[order_by_head_relation(triples)]
+
+
 def influence_block_arguments(count: int = B, tests: int = Q, **of_backend: Any) -> dict[str, Any]:
     native_backend = backend(**of_backend)
     side = native_backend.test_factors(random_triples(tests, seed=1))
@@ -78,13 +84,13 @@ def influence_block_arguments(count: int = B, tests: int = Q, **of_backend: Any)
 def self_influence_block_arguments(count: int = B, **of_backend: Any) -> dict[str, Any]:
     native_backend = backend(**of_backend)
     p = native_backend.parameters
-    model, sizes = native_backend._whole
     everything = p.M is not None
     return {
-        "model": model,
-        "model_sizes": sizes,
+        "model": native_backend.model,
+        "model_sizes": native_backend.sizes,
         "M": p.conv_weight.new_empty(0) if p.M is None else pack(p.M, native_backend.height),
         "tracked": ops.Tracked(everything, everything, True, True, everything, everything, everything),
+        "halves": native_backend.halves,
         "triples": sorted_triples(count),
         "rate": 0.5,
         "scores": p.fc_weight.new_zeros(count),
@@ -100,6 +106,61 @@ def relation_tables_arguments(jacobians: bool = True, **of_backend: Any) -> dict
         "u": torch.zeros_like(model.relation_u),
         "v": torch.zeros_like(native_backend.relation_v),
         "jacobians": torch.zeros_like(model.jacobians[: None if jacobians else 0]),
+    }
+
+
+def relation_pixels_arguments(**of_backend: Any) -> dict[str, Any]:
+    native_backend = backend(**of_backend)
+    return {
+        "model": native_backend.model,
+        "model_sizes": native_backend.sizes,
+        "relation_fc": native_backend.halves.relation_fc,
+        "pixels": torch.zeros_like(native_backend.halves.relation_pixels),
+    }
+
+
+def factor_block_arguments(count: int = B, **of_backend: Any) -> dict[str, Any]:
+    native_backend = backend(**of_backend)
+    return {
+        "model": native_backend.model,
+        "model_sizes": native_backend.sizes,
+        "M": native_backend.packed_M,
+        "tracked": native_backend.tracked,
+        "halves": native_backend.halves,
+        "factors": keep(native_backend, ordered_triples(count)),
+        "first": count // 2,
+        "count": count - count // 2,
+        "S_slack": 1e-6,
+    }
+
+
+def pair_scores_arguments(count: int = B, tests: int = Q, **of_backend: Any) -> dict[str, Any]:
+    native_backend = backend(**of_backend)
+    kept = KeptTriples([native_backend] * 2, [0.5, 0.25], ordered_triples(count))
+    pairs = torch.cartesian_prod(torch.arange(tests), torch.arange(count))
+    return {
+        "models": [x for model in kept.pair_tensors(random_triples(tests, seed=1)) for x in ops.flat(model)],
+        "tracked": [int(flag) for _ in kept.rates for flag in native_backend.tracked],
+        "rates": torch.tensor(kept.rates, dtype=torch.float64),
+        "pairs": pairs,
+        "scores": native_backend.parameters.fc_weight.new_zeros(len(pairs)),
+    }
+
+
+def bounded_top_k_arguments(
+    count: int = B, tests: int = Q, k: int = K, order: int = 0, **of_backend: Any
+) -> dict[str, Any]:
+    arguments = pair_scores_arguments(count, tests, **of_backend)
+    native_backend = backend(**of_backend)
+    lists = KeptTriples([native_backend] * 2, [0.5, 0.25], ordered_triples(count)).lists
+    return {name: arguments[name] for name in ("models", "tracked", "rates")} | {
+        "lists": list(lists),
+        "order": order,
+        "slack": 1e-3,
+        "budget": 1 << 40,
+        "best": arguments["scores"].new_zeros(tests, min(k, count)),
+        "best_index": torch.full((tests, min(k, count)), -1),
+        "work": torch.zeros(tests, 4, dtype=torch.int64),
     }
 
 
@@ -161,6 +222,20 @@ SAMPLES: dict[str, Callable[[str], list[dict[str, Any]]]] = {
         relation_tables_arguments(products="torch", device=device),
         relation_tables_arguments(variant="inverse relations at odd rows", device=device),
     ],
+    "relation_pixels": lambda _: [
+        relation_pixels_arguments(),
+        relation_pixels_arguments(dtype=torch.float64),
+        relation_pixels_arguments(products="torch"),
+        relation_pixels_arguments(variant="inverse relations at odd rows"),
+    ],
+    "factor_block": lambda device: block_samples(factor_block_arguments, device),
+    "pair_scores": lambda device: block_samples(pair_scores_arguments, device),
+    "bounded_top_k": lambda device: [
+        *block_samples(bounded_top_k_arguments, device),
+        bounded_top_k_arguments(tests=0),
+        bounded_top_k_arguments(k=0),
+        bounded_top_k_arguments(k=100, order=2),
+    ],
     "sample_factors": lambda device: block_samples(sample_factors_arguments, device),
     "merge_top_k": lambda device: [
         *(merge_top_k_arguments(count=count, k=k, device=device) for count in (0, 1, 7) for k in (1, 10)),
@@ -174,9 +249,14 @@ ARGUMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "influence_block": influence_block_arguments,
     "self_influence_block": self_influence_block_arguments,
     "relation_tables": relation_tables_arguments,
+    "relation_pixels": relation_pixels_arguments,
+    "factor_block": factor_block_arguments,
+    "pair_scores": pair_scores_arguments,
+    "bounded_top_k": bounded_top_k_arguments,
     "sample_factors": sample_factors_arguments,
     "merge_top_k": merge_top_k_arguments,
 }
+CPU_ONLY = {"relation_tables", "relation_pixels", "factor_block", "pair_scores", "bounded_top_k"}
 
 
 def change(**fields: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -192,7 +272,8 @@ def flattened(value: Any) -> Any:
     """An argument as the op takes it."""
     if not isinstance(value, tuple):
         return value
-    return ops.flat(value) if isinstance(value, ops.ModelTensors | ops.TestTensors) else list(map(int, value))
+    tensors = isinstance(value, ops.ModelTensors | ops.TestTensors | ops.HalfTensors | ops.FactorTensors)
+    return ops.flat(value) if tensors else list(map(int, value))
 
 
 def call(name: str, arguments: dict[str, Any]) -> None:
@@ -284,18 +365,48 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("self_influence_block", "triples", put(torch.full((B, 3), ENTITIES)), f"id {ENTITIES} exceeds the model"),
     ("self_influence_block", "model", lambda x: ops.flat(x)[:-1], "wrong number of tensors"),
     ("self_influence_block", "model_sizes", change(relation_step=put(0)), "relation_step is 0, must be at least 1"),
-    ("self_influence_block", "model", lambda _: backend().model, "the image must be taken whole"),
-    (
-        "self_influence_block",
-        "model",
-        change(middle=change(pixels=lambda x: x.repeat(2))),
-        "the image must be taken whole",
-    ),
+    ("self_influence_block", "model", change(relation_u=lambda x: x[:0]), "relation_u is missing"),
+    ("self_influence_block", "halves", change(head_fc=lambda x: x[:0]), "head_fc or relation_fc is missing"),
+    ("self_influence_block", "halves", change(relation_fc=lambda x: x[1:]), "relation_fc has the wrong shape"),
+    ("self_influence_block", "halves", change(relation_squares=lambda x: x[:0]), "relation_squares is missing"),
+    ("self_influence_block", "halves", change(relation_pixels=lambda x: x[1:]), "relation_pixels has the wrong shape"),
+    ("self_influence_block", "halves", lambda x: list(x)[:-1], r"halves: wrong number of tensors \(3\)"),
+    ("relation_pixels", "relation_fc", lambda x: x[1:], "relation_fc has the wrong shape"),
+    ("relation_pixels", "pixels", lambda x: x[1:], "pixels has the wrong shape"),
+    ("relation_pixels", "pixels", Tensor.double, "wrong dtype"),
+    ("relation_pixels", "model", lambda x: ops.flat(x)[:-1], "wrong number of tensors"),
     ("relation_tables", "u", lambda x: x[1:], "u has the wrong shape"),
     ("relation_tables", "u", Tensor.double, "wrong dtype"),
     ("relation_tables", "v", lambda x: x[:, 1:].contiguous(), "v has the wrong shape"),
     ("relation_tables", "jacobians", lambda x: x[1:], "jacobians has the wrong shape"),
     ("relation_tables", "model", lambda x: ops.flat(x)[:-1], "wrong number of tensors"),
+    ("factor_block", "factors", change(pair=last_plus(1)), "factors: pair: out of range"),
+    ("factor_block", "factors", change(pair_head=last_plus(1)), "factors: pair_head: out of range"),
+    ("factor_block", "factors", change(S=lambda x: x[:, 1:].contiguous()), "factors: S has the wrong shape"),
+    ("factor_block", "factors", change(c=lambda x: x[:0]), "factors: c or q is missing"),
+    ("factor_block", "factors", change(middle_v=lambda x: x[:, 1:].contiguous()), "middle_v or head_v has the wrong"),
+    ("factor_block", "factors", change(triples=last_plus(ENTITIES)), "factors: triples: an id exceeds the model"),
+    ("factor_block", "factors", change(norms=lambda x: x[:, 1:].contiguous()), "norms has the wrong shape"),
+    ("factor_block", "factors", lambda x: list(x)[:-1], r"factors: wrong number of tensors \(14\)"),
+    ("factor_block", "first", put(-1), "rows are out of range"),
+    ("factor_block", "count", put(B), "rows are out of range"),
+    ("factor_block", "halves", change(head_fc=lambda x: x[:0]), "head_fc or relation_fc is missing"),
+    ("pair_scores", "models", lambda x: x[:-1], r"models: wrong number of tensors \(65\)"),
+    ("pair_scores", "models", lambda x: [x[0][:, 1:].contiguous(), *x[1:]], "delta_scale has the wrong shape"),
+    ("pair_scores", "tracked", lambda x: x[1:], r"tracked: wrong number of integers \(13\)"),
+    ("pair_scores", "rates", put(torch.ones(2)), "rates has the wrong dtype"),
+    ("pair_scores", "rates", put(torch.ones(0).double()), "rates: no checkpoint"),
+    ("pair_scores", "pairs", last_plus(B), "pairs: a row is out of range"),
+    ("pair_scores", "scores", lambda x: x[1:], "scores has the wrong shape"),
+    ("bounded_top_k", "lists", lambda x: x[1:], "numbers has the wrong dtype"),
+    ("bounded_top_k", "lists", lambda x: [*x[:9], last_plus(B)(x[9]), *x[10:]], "lists: a row is out of range"),
+    ("bounded_top_k", "lists", lambda x: [*x[:2], last_plus(B)(x[2]), *x[3:]], "lists: a start is out of range"),
+    ("bounded_top_k", "lists", lambda x: [*x[:5], x[5][:1], *x[6:]], "relation_from has too few relations"),
+    ("bounded_top_k", "order", put(3), "order must be 0"),
+    ("bounded_top_k", "slack", put(-1.0), "slack must be from 0 to 1"),
+    ("bounded_top_k", "best", put(torch.zeros(Q, B + 1)), "more than there are training triples"),
+    ("bounded_top_k", "best_index", lambda x: x[:, 1:].contiguous(), "best_index has the wrong shape"),
+    ("bounded_top_k", "work", lambda x: x[:, 1:].contiguous(), "work has the wrong shape"),
     ("merge_top_k", "order", put(3), "order must be 0"),
     ("merge_top_k", "index", put(torch.arange(B - 1)), "index has the wrong shape"),
     ("merge_top_k", "index", put(torch.arange(B) - 1), "index: a number is negative"),
@@ -346,7 +457,7 @@ def test_has_a_cpu_kernel(name: str) -> None:
 @pytest.mark.skipif(not STATUS["cuda_targets"], reason="built without nvcc")
 @EACH_OP
 def test_has_a_cuda_kernel_where_built_with_nvcc(name: str) -> None:
-    assert has_kernel(name, "cuda") == (name != "relation_tables")
+    assert has_kernel(name, "cuda") == (name not in CPU_ONLY)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -492,6 +603,21 @@ def test_both_product_kernels_give_the_factored_scores(products: str, variant: s
     torch.testing.assert_close(scores.cpu(), expected)
     own = native_backend.self_influence(train, 0.5)
     torch.testing.assert_close(own.cpu(), factored.self_influence(train, 0.5))
+
+
+@native
+@pytest.mark.parametrize("layers", [LAYERS, ("entity",), ("relation", "fc")])
+@pytest.mark.parametrize("tables", [True, False])
+def test_self_influence_by_halves(layers: tuple[str, ...], tables: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With tables of the relations, and where they would take too much memory."""
+    if not tables:
+        monkeypatch.setattr("tracin_ext.backends.native.JACOBIAN_BYTES", 0)
+        monkeypatch.setattr("tracin_ext.halves.JACOBIAN_BYTES", 0)
+    native_backend = backend(torch.float64, layers)
+    assert (native_backend.halves.relation_pixels.numel() > 0) == tables
+    factored = FactoredBackend(random_model("plain"), layers, torch.float64, torch.device("cpu"))
+    train = sorted_triples(300)
+    torch.testing.assert_close(native_backend.self_influence(train, 0.5), factored.self_influence(train, 0.5))
 
 
 @pytest.mark.parametrize("kernel", [*DEVICES, "torch"])

@@ -13,9 +13,10 @@ from torch import Tensor
 import tracin_ext
 from tracin_ext.backends.factored import Factors, compute_factors, features, image, linear_image
 from tracin_ext.grouping import Grouped, group_triples, order_by_head_relation
+from tracin_ext.halves import half_tensors
 from tracin_ext.losses import Loss, bce
 from tracin_ext.ops import (
-    ModelSizes,
+    HalfTensors,
     ModelTensors,
     TestSizes,
     TestTensors,
@@ -97,6 +98,7 @@ class NativeBackend:
     name = "native"
     losses: tuple[Loss, ...] | None = (bce,)
     block_device = torch.device("cpu")  # the ops check and group triples there
+    keeps_factors = True  # whether there are ops for single pairs
 
     def __init__(
         self, model: Any, layers: tuple[str, ...], dtype: torch.dtype, device: torch.device, mixed: bool = False
@@ -129,7 +131,9 @@ class NativeBackend:
 
     def _pack(self) -> None:
         """Sets the model as the ops take it, its sizes, the parts of its image, and v of the relations' half."""
-        model, self.sizes, self.parts = pack_model(self.parameters, self.wide, self.height, True, self.mixed)
+        p = self.parameters
+        self.triple_bytes += 4 * p.entity.shape[1] * p.conv_weight.element_size()  # gradients at both embeddings
+        model, self.sizes, self.parts = pack_model(p, self.wide, self.height, True, self.mixed)
         self.model, self.relation_v = self._with_relation_tables(model)
 
     def _with_relation_tables(self, model: ModelTensors) -> tuple[ModelTensors, Tensor]:
@@ -288,22 +292,31 @@ class NativeBackend:
         self.buffer = self.buffer.new_empty(0)
 
     @cached_property
-    def _whole(self) -> tuple[ModelTensors, ModelSizes]:
-        """The model with the image taken whole, for self-influence."""
-        return pack_model(self.parameters, self.wide, self.height, False, self.mixed)[:2]
+    def halves(self) -> HalfTensors:
+        """For the gradients at whole embeddings."""
+        return half_tensors(self.parameters, self.model, self.sizes, self.parts, self.relation_v)
+
+    @cached_property
+    def tracked(self) -> Tracked:
+        """Which gradients count towards norms."""
+        names = self.parameters.tracked
+        return Tracked(*(name.replace("_", ".") in names for name in Tracked._fields))
+
+    @cached_property
+    def packed_M(self) -> Tensor:  # [size_S, size_S] packed, or empty
+        p = self.parameters
+        return p.conv_weight.new_empty(0) if p.M is None else pack(p.M, self.height)
 
     def self_influence(self, triples: Tensor, rate: float) -> Tensor:  # [B, 3] -> [B]
-        p = self.parameters
-        scores = p.conv_weight.new_empty(len(triples))
-        tracked = Tracked(
-            fc="fc" in p.tracked,
-            fc_bias="fc.bias" in p.tracked,
-            bn2_weight="bn2.weight" in p.tracked,
-            bn2_bias="bn2.bias" in p.tracked,
-            entity="entity" in p.tracked,
-            relation="relation" in p.tracked,
-            bias="bias" in p.tracked,
+        scores = self.parameters.conv_weight.new_empty(len(triples))
+        self_influence_block(
+            self.model,
+            self.sizes,
+            self.packed_M,
+            self.tracked,
+            self.halves,
+            triples.cpu().contiguous(),
+            rate,
+            scores,
         )
-        M = p.conv_weight.new_empty(0) if p.M is None else pack(p.M, self.height)
-        self_influence_block(*self._whole, M, tracked, triples.cpu().contiguous(), rate, scores)
         return scores

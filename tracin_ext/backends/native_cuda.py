@@ -15,7 +15,7 @@ from torch import Tensor
 from tracin_ext.backends.factored import features, image
 from tracin_ext.backends.native import NativeBackend, NativeTests
 from tracin_ext.grouping import Grouped, group_triples, order_by_head_relation
-from tracin_ext.ops import ModelSizes, ModelTensors, TestSizes, TestTensors, sample_factors
+from tracin_ext.ops import HalfTensors, TestSizes, TestTensors, sample_factors
 from tracin_ext.packing import columns_of, pack_model
 
 TEST_CHUNK = 1024  # test triples whose factors are computed at a time
@@ -24,6 +24,8 @@ RELATION_CHUNK = 1024  # relations, likewise
 
 class NativeCudaBackend(NativeBackend):
     """On one GPU."""
+
+    keeps_factors = False
 
     def _choose_products(self, mixed: bool) -> None:
         self.height, self.mixed = 0, mixed
@@ -41,8 +43,8 @@ class NativeCudaBackend(NativeBackend):
         self.fixed_bytes = TEST_CHUNK * self.triple_bytes
 
     @property
-    def _whole(self) -> tuple[ModelTensors, ModelSizes]:
-        return self.model, self.sizes
+    def halves(self) -> HalfTensors:
+        return HalfTensors(*[self.parameters.conv_weight.new_empty(0)] * len(HalfTensors._fields))
 
     @cached_property
     def _relation_half_v(self) -> Tensor:  # [R, C P]

@@ -14,6 +14,7 @@ from tracin.digests import digest, digest_models
 from tracin.influence import outcomes
 from tracin.influence.arguments import PRECISIONS, check_ranking, check_triples
 from tracin.influence.blocks import Work, attempt
+from tracin.influence.bounded import Search, keep_factors, reason_against
 from tracin.influence.memory import LEAST_BLOCK, need_of, place_of_results, tile_and_block
 from tracin.influence.passes import Pass
 from tracin.influence.resume import Partial
@@ -47,6 +48,7 @@ class Scorer(OneAtATime):
     _counted: tuple[str, ...]  # the layers, or parameters, whose gradients count
     _backends: list[Backend]  # of the checkpoints
     _timed: Clock
+    search: str
 
     def _ids(self, triples: Any, name: str) -> Tensor:  # [n, 3] int64
         return check_triples(triples, name, self.models[0], self._dictionaries)
@@ -102,8 +104,84 @@ class Scorer(OneAtATime):
 
         work = self._work(len(train), len(test), indices.nbytes + scores.nbytes)
         results = {"indices": indices, "scores": scores}
-        self._score(train, test, Partial(partial, inputs, work, results, self._asked, keep_finished), keep)
+        saved = Partial(partial, inputs, work, results, self._asked, keep_finished)
+
+        def by_bounds(stage: Stage) -> None:
+            self._find_by_bounds(train, test, saved, k, order, stage)
+
+        self._score(train, test, saved, keep, by_bounds)
         return TopK(indices.cpu(), scores.cpu(), **digests)
+
+    def _find_by_bounds(
+        self,
+        train: Tensor,  # [n_train, 3]
+        test: Tensor,  # [n_test, 3]
+        saved: Partial,
+        k: int,
+        order: str,
+        stage: Stage,
+    ) -> None:
+        """Finishes the lists that bounds find for less than blocks of scores cost, if any.
+
+        Only tests that no block has met are looked at. Where most of them are found so, the others are scored in blocks
+        here, as `saved` goes on from whole tests only.
+        """
+        work, scores, indices = saved.work, saved.results["scores"], saved.results["indices"]
+        unfinished = (work.done == 0).nonzero()[:, 0]
+        against = reason_against(self._backends, train, len(unfinished), k, self.memory_limit)
+        self.search = f"in blocks: {against}" if against else ""
+        if against or not len(train):
+            return
+        advance = stage("influence by bounds", len(unfinished), "triples")
+
+        def give(tests: Tensor, best: Tensor, index: Tensor) -> None:
+            with saved.changing():
+                scores[tests], indices[tests] = best, index
+                work.done[tests] = len(train)
+            advance(len(tests))
+            saved.tick()
+
+        with self._timed("training factors"):
+            kept = attempt(keep_factors, self._backends, self.learning_rates, train)
+        if kept is None:
+            self.search = "in blocks: out of memory with factors of the training triples"
+            return
+        with self._timed("influence"):
+            search = Search(kept, test, k, order, give)
+            left = search.find(unfinished)
+        del kept, search.kept
+        scored, compared = search.work.tolist()
+        pairs = len(unfinished) * len(train)
+        self.search = (
+            f"by bounds: {scored:,} of {pairs:,} pairs scored, {compared:,} bounds, {len(left):,} lists in blocks"
+        )
+        if len(left) < len(unfinished):
+            self._score_left(train, test, saved, left, order, stage)
+
+    def _score_left(
+        self,
+        train: Tensor,  # [n_train, 3]
+        test: Tensor,  # [n_test, 3]
+        saved: Partial,
+        left: Tensor,  # [n] index of tests
+        order: str,
+        stage: Stage,
+    ) -> None:
+        """Finishes some of the lists in blocks."""
+        if not len(left):
+            return
+        work, scores, indices = saved.work, saved.results["scores"], saved.results["indices"]
+        own, own_index = scores[left], indices[left]
+
+        def keep(tests: slice, index: Tensor, block: Tensor) -> None:
+            merge_top_k(block.contiguous(), index, order, own[tests], own_index[tests])
+
+        some = Work(len(train), torch.zeros(len(left), dtype=torch.int64), work.tile, work.block)
+        self._score_tiles(train, test[left], Partial(None, dict, some, {}, ""), keep, stage)
+        with saved.changing():
+            scores[left], indices[left] = own, own_index
+            work.done[left] = len(train)
+        saved.tick()
 
     @in_turn
     def warn_of_zeros(
@@ -128,31 +206,44 @@ class Scorer(OneAtATime):
         test: Tensor,  # [n_test, 3]
         saved: Partial,
         keep: Callable[[slice, Tensor, Tensor], None],
+        before: Callable[[Stage], None] = lambda stage: None,
     ) -> None:
         """Calls keep(test triples, index [B] of training triples, scores [Q, B]) for every tile and every block.
 
-        Blocks run through the training triples ordered by (head, relation), whose forward pass is shared.
+        What `before` has finished is left out.
         """
-        work, order = saved.work, self._order(train)
         with self._running(saved) as stage:
-            ready = int((work.done == work.total).sum())  # test triples whose factors have been computed
-            prepared = stage("test factors", len(test), "triples", done=ready)
-            advance = stage("influence", len(test) * len(train), "pairs", done=work.finished)
-            pairs = Pass(train, test, order, saved, keep, self.precision, self._timed, "influence", advance)
-            while (tests := work.next_tile()) is not None:
-                with self._timed("test factors"):
-                    factors = attempt(self._test_factors, test[tests])
-                if factors is None:
-                    work.halve_tile(tests.stop - tests.start)
-                    continue
-                prepared(max(0, tests.stop - ready))
-                ready = max(ready, tests.stop)
-                advance(0)
-                while work.done[tests.start] < len(train):
-                    pairs.score_next(tests, self._block_scores, factors)
-                    if not self.cache_test_factors:
-                        break  # the same tile comes next, its factors computed anew
-                del factors  # before the next ones are computed
+            before(stage)
+            self._score_tiles(train, test, saved, keep, stage)
+
+    def _score_tiles(
+        self,
+        train: Tensor,  # [n_train, 3]
+        test: Tensor,  # [n_test, 3]
+        saved: Partial,
+        keep: Callable[[slice, Tensor, Tensor], None],
+        stage: Stage,
+    ) -> None:
+        """Blocks run through the training triples ordered by (head, relation), whose forward pass is shared."""
+        work, order = saved.work, self._order(train)
+        ready = int((work.done == work.total).sum())  # test triples whose factors have been computed
+        prepared = stage("test factors", len(test), "triples", done=ready)
+        advance = stage("influence", len(test) * len(train), "pairs", done=work.finished)
+        pairs = Pass(train, test, order, saved, keep, self.precision, self._timed, "influence", advance)
+        while (tests := work.next_tile()) is not None:
+            with self._timed("test factors"):
+                factors = attempt(self._test_factors, test[tests])
+            if factors is None:
+                work.halve_tile(tests.stop - tests.start)
+                continue
+            prepared(max(0, tests.stop - ready))
+            ready = max(ready, tests.stop)
+            advance(0)
+            while work.done[tests.start] < len(train):
+                pairs.score_next(tests, self._block_scores, factors)
+                if not self.cache_test_factors:
+                    break  # the same tile comes next, its factors computed anew
+            del factors  # before the next ones are computed
 
     def _order(self, train: Tensor) -> Tensor:  # [n, 3] -> [n]
         """Training triples by (head, relation), as index on the CPU; sorted where that is fastest."""

@@ -84,7 +84,9 @@ class TracIn(Scorer):
             the next one.
 
     Attributes:
-        seconds: what the calls so far took, by stage: "test factors", "influence", "self-influence".
+        seconds: what the calls so far took, by stage: "training factors", "test factors", "influence",
+            "self-influence".
+        search: how the last `top_k` found its lists: by bounds, which leave most pairs out, or in blocks, and why.
         frozen: layers and parameters that are left out because they are frozen.
 
     Raises:
@@ -133,6 +135,7 @@ class TracIn(Scorer):
         self.recompute_activations = recompute_activations
         self.memory_cleanup = memory_cleanup
         self.loss = loss
+        self.search = ""
         self._timed = Clock()
         self.seconds = self._timed.seconds
         job = Job(self.models[0], self._counted, PRECISIONS[precision], loss_named(loss))
@@ -159,7 +162,8 @@ class TracIn(Scorer):
         every = {*self.layers, *self.frozen} >= set(layers_of(self.models[0]))
         layers = "all layers" if every else "layers " + ", ".join(self.layers)
         frozen = f" without the frozen {', '.join(self.frozen)}" if self.frozen else ""
-        return f"{self._backends[0].label}, {self.precision}, {layers}{frozen}, {self.device}{threads}{count}"
+        search = f", top k {self.search}" if self.search else ""
+        return f"{self._backends[0].label}, {self.precision}, {layers}{frozen}, {self.device}{threads}{count}{search}"
 
     def __repr__(self) -> str:
         model = self.models[0]
@@ -217,6 +221,9 @@ class TracIn(Scorer):
         keep_finished: bool = False,
     ) -> TopK:
         """The k most influential training triples of each test triple, without a test-by-train matrix.
+
+        Many test triples, native backend on a CPU: only pairs are scored that bounds on their influences do not
+        exclude, where that takes less time; the lists are the same. `search` says so.
 
         Args:
             train: training triples [n_train, 3], in any form that `influence` takes.
