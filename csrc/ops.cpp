@@ -189,7 +189,7 @@ void pair_scores(const Tensors& models, const Integers& tracked, const Tensor& r
           rows[2 * i] >= 0 && rows[2 * i] < all[0].tests.n && rows[2 * i + 1] >= 0 && rows[2 * i + 1] < all[0].train.n,
           "pairs: a row is out of range");
     T* out = data<T>("scores", scores, device, {n});
-    tracin::pair_scores<T>(all.data(), static_cast<int64_t>(all.size()), rows, n, out, parallel);
+    tracin::pair_scores<T>(all.data(), static_cast<int64_t>(all.size()), rows, n, out, on_own_threads);
   });
 }
 
@@ -212,7 +212,7 @@ void bounded_top_k(const Tensors& models, const Integers& tracked, const Tensor&
     int64_t* told = data<int64_t>("work", work, device, {all[0].tests.n, work_columns});
     if (k)
       tracin::bounded_top_k<T>(all.data(), static_cast<int64_t>(all.size()), in, k, static_cast<Order>(order),
-                               static_cast<T>(slack), budget, out, out_index, told, parallel);
+                               static_cast<T>(slack), budget, out, out_index, told, on_own_threads);
   });
 }
 

@@ -26,6 +26,8 @@ inline void on_team(int64_t n, void (*work)(void*, int64_t), void* context) {
   }
 }
 
+inline const Parallel on_own_threads{&on_team};
+
 // For torch's products, which share themselves out unless they are called by torch's own threads.
 inline void on_torch_threads(int64_t n, void (*work)(void*, int64_t), void* context) {
   std::atomic<int64_t> next{0};
@@ -90,17 +92,17 @@ struct Cpu : Place {
   }
   template <typename T>
   void relation_pixels(const Model<T>& m, const T* relation_fc, T* pixels) const {
-    tracin::relation_pixels<T>(m, relation_fc, pixels, parallel);
+    tracin::relation_pixels<T>(m, relation_fc, pixels, parallel());
   }
   template <typename T>
   void factor_block(const Model<T>& m, const Tracked<T>& on, int64_t first, int64_t B, double S_slack,
                     const Factors<T>& to) const {
-    tracin::factor_block<T>(m, on, first, B, S_slack, to, products<T>(), parallel);
+    tracin::factor_block<T>(m, on, first, B, S_slack, to, products<T>(), parallel());
   }
   template <typename T>
   void merge_top_k(const T* scores, const int64_t* index, int64_t Q, int64_t B, int64_t k, Order order, T* best,
                    int64_t* best_index) const {
-    tracin::merge_top_k<T>(scores, index, Q, B, k, order, best, best_index, Parallel{&on_team});
+    tracin::merge_top_k<T>(scores, index, Q, B, k, order, best, best_index, on_own_threads);
   }
 
  private:
