@@ -231,9 +231,9 @@ def test_out_of_memory_goes_on_in_blocks(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.filterwarnings("ignore:.*image is taken to be")
 @pytest.mark.parametrize("order", ORDERS)
 def test_fb15k237(order: str, data_dir: Path, checkpoints_dir: Path, tmp_path: Path) -> None:
-    """1,024 test triples; all 20,466 take a minute in blocks for each order."""
+    """512 test triples; all 20,466 take a minute in blocks for each order."""
     graph, _ = load_fb15k237(data_dir, checkpoints_dir, tmp_path)
-    tests = graph.test[torch.randperm(len(graph.test), generator=torch.Generator().manual_seed(0))[:1024]]
+    tests = graph.test[torch.randperm(len(graph.test), generator=torch.Generator().manual_seed(0))[:512]]
     ti = TracIn(graph.model, 1e-3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bounded, "LEAST_TESTS", 1 << 30)
@@ -241,7 +241,7 @@ def test_fb15k237(order: str, data_dir: Path, checkpoints_dir: Path, tmp_path: P
         assert ti.search.startswith("in blocks")
     for k in (1, 10, 100):
         top = ti.top_k(graph.train, tests, k, order)
-        assert ti.search.startswith("by bounds") or (order, k) == ("opponents", 100)
+        assert ti.search.startswith("by bounds")
         close = 1e-5 * dense.scores[:, :1].abs().amax()
         torch.testing.assert_close(top.scores.abs(), dense.scores[:, :k].abs(), rtol=1e-5, atol=float(close))
         assert (top.indices == dense.indices[:, :k]).double().mean() >= 0.999
