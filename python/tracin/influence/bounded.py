@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -68,58 +68,77 @@ def keep_factors(
 class Search:
     """Lists of test triples found by bounds so far.
 
-    `give(index of tests, scores, indices of training triples)` takes lists, best first.
+    `give(index of tests, scores, indices of training triples)` takes lists, best first. What is decided does not depend
+    on which of them are there already: a call that goes on where another stopped ends as if that one had not.
     """
 
     kept: KeptTriples
     test: Tensor  # [n_test, 3]
     k: int
     order: str
+    rounds: Tensor  # [n_test] int8, changed: in which round of budgets a list was found; 0: in none so far
     give: Callable[[Tensor, Tensor, Tensor], None]
     work: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64))  # pairs scored, bounds compared
 
     def find(
         self,
-        unfinished: Tensor,  # [n] index of tests
+        unfinished: Tensor,  # [n] index of tests, in order
     ) -> Tensor:  # index of those whose lists are cheaper found in blocks, or whose scores are no finite numbers
         if not self.kept.finite:
             return unfinished
-        most = self._budget(len(unfinished))
-        sample = unfinished[:: max(1, len(unfinished) // SAMPLE)]
-        held: list[tuple[Tensor, Tensor, Tensor]] = []
-        left, numbers = self._find(sample, most, lambda *lists: held.append(lists))
-        budget = best_budget(numbers, self._budget(PASS_TESTS) / 2, PASS_TESTS * len(sample) / len(unfinished))
+        open_ = torch.zeros(len(self.test), dtype=torch.bool).index_fill_(0, unfinished, True)
+        tests = len(self.test)
+        most = self._budget(tests)
+        sample = torch.arange(0, tests, max(1, tests // SAMPLE))
+        found = [*self._lists(sample, most)]
+        numbers = torch.cat([numbers for *_, numbers in found])
+        budget = best_budget(numbers, self._budget(PASS_TESTS) / 2, PASS_TESTS * len(sample) / tests)
         if not budget:
             return unfinished  # all: blocks take adjacent tests together
-        for lists in held:
-            self.give(*lists)
-        rest = unfinished[~torch.isin(unfinished, sample)]
-        left = torch.cat([left, self._find(rest, budget, self.give)[0]])
-        while len(left) and self._budget(len(left)) >= 2 * most:  # a pass of blocks for so few costs more than pairs
-            most = self._budget(len(left))
-            left = self._find(left, most, self.give)[0]
-        return left.sort().values
+        for lists in found:
+            self._take(1, open_, *lists)
+        last = 2
+        self._round(last, open_, budget)
+        # A pass of blocks for few tests costs more than their pairs.
+        while (left := int(((self.rounds == 0) | (self.rounds > last)).sum())) and self._budget(left) >= 2 * most:
+            last, most = last + 1, self._budget(left)
+            self._round(last, open_, most)
+        return unfinished[self.rounds[unfinished] == 0]
+
+    def _round(self, number: int, open_: Tensor, budget: int) -> None:
+        """Looks at what no earlier round has found, always in the same chunks: rounding depends on them."""
+        for some in ((self.rounds == 0) | (self.rounds >= number)).nonzero()[:, 0].split(TESTS):
+            if ((self.rounds[some] == 0) & open_[some]).any():
+                for lists in self._lists(some, budget):
+                    self._take(number, open_, *lists)
+
+    def _take(
+        self, number: int, open_: Tensor, tests: Tensor, scores: Tensor, indices: Tensor, numbers: Tensor
+    ) -> None:
+        new = numbers.isfinite() & (self.rounds[tests] == 0) & open_[tests]
+        self.rounds[tests[new]] = number
+        self.give(tests[new], scores[new], indices[new])
 
     def _budget(self, tests: int) -> int:
         """Numbers that a test's pairs may take, before blocks are cheaper for so many tests."""
         pairs = len(self.kept.lists.numbers) / ALONE * (1 + PASS_TESTS / max(1, tests))
         return int(pairs * self.kept.numbers_of_pair)
 
-    def _find(
+    def _lists(
         self,
         tests: Tensor,  # [n] index
         budget: int,
-        give: Callable[[Tensor, Tensor, Tensor], None],
-    ) -> tuple[Tensor, Tensor]:  # index of those not found; [n] numbers read for each, infinite if it was not found
-        left, numbers = [tests[:0]], [torch.empty(0, dtype=torch.float64)]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:  # [m] of them, [m, k], [m, k], [m] numbers read
+        """Their lists, a few tests at a time; the numbers of a list that was not found are infinite."""
         for some in tests.split(TESTS):
             scores, indices, work = self.kept.top_k(self.test[some], self.k, self.order, budget)
-            found = work[:, 0] == OUTCOMES.index("found")
             self.work += work[:, 1:3].sum(0)
-            left.append(some[~found])
-            numbers.append(work[:, 3].double().masked_fill(~found, torch.inf))
-            give(some[found], scores[found], indices[found])
-        return torch.cat(left), torch.cat(numbers)
+            yield (
+                some,
+                scores,
+                indices,
+                work[:, 3].double().masked_fill(work[:, 0] != OUTCOMES.index("found"), torch.inf),
+            )
 
 
 def best_budget(

@@ -103,7 +103,7 @@ class Scorer(OneAtATime):
             return self._inputs("top_k", trained) | {"test triples": tests, "k": str(k), "order": order}
 
         work = self._work(len(train), len(test), indices.nbytes + scores.nbytes)
-        results = {"indices": indices, "scores": scores}
+        results = {"indices": indices, "scores": scores, "rounds": torch.zeros(len(test), dtype=torch.int8)}
         saved = Partial(partial, inputs, work, results, self._asked, keep_finished)
 
         def by_bounds(stage: Stage) -> None:
@@ -128,9 +128,9 @@ class Scorer(OneAtATime):
         """
         work, scores, indices = saved.work, saved.results["scores"], saved.results["indices"]
         unfinished = (work.done == 0).nonzero()[:, 0]
-        against = reason_against(self._backends, train, len(unfinished), k, self.memory_limit)
+        against = reason_against(self._backends, train, len(test), k, self.memory_limit)
         self.search = f"in blocks: {against}" if against else ""
-        if against or not len(train):
+        if against or not len(train) or not len(unfinished):
             return
         advance = stage("influence by bounds", len(unfinished), "triples")
 
@@ -147,7 +147,7 @@ class Scorer(OneAtATime):
             self.search = "in blocks: out of memory with factors of the training triples"
             return
         with self._timed("influence"):
-            search = Search(kept, test, k, order, give)
+            search = Search(kept, test, k, order, saved.results["rounds"], give)
             left = search.find(unfinished)
         del kept, search.kept
         scored, compared = search.work.tolist()
