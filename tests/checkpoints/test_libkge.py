@@ -162,3 +162,10 @@ def test_fixture(fixtures_dir: Path) -> None:
     wanted = expected_scores(weights, (1, 10, 20), "height", relations, heads)
     with torch.no_grad():
         assert (checkpoint.model.score_tails(heads, relations) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_the_optimizer_holds_the_learning_rate(tmp_path: Path) -> None:
+    optimizer = {"state": {}, "param_groups": [{"lr": 0.0375, "name": "default", "params": [0, 1]}]}
+    state = libkge_state(random_weights(4, 8, skip=SKIP))
+    path = libkge_file(tmp_path / "m.pt", state, WRAPPED, optimizer_state_dict=optimizer)
+    assert load_checkpoint(path).learning_rate == 0.0375

@@ -290,3 +290,34 @@ def test_save_into_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         save_checkpoint(tmp_path / "folder", model)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def unused(norm: str) -> dict[str, Tensor]:
+    """Weights of a model whose training counted batches, but none in this norm, as where its code skips it."""
+    weights = random_weights()
+    for other in BN:
+        weights[f"{other}.num_batches_tracked"] = torch.tensor(0 if other == norm else 9)
+    for end, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+        weights[f"{norm}.{end}"].fill_(value)
+    return weights
+
+
+@pytest.mark.parametrize("norm", BN)
+def test_a_norm_that_is_stored_but_not_used(norm: str, tmp_path: Path) -> None:
+    weights = unused(norm)
+    path = write(tmp_path / "m.pt", rename(weights, DETTMERS))
+    with pytest.raises(InputError, match=f"{norm} saw none of the 9 batches of the training.* remove the tensors of"):
+        load_checkpoint(path)
+    without = {name: value for name, value in weights.items() if not name.startswith(norm)}
+    write(path, rename(without, DETTMERS))
+    assert_scores(load_model(path, embedding_height=20), without, (1, 20, 10), "height")
+    uncounted = {name: value for name, value in weights.items() if name != f"{norm}.num_batches_tracked"}
+    assert_scores(load_model(write(path, rename(uncounted, DETTMERS))), weights, (1, 20, 10), "height")
+
+
+def test_norms_that_are_used(tmp_path: Path) -> None:
+    learned = unused("bn1") | {"bn1.weight": torch.full((C,), 1.5)}  # its statistics are frozen, its weights are not
+    untrained = unused("bn1") | {f"{norm}.num_batches_tracked": torch.tensor(0) for norm in BN}
+    for weights in (learned, untrained):
+        path = write(tmp_path / "m.pt", rename(weights, DETTMERS))
+        assert_scores(load_model(path), weights, (1, 20, 10), "height")

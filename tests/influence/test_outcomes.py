@@ -35,7 +35,7 @@ def test_overflow_is_refused(backend: str) -> None:
     test, train = pairs_of_triples()
     ti = TracIn(random_model(), 1e300, backend=backend)
     for call in (ti.influence, ti.top_k):
-        with pytest.raises(InputError, match=NO_NUMBER + ".*take precision='float64', a smaller learning rate"):
+        with pytest.raises(InputError, match=NO_NUMBER + ".*take float64 .*, a smaller learning rate"):
             call(train, test)
     with pytest.raises(InputError, match=r"the self-influence of training triple \(\d+, \d+, \d+\) is (nan|inf)"):
         ti.self_influence(train)
@@ -80,7 +80,7 @@ def test_the_first_pair_that_is_no_number_is_named() -> None:
     check_finite(scores, train, test, "float32")
     check_finite(scores[:, :0], train[:0], test, "float32")
     scores[1, 2] = float("-inf")
-    with pytest.raises(InputError, match=r"triple \(6, 7, 8\) on test triple \(3, 4, 5\) is -inf.*precision='float64'"):
+    with pytest.raises(InputError, match=r"triple \(6, 7, 8\) on test triple \(3, 4, 5\) is -inf.*--precision float64"):
         check_finite(scores, train, test, "float32")
     with pytest.raises(InputError, match=r"self-influence of training triple \(6, 7, 8\) is -inf.*: a smaller"):
         check_finite(scores[1], train, None, "float64")

@@ -145,7 +145,8 @@ def checkpoint_of(
     layout = detect(name, contents.state, settings)
     tensors = _tensors(name, layout, contents.state)
     sizes = _sizes(name, layout, tensors)
-    _check_norms(name, settings.get("max_norm"), tensors["entity.weight"])
+    _check_embeddings(name, settings.get("max_norm"), tensors["entity.weight"])
+    _check_norms(name, layout, contents.state, tensors)
     found = resolve_image(name, layout, sizes, settings, *image)
     entities = _dictionary(name, "entity", dictionaries[0], contents.entities)
     relations = _dictionary(name, "relation", dictionaries[1], contents.relations)
@@ -232,7 +233,7 @@ def _sizes(path: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Sizes:
     return Sizes(entities, relations, dim, planes, channels, kernel_height, kernel_width, features)
 
 
-def _check_norms(path: str, stored: Any, entities: Tensor) -> None:
+def _check_embeddings(path: str, stored: Any, entities: Tensor) -> None:
     """AttributionAttack's option shortens an embedding when a head is looked up, in place: scores change on the way."""
     limit = 1.0 if stored is True else number(stored)
     longest = float(entities.norm(dim=1).max())
@@ -241,6 +242,22 @@ def _check_norms(path: str, stored: Any, entities: Tensor) -> None:
             f"{path}: an entity's embedding has the norm {longest:.4g}, but the model limits norms to {limit:g} as it "
             "looks embeddings up, so that scores depend on what was looked up before; save it with shortened embeddings"
         )
+
+
+def _check_norms(path: str, layout: Layout, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Some models make a norm and skip it: its values are those it was made with, and no batch was counted."""
+    counters = {norm: f"{norm}.num_batches_tracked" for norm in NORMS}
+    seen = {norm: int(tensors[name]) for norm, name in counters.items() if layout.tensors.get(name) in state}
+    made = {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1}
+    for norm, batches in seen.items():
+        stored = [(tensors[name], value) for end, value in made.items() if (name := f"{norm}.{end}") in tensors]
+        if batches == 0 < max(seen.values()) and all(bool((values == value).all()) for values, value in stored):
+            key = layout.tensors[f"{norm}.running_mean"].removesuffix(".running_mean")
+            raise InputError(
+                f"{path}: {key} saw none of the {max(seen.values()):,} batches of the training, so the model stores it "
+                f"and seems not to use it, and TracIn would; remove the tensors of {key} from the state dict, or only "
+                f"{key}.num_batches_tracked if the model does use it"
+            )
 
 
 def _build(

@@ -183,7 +183,9 @@ def columns_option() -> Any:
     )
 
 
-DICTIONARY = "Dictionary of labels, in any form of the README; needed unless the checkpoint has one."
+DICTIONARY = (
+    "Dictionary of labels, lines label<TAB>id or another form of docs/formats.md; needed unless the checkpoint has one."
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tracin.errors import InputError
 
-SURE = "as where a score is above 104, float32's greatest that has a loss"  # exp(-104) is its least positive number
+SURE = "as where a score is above 104, whose loss float32 rounds to 0"  # exp(-104) is near its least positive number
+FLOAT64 = 'take float64 (--precision float64, argument precision="float64")'
 BEST = {"absolute": "has any influence on it", "proponents": "is its proponent", "opponents": "is its opponent"}
 PEEK = 64  # influences; a row whose first ones are 0 is looked at whole
 
@@ -31,7 +32,7 @@ def check_finite(
         value, what = scores[column], f"the self-influence of {whose}"
     else:
         value, what = scores[row[0], column], f"the influence of {whose} on test triple {told(test[row[0]])}"
-    wider = "" if precision == "float64" else "take precision='float64', "
+    wider = "" if precision == "float64" else f"{FLOAT64}, "
     raise InputError(
         f"{what} is {value.item()}, not a finite number: {wider}a smaller learning rate, or weights that are not as "
         f"large; a model that is no ConvE must give a finite score for one triple alone"
@@ -64,11 +65,7 @@ def warn_of_zeros(
     """One warning for those whose gradient is 0, and one for lists of triples that have no influence."""
     flat = rows[norms == 0]
     if len(flat):
-        remedy = (
-            "nothing can influence it"
-            if precision == "float64"
-            else f"{SURE}; take precision='float64', which resolves it"
-        )
+        remedy = "nothing can influence it" if precision == "float64" else f"{SURE}; {FLOAT64}, which resolves it"
         width = "float64" if precision == "float64" else "float32"
         warnings.warn(
             f"all influences on {_several(test, flat)} are 0: the gradient of its loss is 0 in {width}, {remedy}",
