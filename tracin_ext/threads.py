@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -27,8 +30,25 @@ def each_in_a_thread(function: Callable[[Item], Result], items: Sequence[Item]) 
         with torch.no_grad():
             return function(item)
 
-    try:
-        with ThreadPoolExecutor(min(threads, len(items)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(call, items)
-    finally:
-        torch.set_num_threads(threads)  # also what new threads begin with, which the workers have changed
+    yield from _pool(os.getpid(), threads).map(call, items)
+
+
+@functools.lru_cache(maxsize=4)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of one PyTorch thread each, kept: new ones begin with memory that nobody has touched.
+
+    A child after fork has none of its parent's threads, and makes its own.
+    """
+    started = threading.Barrier(threads + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="tracin", initializer=begin)
+    for _ in range(threads):
+        pool.submit(started.wait)
+    started.wait()
+    started.wait()
+    torch.set_num_threads(threads)  # also what new threads begin with, which the workers have changed
+    return pool
