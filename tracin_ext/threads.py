@@ -43,6 +43,7 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 
     def begin() -> None:
         torch.set_num_threads(1)
+        torch.get_num_threads()  # which settles it: a thread takes PyTorch's number when it first needs one
         started.wait()
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tracin", initializer=begin)
