@@ -133,7 +133,7 @@ def w2_block(w2: dict[str, Any]) -> list[str]:
             seconds(row["prepare_s"]),
             rate(row["pairs_per_s"]),
             f"{row['plain_limit_share']:.2f}",
-            f"{row['done_limit_share']:.2f}",
+            f"{row['done_limit_share']:.2f}" if "done_limit_share" in row else "-",
             f"{row['error']:.0e}",
             f"{row['top_10_overlap']:.3f}",
             memory(row["peak_bytes"]),
