@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,42 @@ def test_work_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     calls.clear()
     again = TracIn(model, 1.0).top_k(train, tests, 5, partial=file)
     assert torch.equal(again.indices, expected.indices) and not calls
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many training triples had their factors computed, at each time."""
+    sizes: list[int] = []
+    make = scorer.keep_factors
+
+    def counted(backends: Any, rates: Any, train: Tensor) -> KeptTriples:
+        sizes.append(len(train))
+        return make(backends, rates, train)
+
+    monkeypatch.setattr(scorer, "keep_factors", counted)
+    return sizes
+
+
+@pytest.mark.usefixtures("always")
+def test_a_second_question_finds_the_factors_there(made: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "LEAST_TESTS", 512)  # not for so few tests, if it were not for those that follow
+    model = random_model()
+    tests, train = triples_of(model)
+    warm, cold = TracIn(model, 1.0, memory_cleanup=False), TracIn(model, 1.0)
+    for some in (tests[:1], tests[3:5], tests[:1]):
+        found, expected = (ti.top_k(train.clone(), some, 5) for ti in (warm, cold))
+        assert torch.equal(found.indices, expected.indices)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-5, atol=1e-6)
+    assert made == [TRAIN] and cold.search.startswith("in blocks") and warm.search.startswith("by bounds")
+    fewer = train[:-1]
+    assert torch.equal(warm.top_k(fewer, tests, 5).indices, cold.top_k(fewer, tests, 5).indices)
+    assert made == [TRAIN, TRAIN - 1]
+    other = pickle.loads(pickle.dumps(warm))
+    assert other._kept is None and warm._kept is not None
+    assert torch.equal(other.top_k(fewer, tests, 5).indices, warm.top_k(fewer, tests, 5).indices)
+    warm.memory_cleanup = True
+    warm.top_k(fewer, tests, 5)
+    assert warm._kept is None
 
 
 @pytest.mark.usefixtures("always")

@@ -32,8 +32,13 @@ def reason_against(
     tests: int,
     k: int,
     limit: int | None,  # memory of the whole process
+    lasting: bool = False,
+    there: bool = False,
 ) -> str | None:
-    """Why lists are not to be found by bounds, by what is known beforehand; None if they are."""
+    """Why lists are not to be found by bounds, by what is known beforehand; None if they are.
+
+    `lasting`: the factors of the training triples will serve later calls; `there`: they are in memory already.
+    """
     natives = [backend for backend in backends if isinstance(backend, NativeBackend) and backend.keeps_factors]
     if len(natives) < len(backends):
         return "the backend scores no single pairs"
@@ -41,10 +46,12 @@ def reason_against(
         return "the precision is mixed"
     if any({"entity", "relation"}.isdisjoint(backend.parameters.tracked) for backend in natives):
         return "without entities and relations, bounds tell little"
-    if tests < LEAST_TESTS:
+    if tests < LEAST_TESTS and not (lasting or there):
         return f"fewer than {LEAST_TESTS} test triples"
     if k * LEAST_SHARE > len(train):
         return f"lists are longer than 1/{LEAST_SHARE} of the training triples"
+    if there:
+        return None
     needed = max(b.triple_bytes for b in natives) * BLOCK + len(natives) * ROW_BYTES * len(train)
     needed += sum(b.test_bytes * min(tests, TESTS) + kept_bytes(b, train) for b in natives)
     cpu = torch.device("cpu")

@@ -27,6 +27,7 @@ from tracin.triples.labels import Dictionaries
 from tracin_ext.backends import Backend
 from tracin_ext.full_float32 import full_float32
 from tracin_ext.grouping import order_by_head_relation
+from tracin_ext.kept import KeptTriples
 from tracin_ext.ops import merge_top_k
 
 
@@ -48,7 +49,13 @@ class Scorer(OneAtATime):
     _counted: tuple[str, ...]  # the layers, or parameters, whose gradients count
     _backends: list[Backend]  # of the checkpoints
     _timed: Clock
+    _kept: (
+        tuple[str, KeptTriples] | None
+    )  # the last call's, by the digest of its triples, where memory is not cleaned up
     search: str
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_kept": None}
 
     def _ids(self, triples: Any, name: str) -> Tensor:  # [n, 3] int64
         return check_triples(triples, name, self.models[0], self._dictionaries)
@@ -107,7 +114,7 @@ class Scorer(OneAtATime):
         saved = Partial(partial, inputs, work, results, self._asked, keep_finished)
 
         def by_bounds(stage: Stage) -> None:
-            self._find_by_bounds(train, test, saved, k, order, stage)
+            self._find_by_bounds(train, digests["train_digest"], test, saved, k, order, stage)
 
         self._score(train, test, saved, keep, by_bounds)
         return TopK(indices.cpu(), scores.cpu(), **digests)
@@ -115,6 +122,7 @@ class Scorer(OneAtATime):
     def _find_by_bounds(
         self,
         train: Tensor,  # [n_train, 3]
+        train_digest: str,
         test: Tensor,  # [n_test, 3]
         saved: Partial,
         k: int,
@@ -128,7 +136,9 @@ class Scorer(OneAtATime):
         """
         work, scores, indices = saved.work, saved.results["scores"], saved.results["indices"]
         unfinished = (work.done == 0).nonzero()[:, 0]
-        against = reason_against(self._backends, train, len(test), k, self.memory_limit)
+        kept = self._kept[1] if self._kept is not None and self._kept[0] == train_digest else None
+        lasting = not self.memory_cleanup
+        against = reason_against(self._backends, train, len(test), k, self.memory_limit, lasting, kept is not None)
         self.search = f"in blocks: {against}" if against else ""
         if against or not len(train) or not len(unfinished):
             return
@@ -141,11 +151,15 @@ class Scorer(OneAtATime):
             advance(len(tests))
             saved.tick()
 
-        with self._timed("training factors"):
-            kept = attempt(keep_factors, self._backends, self.learning_rates, train)
+        if kept is None:
+            self._kept = None  # before there are others
+            with self._timed("training factors"):
+                kept = attempt(keep_factors, self._backends, self.learning_rates, train)
         if kept is None:
             self.search = "in blocks: out of memory with factors of the training triples"
             return
+        if lasting:
+            self._kept = train_digest, kept
         with self._timed("influence"):
             search = Search(kept, test, k, order, saved.results["rounds"], give)
             left = search.find(unfinished)
@@ -225,6 +239,8 @@ class Scorer(OneAtATime):
         stage: Stage,
     ) -> None:
         """Blocks run through the training triples ordered by (head, relation), whose forward pass is shared."""
+        if saved.work.next_tile() is None:
+            return
         work, order = saved.work, self._order(train)
         ready = int((work.done == work.total).sum())  # test triples whose factors have been computed
         prepared = stage("test factors", len(test), "triples", done=ready)
@@ -293,6 +309,7 @@ class Scorer(OneAtATime):
             yield
         finally:
             if self.memory_cleanup:
+                self._kept = None
                 for backend in self._backends:
                     backend.free_buffers()
                 if self.device.type == "cuda":

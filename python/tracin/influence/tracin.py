@@ -81,7 +81,8 @@ class TracIn(Scorer):
         recompute_activations: gradient checkpointing: the backward pass computes activations again instead of keeping
             them. It changes the sequential backend only: the others keep no activations beyond a block.
         memory_cleanup: give the buffers of blocks (and cached CUDA memory) back after each call; False keeps them for
-            the next one.
+            the next one, and on a CPU `top_k` the factors of its training triples (1.4 GB for FB15k-237): further
+            questions to the same training triples then take milliseconds.
 
     Attributes:
         seconds: what the calls so far took, by stage: "training factors", "test factors", "influence",
@@ -136,6 +137,7 @@ class TracIn(Scorer):
         self.memory_cleanup = memory_cleanup
         self.loss = loss
         self.search = ""
+        self._kept = None
         self._timed = Clock()
         self.seconds = self._timed.seconds
         job = Job(self.models[0], self._counted, PRECISIONS[precision], loss_named(loss))
