@@ -7,20 +7,15 @@
 #include <algorithm>
 
 #include "pairs.h"
+#include "ranking.h"
 
 namespace tracin {
 namespace {
 
+using cpu::Entry;
 using cpu::Shared;
 
 constexpr int64_t stretch = 256;  // entries of a list whose bounds are computed together
-
-template <typename T>
-struct Entry {
-  T key, score;
-  int64_t index;
-  bool operator<(const Entry& other) const { return key != other.key ? key > other.key : index < other.index; }
-};
 
 template <typename T>
 struct Candidate {

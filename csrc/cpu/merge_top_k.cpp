@@ -1,27 +1,14 @@
 // Keeps each test's best k of all scores seen so far. Cost: one comparison a score, and a sort of the few that enter.
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <vector>
 
-#include "../kernels.h"
+#include "ranking.h"
 
 namespace tracin {
 namespace {
 
-// NaN is worse than any number.
-template <typename T>
-T key_of(T score, Order order) {
-  if (std::isnan(score)) return -std::numeric_limits<T>::infinity();
-  return order == Order::absolute ? std::fabs(score) : order == Order::proponents ? score : -score;
-}
-
-template <typename T>
-struct Entry {
-  T key, score;
-  int64_t index;
-  bool operator<(const Entry& other) const { return key != other.key ? key > other.key : index < other.index; }
-};
+using cpu::Entry;
+using cpu::key_of;
 
 template <typename T>
 void keep_best(std::vector<Entry<T>>& entries, int64_t k) {
