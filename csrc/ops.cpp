@@ -146,6 +146,19 @@ void relation_pixels(const Tensors& model, const Integers& model_sizes,
   });
 }
 
+// Rows write to their pair's and head's, which must count what is distinct, in order.
+template <typename T>
+void check_order(const Factors<T>& x, int64_t first, int64_t count) {
+  for (int64_t i = first; i < first + count; ++i) {
+    const int64_t *triple = x.triples + 3 * i, pair = x.pair[i];
+    const bool other_head = !i || triple[0] != triple[-3], other = other_head || triple[1] != triple[-2];
+    check(pair == (i ? x.pair[i - 1] + other : 0), "factors: pair: does not count the distinct (head, relation)");
+    if (x.head_v && other)
+      check(x.pair_head[pair] == (i ? x.pair_head[pair - 1] + other_head : 0),
+            "factors: pair_head: does not count the distinct heads");
+  }
+}
+
 void factor_block(const Tensors& model, const Integers& model_sizes, const Tensor& M, const Integers& tracked,
                   const Tensors& halves,
                   const Tensors& factors,  // changed: rows first .. first + count, and their pairs and heads
@@ -164,7 +177,8 @@ void factor_block(const Tensors& model, const Integers& model_sizes, const Tenso
     const Factors<T> to = factors_of<T>(f, device, m.D, m.entities);
     f.end();
     check_ids(m, to.triples, to.n, "factors: triples");
-    check(first >= 0 && count >= 0 && first + count <= to.n, "factor_block: rows are out of range");
+    check(first >= 0 && count >= 0 && first <= to.n && count <= to.n - first, "factor_block: rows are out of range");
+    check_order(to, first, count);
     if (!count) return;
     check(!on.M == !to.S && (!to.S || to.size_S == m.size_S()), "factors: S has the wrong shape");
     check(!(on.entity && !to.c) && !(on.relation && !to.q), "factors: c or q is missing");
