@@ -21,16 +21,14 @@ def each_in_a_thread(function: Callable[[Item], Result], items: Sequence[Item]) 
     PyTorch's own threads meet after every operation, and spin until the last one has come: where other programs want
     the cores, small operations then take tens of times longer.
     """
-    threads = torch.get_num_threads()
-    if threads == 1 or len(items) < 2:
-        yield from map(function, items)
-        return
 
     def call(item: Item) -> Result:
         with torch.no_grad():
             return function(item)
 
-    yield from _pool(os.getpid(), threads).map(call, items)
+    threads = torch.get_num_threads()
+    alone = threads == 1 or len(items) < 2
+    yield from map(call, items) if alone else _pool(os.getpid(), threads).map(call, items)
 
 
 @functools.lru_cache(maxsize=4)

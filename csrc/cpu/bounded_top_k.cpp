@@ -62,8 +62,7 @@ class Search {
   }
 
   void offer(T score, int64_t row) {
-    const T key = order_ == Order::absolute ? std::fabs(score) : order_ == Order::proponents ? score : -score;
-    const Entry<T> entry = {key, score, lists_.index[row]};
+    const Entry<T> entry = {cpu::key_of(score, order_), score, lists_.index[row]};
     if (full()) {
       if (!(entry < best_.front())) return;
       std::pop_heap(best_.begin(), best_.end());

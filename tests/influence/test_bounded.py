@@ -13,7 +13,7 @@ from torch import Tensor
 
 import tracin_ext
 from bench.graphs import load_fb15k237
-from tests.samples.models import EDGES, VARIANTS, random_model, random_triples
+from tests.samples.models import EDGES, VARIANTS, extreme, random_model, random_triples, saturated
 from tracin import InputError, TopK, TracIn
 from tracin.influence import bounded, scorer
 from tracin.influence.bounded import best_budget
@@ -79,19 +79,6 @@ def test_lists_are_those_of_all_scores(variant: str) -> None:
 def test_lists_of_layers(layers: Any, precision: str) -> None:
     model = random_model()
     check(TracIn(model, 1.0, layers=layers, precision=precision), *triples_of(model))
-
-
-def extreme(model: ConvE) -> None:
-    model.entity.weight[0] *= 1e4
-    model.entity.weight[1] *= 1e-6
-    model.entity.weight[2] = 0
-    model.relation.weight[1] *= 100
-
-
-def saturated(model: ConvE) -> None:
-    """No gradient where the tail is one of these."""
-    assert model.bias is not None
-    model.bias[2:8] = 500
 
 
 @pytest.mark.usefixtures("always")

@@ -88,6 +88,20 @@ def random_model(variant: str = "plain", seed: int = 0) -> ConvE:
     return model
 
 
+def extreme(model: ConvE) -> None:
+    """Changes it: gradients of very different norms, and none."""
+    model.entity.weight[0] *= 1e4
+    model.entity.weight[1] *= 1e-6
+    model.entity.weight[2] = 0
+    model.relation.weight[1] *= 100
+
+
+def saturated(model: ConvE) -> None:
+    """Changes it: no gradient where the tail is one of these."""
+    assert model.bias is not None
+    model.bias[2:8] = 500
+
+
 def random_triples(size: int, seed: int = 0) -> Tensor:  # [size, 3]
     """Few ids, so that every coincidence occurs; a self-loop and a duplicate where there is room."""
     generator = torch.Generator().manual_seed(seed)

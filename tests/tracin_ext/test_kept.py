@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import tracin_ext
-from tests.samples.models import EDGES, VARIANTS, pairs_of_triples, random_model, random_triples
+from tests.samples.models import EDGES, VARIANTS, extreme, pairs_of_triples, random_model, random_triples, saturated
 from tracin.influence.layers import layers_of
 from tracin.model import ConvE
 from tracin_ext import ops
@@ -86,19 +86,6 @@ def test_pair_scores_are_those_of_the_factored_form(variant: str, dtype: torch.d
 def test_lists_of_layers(layers: tuple[str, ...], dtype: torch.dtype) -> None:
     tests, train = pairs_of_triples(300)
     check_lists(kept_of([random_model()], layers, dtype, train), tests, (1, 10, 50, 300))
-
-
-def extreme(model: ConvE) -> None:
-    model.entity.weight[0] *= 1e4
-    model.entity.weight[1] *= 1e-6
-    model.entity.weight[2] = 0
-    model.relation.weight[1] *= 100
-
-
-def saturated(model: ConvE) -> None:
-    """No gradient where the tail is one of these."""
-    assert model.bias is not None
-    model.bias[2:8] = 500
 
 
 def alike(model: ConvE) -> None:
