@@ -292,6 +292,13 @@ class NativeBackend:
         self.buffer = self.buffer.new_empty(0)
 
     @cached_property
+    def full_model(self) -> ModelTensors:
+        """The model without products in bfloat16."""
+        model, none = self.model, torch.empty(0, dtype=torch.bfloat16)
+        parts = {name: getattr(model, name) for name in ("head_half", "middle", "relation_half")}
+        return model._replace(**{name: part._replace(narrow_backward=none) for name, part in parts.items()})
+
+    @cached_property
     def halves(self) -> HalfTensors:
         """For the gradients at whole embeddings."""
         return half_tensors(self.parameters, self.model, self.sizes, self.parts, self.relation_v)
