@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tracin_ext.ops import DENSE_PARTS, FactorTensors, ListTensors
+from tracin_ext.ops import DENSE_PARTS, ListTensors
 
 TOTALS = 1 << 20  # triples whose norms are in float64 at a time
 

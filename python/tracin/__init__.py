@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tracin import index
+    from tracin import index as index
     from tracin.checkpoints.load import Checkpoint, load_checkpoint, load_model
     from tracin.checkpoints.save import save_checkpoint
     from tracin.errors import InputError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "Checkpoint", "ConvE", "Index", "InputError", "TopK", "TracIn", "from_pykeen", "index", "info", "load_checkpoint",
+    "Checkpoint", "ConvE", "Index", "InputError", "TopK", "TracIn", "from_pykeen", "info", "load_checkpoint",
     "load_model", "read_dictionary", "read_triples", "save_checkpoint", "self_influence_frame", "train",
 ]  # fmt: skip
 

@@ -139,8 +139,8 @@ def check_memory(
         )
     if limit is None and needed > available_bytes(cpu):
         raise InputError(
-            f"this index needs {format_size(needed)} of memory while it is built, and {format_size(available_bytes(cpu))}"
-            " are free; close other programs"
+            f"this index needs {format_size(needed)} of memory while it is built, and "
+            f"{format_size(available_bytes(cpu))} are free; close other programs"
         )
 
 

@@ -1,7 +1,7 @@
 """Dictionaries of millions of labels that are open at once: a label is read when it is asked for.
 
-Arrays of n labels: text [bytes] uint8, the labels in the order of ids one after the other as UTF-8; ends [n] int64, where
-each ends in it; sorted [n] int32, ids in the order of their labels' bytes.
+Arrays of n labels: text [bytes] uint8, the labels in the order of ids one after the other as UTF-8; ends [n] int64,
+where each ends in it; sorted [n] int32, ids in the order of their labels' bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class LabelOfId(Mapping[int, str]):
     """id -> label, ids 0..n-1."""
 
     def __init__(self, text: Tensor, ends: Tensor, sorted_: Tensor) -> None:
-        self.text, self.ends, self.sorted = memoryview(text.numpy()), ends, sorted_
+        self.text, self.ends, self.sorted = memoryview(text.numpy().data), ends.numpy(), sorted_.numpy()
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from tracin.digests import intact, sealed
-from tracin.errors import InputError, plain, quote
+from tracin.errors import InputError, quote
 from tracin.files import LOCK, locked, remove_parts, replacing, saying_which_is_full
 from tracin.machine import version
 
@@ -36,7 +36,9 @@ ARRAYS = re.compile(r"arrays-\d+-[0-9a-f]{16}")
 NAME = re.compile(r"[a-z0-9_.]{1,100}", re.IGNORECASE)
 PIECE = 32 << 20  # bytes of a file under one checksum, so that threads share a file
 BUFFER = 1 << 20
-DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8)}
+DTYPES = {
+    str(t).removeprefix("torch."): t for t in (torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8)
+}
 REMEDY = "build it again with tracin index build"
 
 
@@ -61,7 +63,7 @@ class Writer:
         if not rows.numel():
             return
         with open(self.folder / f"{name}.bin", "ab") as file:
-            data = memoryview(rows.flatten().view(torch.uint8).numpy())
+            data = memoryview(rows.flatten().view(torch.uint8).numpy().data)
             file.write(data)
         while len(data):
             filled = facts["bytes"] % PIECE
@@ -95,7 +97,8 @@ def building(directory: Path) -> Iterator[tuple[Writer, dict[str, Any]]]:
                     arrays.mkdir()
                 except OSError as error:
                     raise InputError(f"{directory}: cannot write to it ({error.strerror}); name another") from None
-                writer, facts = Writer(arrays), {}
+                writer = Writer(arrays)
+                facts: dict[str, Any] = {}
                 yield writer, facts
                 whole = {"format": FORMAT, "version": VERSION, "tracin": version(), "byte order": "little"}
                 whole |= {**facts, "folder": arrays.name, "arrays": writer.arrays}
@@ -178,7 +181,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not the manifest of an index; name the folder that tracin index build wrote")
     if content.get("version") != VERSION:
         raise InputError(
-            f"{directory} is an index of version {quote(content.get('version'))}, this program reads {VERSION}; {REMEDY}"
+            f"{directory} is an index of version {quote(content.get('version'))}, this program reads {VERSION}; "
+            f"{REMEDY}"
         )
     if not intact(content):
         raise InputError(f"{path} is not as it was written; {REMEDY}")

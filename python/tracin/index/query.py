@@ -90,7 +90,9 @@ class Index:
         self.tracin._kept = self._known, kept
 
     def __repr__(self) -> str:
-        return f"Index({self.directory}: {len(self)} training triples, {self._facts['store']}, {self.tracin.description})"
+        return (
+            f"Index({self.directory}: {len(self)} training triples, {self._facts['store']}, {self.tracin.description})"
+        )
 
     def __len__(self) -> int:
         """Training triples."""
@@ -151,7 +153,10 @@ class Index:
         Raises:
             InputError: if they differ.
         """
-        found = {"model weights": digest_models(self.tracin.models), "training triples": digest({"": self.train})}
+        found: dict[str, str | None] = {
+            "model weights": digest_models(self.tracin.models),
+            "training triples": digest({"": self.train}),
+        }
         for name, labels in zip(("entity", "relation"), self._labels, strict=True):
             found[f"{name} labels"] = None if labels is None else digest_of([*labels.values()])
         for name, value in found.items():

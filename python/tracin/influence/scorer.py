@@ -56,8 +56,9 @@ class Scorer(OneAtATime):
         return super().__getstate__() | {"_kept": None}
 
     def _ids(self, triples: Any, name: str) -> Tensor:  # [n, 3] int64
-        if self._known is not None and triples is self._known[0]:
-            return self._known[0]
+        known: Tensor | None = None if self._known is None else self._known[0]
+        if known is not None and triples is known:
+            return known
         return check_triples(triples, name, self.models[0], self._dictionaries)
 
     def _digest(
@@ -178,9 +179,7 @@ class Scorer(OneAtATime):
         scored, compared = search.work.tolist()
         pairs = len(unfinished) * len(train)
         how = "by bounds" if self.precision != "mixed" else "by bounds, in float32"
-        self.search = (
-            f"{how}: {scored:,} of {pairs:,} pairs scored, {compared:,} bounds, {len(left):,} lists in blocks"
-        )
+        self.search = f"{how}: {scored:,} of {pairs:,} pairs scored, {compared:,} bounds, {len(left):,} lists in blocks"
         if len(left) < len(unfinished):
             self._score_left(train, test, saved, left, order, stage)
 
