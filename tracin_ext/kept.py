@@ -81,7 +81,6 @@ def keep(
         head_squares=new(heads),
         norms=new(n, NORM_PARTS),
     )
-    slack = 0.0 if p.M is None else 2 * backend.size_S * torch.finfo(p.dtype).eps * float(p.M.abs().sum(1).max())
     for start in range(0, n, BLOCK):
         factor_block(
             backend.full_model,
@@ -92,7 +91,7 @@ def keep(
             factors,
             start,
             min(BLOCK, n - start),
-            slack,
+            backend.S_slack,
         )
     return factors
 

@@ -17,8 +17,8 @@ def start(module: str = "tracin.cli", command: str = "main", prog_name: str = "t
     try:
         with timed("PyTorch"):
             import_module("torch")
-        load_later("polars")  # a quarter of a second, of which questions to an index have no use
         with timed("tracin"):
+            load_later("polars")  # a fifth of a second, of which questions to an index have no use
             run = getattr(import_module(module), command)
         run(prog_name=prog_name, default_map=defaults)
     except KeyboardInterrupt:

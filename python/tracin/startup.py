@@ -6,9 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import LazyLoader, find_spec, module_from_spec
+from importlib import import_module
+from importlib.util import find_spec
+from threading import RLock
+from types import ModuleType
+from typing import Any
 
 seconds: dict[str, float] = {}  # by stage
+_loading = RLock()
 
 
 @contextmanager
@@ -20,12 +25,20 @@ def timed(stage: str) -> Iterator[None]:
         seconds[stage] = time.perf_counter() - start
 
 
+class _Later(ModuleType):
+    """In place of a module until an attribute of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        with _loading:
+            if sys.modules.get(self.__name__) is self:
+                del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)
+
+
 def load_later(name: str) -> None:
     """`import name` is done at once from now on, and the module is executed when an attribute of it is asked for."""
     spec = None if name in sys.modules else find_spec(name)
-    if spec is None or spec.loader is None:
-        return
-    spec.loader = LazyLoader(spec.loader)
-    module = module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    if spec is not None:
+        later = _Later(name)
+        later.__spec__, later.__file__ = spec, spec.origin  # which are asked for without a wish for the module
+        sys.modules[name] = later

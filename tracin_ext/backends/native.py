@@ -310,6 +310,12 @@ class NativeBackend:
         return Tracked(*(name.replace("_", ".") in names for name in Tracked._fields))
 
     @cached_property
+    def S_slack(self) -> float:
+        """What rounding may take from S^T M S, as a share of |S|^2."""
+        p = self.parameters
+        return 0.0 if p.M is None else 2 * self.size_S * torch.finfo(p.dtype).eps * float(p.M.abs().sum(1).max())
+
+    @cached_property
     def packed_M(self) -> Tensor:  # [size_S, size_S] packed, or empty
         p = self.parameters
         return p.conv_weight.new_empty(0) if p.M is None else pack(p.M, self.height)

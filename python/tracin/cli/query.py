@@ -34,6 +34,7 @@ from tracin.results.writers import Influences
 from tracin.streams import say, show
 from tracin.triples.labels import Labels
 from tracin.triples.named import named_triple
+from tracin.triples.read import Triple
 
 STDIN = "-"
 LONGEST_LINE = 1 << 20  # bytes
@@ -81,15 +82,18 @@ def query(options: QueryOptions) -> None:
         torch.set_num_threads(options.threads)
     with clock("opening the index"):
         opened = Index(options.directory, memory_limit=options.memory_limit)
-    failed = 0
-    for number, question in enumerate(lines_of_stdin() if from_stdin else named(options.texts)):
+    failed, labels = 0, labels_of(opened)
+    if not from_stdin:
+        for number, triple in enumerate([triple_of(opened, each, options) for each in named(options.texts)]):
+            with clock("answering"):
+                result = answer(opened, triple, number, options)
+            show_result(result, labels, options.json)
+    for number, question in enumerate(lines_of_stdin() if from_stdin else ()):
         try:
             with clock("answering"):
-                result = answer(opened, question, number, options)
-            show_result(result, labels_of(opened), options.json)
+                result = answer(opened, triple_of(opened, question, options), number, options)
+            show_result(result, labels, options.json)
         except InputError as error:
-            if not from_stdin:
-                raise
             failed += 1
             tell(error, str(error))
     if not options.quiet:
@@ -114,7 +118,7 @@ def lines_of_stdin() -> Iterator[Question]:
             yield Question(tuple(text.split("\t") if "\t" in text else text.split()), called)
 
 
-def answer(opened: Index, question: Question, number: int, options: QueryOptions) -> Influences:
+def triple_of(opened: Index, question: Question, options: QueryOptions) -> Triple:
     if len(question.texts) != 3:
         raise InputError(
             f"{question.called} has {len(question.texts)} columns; expected head, relation and tail with tabs between"
@@ -122,7 +126,10 @@ def answer(opened: Index, question: Question, number: int, options: QueryOptions
     entities = opened.entity_to_id or ids(opened.tracin.models[0].num_entities)
     relations = opened.relation_to_id or ids(opened.tracin.models[0].num_relations)
     numeric = options.numeric_triples or opened.labels is None
-    triple = named_triple(question.texts, entities, relations, opened.labels, numeric, question.called)
+    return named_triple(question.texts, entities, relations, opened.labels, numeric, question.called)
+
+
+def answer(opened: Index, triple: Triple, number: int, options: QueryOptions) -> Influences:
     top = opened.top_k(torch.tensor([triple]), options.top_k, options.order)
     return Influences(number, triple, None, opened.train[top.indices[0]], top.scores[0], top.indices[0])
 

@@ -62,8 +62,11 @@ class Writer:
             facts["shape"][0] += len(rows)
         if not rows.numel():
             return
+        flat = rows.flatten()
+        if len(flat) == 1:  # whose stride may be any
+            flat = flat.clone(memory_format=torch.contiguous_format)
+        data = memoryview(flat.view(torch.uint8).numpy().data)
         with open(self.folder / f"{name}.bin", "ab") as file:
-            data = memoryview(rows.flatten().view(torch.uint8).numpy().data)
             file.write(data)
         while len(data):
             filled = facts["bytes"] % PIECE
@@ -173,6 +176,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise InputError(f"{directory} is no index, it has no {MANIFEST}; name the folder of one") from None
     except NotADirectoryError:
         raise InputError(f"{directory} is a file; name the folder that tracin index build wrote") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); {REMEDY}") from None
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):

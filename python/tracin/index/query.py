@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,9 @@ class Index:
         return (
             f"Index({self.directory}: {len(self)} training triples, {self._facts['store']}, {self.tracin.description})"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Index, memory_limit=self.tracin.memory_limit), (self.directory,)
 
     def __len__(self) -> int:
         """Training triples."""
