@@ -363,22 +363,15 @@ class Scorer(OneAtATime):
             with self._timed("training factors"):
                 self._answers.prepare(train, self._known, told)
 
-    def _own_scores(
+    def _squared_norms(
         self,
         triples: Tensor,  # [n, 3]
     ) -> Tensor:  # [n]
-        """Of each triple on the question about itself, with the triples for training triples."""
+        """Of the gradients at the embeddings that questions are answered with, weighted by the rates."""
         assert self._answers is not None
-        result = torch.empty(len(triples), dtype=PRECISIONS[self.precision])
-        work = self._tiles(triples, triples)
-        with self._running(Partial(None, dict, work, {}, "")) as stage:
-            self._prepare(triples)
-            advance = stage("self-influence", len(triples), "triples")
-            for index in torch.arange(len(triples)).split(work.tile):
-                with self._timed("self-influence"):
-                    result[index] = self._answers.own_scores(triples[index]).cpu()
-                outcomes.check_finite(result[index], triples[index], None, self.precision)
-                advance(len(index))
+        with torch.no_grad(), self._timed("self-influence"):
+            result = self._answers.squared_norms(triples).cpu()
+        outcomes.check_finite(result, triples, None, self.precision)
         return result
 
     def _free_bytes(self) -> int:
