@@ -263,7 +263,8 @@ class EmbeddingScores:
         self.forget()
         model = self.scorers[0].model
         both = torch.cat([train, known])
-        rows = samples_of(model, both, "both" if model.relation.num_embeddings % 2 == 0 else "forward").flatten(0, 1)
+        turned = "both" if "forward" != self.scorers[0].question.query_direction else "forward"
+        rows = samples_of(model, both, turned).flatten(0, 1)
         self._known = KnownTails.of(rows, model.num_entities, model.relation.num_embeddings)
         for scorer in self.scorers:
             scorer.prepare(train)
