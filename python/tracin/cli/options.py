@@ -216,11 +216,9 @@ class ImageOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputOptions(DictionaryOptions):
-    edge_map: Path | None = option("--edge-map", type=FILE, help="JSON of predicates; adds names of relations.")
-    node_name_dict: Path | None = option(
-        "--node-name-dict", type=FILE, help="Lines name<TAB>id; adds names of entities."
-    )
+class ModelOptions(DictionaryOptions):
+    """How a model and its triples are read."""
+
     skip_unknown: bool = flag(
         "--skip-unknown", help="Leave out triples with unknown labels; an index then counts the triples that are kept."
     )
@@ -230,24 +228,49 @@ class InputOptions(DictionaryOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingOptions(Options):
-    top_k: int | None = option(
-        "--top-k", type=POSITIVE, help="Training triples per test triple, in mode self in all.  [default: all]"
+class InputOptions(ModelOptions):
+    edge_map: Path | None = option("--edge-map", type=FILE, help="JSON of predicates; adds names of relations.")
+    node_name_dict: Path | None = option(
+        "--node-name-dict", type=FILE, help="Lines name<TAB>id; adds names of entities."
     )
-    order: str = option(
+
+
+def order_option() -> Any:
+    return option(
         "--order",
         type=click.Choice(ORDERS),
         default="absolute",
         show_default=True,
         help="Largest |influence| first, largest first, or smallest first.",
     )
-    learning_rate: float = option(
+
+
+def learning_rate_option() -> Any:
+    return option(
         "--learning-rate",
         type=click.FloatRange(min=0, min_open=True),
         default=DEFAULT_LEARNING_RATE,
         show_default=True,
         help="Factor on all influences; the checkpoint's own is not used.",
     )
+
+
+def memory_limit_option() -> Any:
+    return option(
+        "--memory-limit",
+        type=Size(),
+        metavar="SIZE",
+        help="For the whole process, such as 4G.  [default: half of what is available]",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingOptions(Options):
+    top_k: int | None = option(
+        "--top-k", type=POSITIVE, help="Training triples per test triple, in mode self in all.  [default: all]"
+    )
+    order: str = order_option()
+    learning_rate: float = learning_rate_option()
     use_last_layers_only: bool = flag(
         "--use-last-layers-only", help="Only the gradients of the last layers, see --num-last-layers."
     )
@@ -347,12 +370,7 @@ class ComputingOptions(Options):
         type=POSITIVE,
         help="Training triples at a time; halved when memory runs out.  [default: what fits in memory]",
     )
-    memory_limit: int | None = option(
-        "--memory-limit",
-        type=Size(),
-        metavar="SIZE",
-        help="For the whole process, such as 4G.  [default: half of what is available]",
-    )
+    memory_limit: int | None = memory_limit_option()
     threads: int | None = option(
         "--threads",
         type=THREADS,

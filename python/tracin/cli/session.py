@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from tracin.cli.options import (
     ComputingOptions,
     FileOptions,
     InputOptions,
+    ModelOptions,
     QuestionOptions,
     RankingOptions,
     spelled,
@@ -68,8 +69,8 @@ class SessionOptions(Protocol):
 @dataclass(frozen=True)
 class Inputs:
     checkpoint: Checkpoint
-    entity_to_id: dict[str, int]
-    relation_to_id: dict[str, int]
+    entity_to_id: Mapping[str, int]
+    relation_to_id: Mapping[str, int]
     train: Tensor  # [n_part, 3]; this rank's part, in the order of ranks
     num_train: int  # of all ranks
     test: Tensor  # [n_test, 3]; no rows where none are read
@@ -224,7 +225,7 @@ def hash_of(labels: Iterable[str]) -> str:
 
 
 def read_inputs(
-    files: FileOptions, options: InputOptions, test: Path | Sequence[Sequence[str]] | None, ranks: Ranks
+    files: FileOptions, options: ModelOptions, test: Path | Sequence[Sequence[str]] | None, ranks: Ranks
 ) -> Inputs:
     """Of the training triples each rank reads its part; what only outputs need, rank 0 alone."""
     given = read_dictionaries(options.entity_to_id, options.relation_to_id)
@@ -235,12 +236,9 @@ def read_inputs(
             flag = spelled(options, name)
             raise InputError(f"{flag} is {asked}, but {files.model_path} has {size}; leave the flag out")
     entities, relations = dictionaries_of(checkpoint, files.model_path)
-    labels = Labels(
-        dict(enumerate(entities)),  # a checkpoint's dictionaries are in the order of ids
-        dict(enumerate(relations)),
-        read_names(options.node_name_dict) if ranks.first and options.node_name_dict is not None else None,
-        read_edge_map(options.edge_map) if ranks.first and options.edge_map is not None else None,
-    )
+    names = names_of(options) if ranks.first and isinstance(options, InputOptions) else (None, None)
+    # a checkpoint's dictionaries are in the order of ids
+    labels = Labels(dict(enumerate(entities)), dict(enumerate(relations)), *names)
     given_triples = test if ranks.first and not isinstance(test, Path) else ()
     tests = [
         named_triple(texts, entities, relations, labels, options.numeric_triples, "--triple")
@@ -257,6 +255,14 @@ def read_inputs(
         rows = read_triples(test, entities, relations, *form)
     num_train = sum(count.lines - count.skipped for count in counts)
     return Inputs(checkpoint, entities, relations, part.triples, num_train, rows, labels)
+
+
+def names_of(options: InputOptions) -> tuple[dict[int, str] | None, dict[str, str] | None]:
+    """Names of entities by id and of relations by label, where files of them are given."""
+    return (
+        None if options.node_name_dict is None else read_names(options.node_name_dict),
+        None if options.edge_map is None else read_edge_map(options.edge_map),
+    )
 
 
 def dictionaries_of(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, int], dict[str, int]]:

@@ -205,7 +205,7 @@ class TracIn(Scorer):
         self.backend = resolve_embedding_backend(backend, self.device, job)
         models = [model for model in self.models if isinstance(model, ConvE)]  # all: see `resolve_question`
         self._backends = [self._create(by_row(model)) for model in models]
-        self._known = self._ids(known, "known") if known is not None else torch.empty(0, 3, dtype=torch.int64)
+        self._also_true = torch.empty(0, 3, dtype=torch.int64) if known is None else self._ids(known, "known")
         scorers = [
             EmbeddingScorer(model, own, self.question, self.correction)
             for model, own in zip(models, self._backends, strict=True)
