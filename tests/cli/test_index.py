@@ -37,7 +37,9 @@ def tracin_(*arguments: object, text: str | bytes | None = None) -> Result:
 
 
 def build(graph: Graph, output: Path, *arguments: object) -> Result:
-    return tracin_("index", "build", graph.folder / "model.pt", "--train", graph.folder / "train.txt", "-o", output, *arguments)
+    return tracin_(
+        "index", "build", graph.folder / "model.pt", "--train", graph.folder / "train.txt", "-o", output, *arguments
+    )
 
 
 def query(graph: Graph, *arguments: object, text: str | bytes | None = None) -> list[Any]:
@@ -145,8 +147,7 @@ def test_labels_may_be_odd(tmp_path: Path) -> None:
     odd = ["-", "--help", "a b", "\u00e9", "e\u0301", "\u202e", "\x1b[31m", "'", '"', "0", "1", "\U0001f9ec"]
     relations = ["r 1", "=1+1", "-"]
     torch.manual_seed(0)
-    model = tracin.ConvE(12, 3, 8, embedding_height=4, embedding_width=2, output_channels=3, kernel_width=2
-    ).eval()
+    model = tracin.ConvE(12, 3, 8, embedding_height=4, embedding_width=2, output_channels=3, kernel_width=2).eval()
     checkpoint = tracin.Checkpoint(
         model,
         entity_to_id={label: i for i, label in enumerate(odd)},
@@ -197,7 +198,9 @@ def run_index(graph: Graph, index: Path, *arguments: object) -> Result:
     return tracin_("run", "--index", index, "--output", graph.folder / "out.json", *arguments)
 
 
-@pytest.mark.parametrize("mode", [("--mode", "test"), ("--test-indices", "1", "4", "--mode", "single"), ("--mode", "self")])
+@pytest.mark.parametrize(
+    "mode", [("--mode", "test"), ("--test-indices", "1", "4", "--mode", "single"), ("--mode", "self")]
+)
 @pytest.mark.parametrize("top_k", [(), ("--top-k", "3")])
 def test_run_with_an_index_writes_what_run_writes(mode: tuple[str, ...], top_k: tuple[str, ...], graph: Graph) -> None:
     csv = graph.folder / "out.csv"
@@ -264,4 +267,3 @@ def test_a_damaged_index_is_refused_by_every_command(graph: Graph, tmp_path: Pat
     assert build(graph, tmp_path / "index").exit_code == 0
     assert tracin_("query", tmp_path / "index", 3, 1, 5).exit_code == 0
     assert (tmp_path / "index" / MANIFEST).exists()
-

@@ -27,10 +27,15 @@ FLAGS = {
     "backend": "--backend",
     "batch_size": "--batch-size",
     "device": "--device",
+    "direction": "--direction",
     "last_layer_names": "--last-layer-names",
     "layers": "--num-last-layers",
     "learning_rates": "--learning-rate",
     "memory_limit": "--memory-limit",
+    "method": "--method",
+    "normalize": "--normalize",
+    "query": "--query",
+    "query_direction": "--query-direction",
 }
 
 debug_option = click.Option(

@@ -16,7 +16,10 @@ from click.core import ParameterSource
 from tracin.cli.command import Command
 from tracin.errors import InputError
 from tracin.influence.arguments import DEFAULT_LEARNING_RATE, PRECISIONS
+from tracin.influence.directions import DIRECTIONS
+from tracin.influence.fisher import NORMALIZE
 from tracin.influence.memory import SIZES, parse_size
+from tracin.influence.questions import METHODS
 from tracin.triples.form import COLUMNS
 from tracin_ext import backends
 from tracin_ext.ops import ORDERS
@@ -287,6 +290,57 @@ class RankingOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuestionOptions(Options):
+    method: str = option(
+        "--method",
+        type=click.Choice(METHODS),
+        default="tracin",
+        show_default=True,
+        help="accurate: corrected by the damped Fisher matrix of the embeddings; predicts retraining better.",
+    )
+    query: str | None = option(
+        "--query",
+        metavar="QUERY",
+        help="What is asked: bce, why is the score high; ce, why does it rank there; score; against:TAIL, why not that "
+        "tail.  [default: bce; with --method accurate ce]",
+    )
+    direction: str | None = option(
+        "--direction",
+        type=click.Choice(DIRECTIONS),
+        help="Samples of a training triple in a model with inverse relations.  [default: forward; with --method "
+        "accurate both where the model has inverse relations]",
+    )
+    query_direction: str | None = option(
+        "--query-direction",
+        type=click.Choice(DIRECTIONS),
+        help="The same of test triples.  [default: as --direction; with --method accurate forward]",
+    )
+    normalize: str | None = option(
+        "--normalize",
+        type=click.Choice(NORMALIZE),
+        help="Divide by the norm of the training triple's gradient, or of both.  [default: none; with --method "
+        "accurate train]",
+    )
+    samples: int = option(
+        "--samples",
+        type=click.IntRange(min=0),
+        default=4096,
+        show_default=True,
+        help="Training samples that the accurate method's correction is made of.",
+    )
+    ridge: float = option(
+        "--ridge",
+        type=click.FloatRange(min=0, min_open=True),
+        default=1.0,
+        show_default=True,
+        help="Its damping, in mean squared norms of their gradients.",
+    )
+    seed: int = option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of these samples."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextOptions(Options):
     csv_safe: bool = flag(
         "--csv-safe", help="Write an apostrophe in CSV before labels that spreadsheets compute: = + - @ first."
@@ -295,6 +349,7 @@ class TextOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputingOptions(Options):
+    question: QuestionOptions = group(QuestionOptions)
     device: str = device_option()
     backend: str = option(
         "--backend",

@@ -24,6 +24,7 @@ from tracin.cli.options import (
     FileOptions,
     InputOptions,
     ModelOptions,
+    QuestionOptions,
     RankingOptions,
     spelled,
     valued,
@@ -123,7 +124,7 @@ class Session:
     def begin(self, inputs: Inputs, tests: int) -> TracIn:
         """Makes the TracIn, says what runs, and warns if the model hardly fits the training triples."""
         self.report(describe_inputs(self.options.files.model_path, inputs, tests))
-        self.note(*notes_on_inputs(self.options.ranking, inputs))
+        self.note(*notes_on_inputs(self.options.ranking, inputs, self.options.computing.question.method))
         with self.clock("setting up"):
             doubted = doubt(inputs.checkpoint.model, inputs.train) if self.ranks.first else None
         if doubted is not None:
@@ -283,9 +284,12 @@ def describe_inputs(model_path: Path, inputs: Inputs, tests: int) -> str:
     )
 
 
-def notes_on_inputs(ranking: RankingOptions, inputs: Inputs) -> Iterator[str]:
+def notes_on_inputs(ranking: RankingOptions, inputs: Inputs, method: str) -> Iterator[str]:
     own = inputs.checkpoint.learning_rate
-    if own not in (None, ranking.learning_rate) and "learning_rate" not in ranking.given:
+    if method == "accurate":
+        if "learning_rate" in ranking.given:
+            yield "--learning-rate has no effect: --method accurate takes none"
+    elif own not in (None, ranking.learning_rate) and "learning_rate" not in ranking.given:
         yield f"--learning-rate {ranking.learning_rate} is used, not the checkpoint's {own:g}"
     if len(inputs.test) and (ranking.top_k or 0) > inputs.num_train:
         yield f"--top-k {ranking.top_k} exceeds the {inputs.num_train} training triples: all are written"
@@ -317,6 +321,12 @@ def create(
         layers = layers_named(ranking.last_layer_names, checkpoint.model)
     elif ranking.use_last_layers_only:
         layers = ranking.num_last_layers
+    asked = computing.question
+    if ranks.size > 1 and not plain(asked):
+        raise InputError(
+            "on several ranks there are only the influences of --method tracin with its own query, direction and "
+            "normalisation; run in one process"
+        )
     with warned_once(ranks):
         return TracIn(
             checkpoint,
@@ -331,7 +341,18 @@ def create(
             cache_test_factors=computing.cache_test_gradients,
             recompute_activations=computing.use_gradient_checkpointing,
             memory_cleanup=not computing.disable_memory_cleanup,
+            **question_of(asked),
         )
+
+
+def question_of(asked: QuestionOptions) -> dict[str, Any]:
+    """The arguments of `TracIn` for it."""
+    return {field.name: value for field, value in valued(asked)}
+
+
+def plain(asked: QuestionOptions) -> bool:
+    """Whether TracIn is asked for as it stands."""
+    return question_of(asked) == question_of(QuestionOptions())
 
 
 def notes_on_layers(ranking: RankingOptions) -> Iterator[str]:
