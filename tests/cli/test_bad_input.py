@@ -265,4 +265,4 @@ def test_debug_shows_the_traceback(folder: Path) -> None:
     assert result.exit_code == 1
     *_, error, imports = result.stderr.splitlines()
     assert "Traceback" in result.stderr and error.startswith("tracin: error: --test-indices 7")
-    assert imports.startswith("debug: importing tracin batch")
+    assert imports.startswith("debug: importing ")
