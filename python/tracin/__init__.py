@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tracin import index as index
     from tracin.checkpoints.load import Checkpoint, load_checkpoint, load_model
     from tracin.checkpoints.save import save_checkpoint
+    from tracin.checkpoints.several import load_checkpoints
     from tracin.errors import InputError
     from tracin.index.query import Index
     from tracin.influence.top_k import TopK
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint", "ConvE", "Index", "InputError", "TopK", "TracIn", "from_pykeen", "info", "load_checkpoint",
-    "load_model", "read_dictionary", "read_triples", "save_checkpoint", "self_influence_frame", "train",
+    "load_checkpoints", "load_model", "read_dictionary", "read_triples", "save_checkpoint", "self_influence_frame",
+    "train",
 ]  # fmt: skip
 
 # Where the public names are: a module is imported with the first use of one, PyTorch with it.
@@ -39,6 +41,7 @@ _MODULES = {
     "from_pykeen": "pykeen",
     "info": "machine",
     "load_checkpoint": "checkpoints.load",
+    "load_checkpoints": "checkpoints.several",
     "load_model": "checkpoints.load",
     "read_dictionary": "triples.dictionaries",
     "read_triples": "triples.read",
