@@ -37,7 +37,7 @@ def load_checkpoints(
         InputError: if there are none, two have the same weights, or one cannot be read.
 
     Example:
-        >>> TracIn(load_checkpoints("checkpoints")).top_k(train, test, k=10)
+        >>> TracIn(load_checkpoints(["model.pt"])).top_k(train, test, k=10)
     """
     several = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     folder = Path(several[0]) if len(several) == 1 and Path(several[0]).is_dir() else None

@@ -301,8 +301,8 @@ def notes_on_inputs(ranking: RankingOptions, inputs: Inputs, method: str) -> Ite
         if "learning_rate" in ranking.given:
             yield "--learning-rate has no effect: --method accurate takes none"
     elif inputs.earlier:
-        if "learning_rate" not in ranking.given:
-            rates = [checkpoint.learning_rate for checkpoint in [*inputs.earlier, inputs.checkpoint]]
+        rates = [checkpoint.learning_rate for checkpoint in [*inputs.earlier, inputs.checkpoint]]
+        if "learning_rate" not in ranking.given and None not in rates:  # else they are asked for
             yield "the checkpoints are weighted by their learning rates " + ", ".join(f"{rate:g}" for rate in rates)
     elif own not in (None, ranking.learning_rate) and "learning_rate" not in ranking.given:
         yield f"--learning-rate {ranking.learning_rate} is used, not the checkpoint's {own:g}"
