@@ -92,7 +92,7 @@ def test_what_is_no_score_is_refused(text: str, message: str) -> None:
         ("tracin:layers=fcc", "fcc"),
         ("tracin:checkpoints=3", "asks for 3 checkpoints, of which there are 2"),
         ("tracin:checkpoints=0", "asks for 0 checkpoints"),
-        ("tracin:weights=none", "weights is None; expected trained or random"),
+        ("tracin:weights=none", "weights is none; expected trained or random"),
     ],
 )
 def test_wrong_settings_are_refused(model: Model, text: str, message: str) -> None:

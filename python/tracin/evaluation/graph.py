@@ -47,6 +47,11 @@ class Graph:
         """All that is true."""
         return torch.cat([self.train, self.test, self.others])
 
+    @property
+    def relation_to_id(self) -> dict[str, int]:
+        """Numbers as labels: what tells a model's relations from their inverses."""
+        return {str(number): number for number in range(self.num_relations)}
+
     @cached_property
     def digest(self) -> str:
         return digest_of([self.train, self.test, self.others, self.num_entities, self.num_relations])

@@ -64,6 +64,7 @@ def trained(
                     epochs=epoch,
                     output=named,
                     resume_from=before,
+                    relation_to_id=graph.relation_to_id,
                     device="cpu",
                     progress=progress,
                     **asdict(options),

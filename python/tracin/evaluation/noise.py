@@ -112,7 +112,7 @@ def suspicion(graph: Graph, model: Model, extra: Mapping[str, Mapping[str, Any]]
     scores["ce"] = outcomes(last, train, graph.known).ce
     self_influences: dict[str, Mapping[str, Any]] = {"self-influence": {}, **(extra or {})}
     for name, settings in self_influences.items():
-        scores[name] = tracin_of(model.checkpoints[-1:], dict(settings)).self_influence(train)
+        scores[name] = tracin_of(graph, model.checkpoints[-1:], settings).self_influence(train)
     scores["two-rules"] = -torch.cat([two_rules(train, some).sum(1) for some in train.split(ROWS_AT_A_TIME)])
     scores["random"] = torch.rand(len(train), generator=torch.Generator().manual_seed(model.seed))
     return scores

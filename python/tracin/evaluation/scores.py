@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ TRACIN: dict[str, dict[str, Any]] = {
     "tracin": {},
     "accurate": {"method": "accurate"},
 }  # names, and what TracIn is given for them
-QUERIES_AT_A_TIME = 256
+QUERIES_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Model:
             torch.manual_seed(self.seed + 1)
             config = {key: value for key, value in self.last.config.items()}
             fresh = ConvE(config.pop("num_entities"), config.pop("num_relations"), **config).eval()
-        return Model([Checkpoint(fresh, learning_rate=1.0)], self.seed)
+        return Model([Checkpoint(fresh, learning_rate=1.0, relation_to_id=self.checkpoints[-1].relation_to_id)], self.seed)
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,19 @@ class Term:
             model = model.random()
         if not 1 <= number <= len(model.checkpoints):
             raise InputError(f"{self.name} asks for {number} checkpoints, of which there are {len(model.checkpoints)}")
-        return tracin_of(model.checkpoints[-number:], settings).influence(graph.train, queries)
+        return tracin_of(graph, model.checkpoints[-number:], settings).influence(graph.train, queries)
 
 
-def tracin_of(checkpoints: Sequence[Checkpoint], settings: dict[str, Any]) -> TracIn:
-    """A TracIn with settings that a user wrote.
+def tracin_of(graph: Graph, checkpoints: Sequence[Checkpoint], settings: Mapping[str, Any]) -> TracIn:
+    """A TracIn with settings that a user wrote; what is true in the graph is known to it.
 
     Raises:
         InputError: on a setting that it does not have, or a wrong value.
     """
     try:
-        return TracIn(list(checkpoints), progress=False, **settings)
+        return TracIn(list(checkpoints), progress=False, known=graph.known, **settings)
     except TypeError as error:
-        raise InputError(f"a score's settings {settings} do not suit TracIn: {error}") from None
+        raise InputError(f"a score's settings {dict(settings)} do not suit TracIn: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _term(part: str, text: str) -> Term:
 
 
 def _value(text: str) -> Any:
-    """A number, none, several names with / between, or the text itself."""
+    """A number, several names with / between, or the text itself."""
     if "/" in text:
         return text.split("/")
     for kind in (int, float):
@@ -160,7 +160,7 @@ def _value(text: str) -> Any:
             return kind(text)
         except ValueError:
             pass
-    return None if text.lower() == "none" else text
+    return text
 
 
 def z_scores(
