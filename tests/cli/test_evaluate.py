@@ -64,7 +64,7 @@ def test_lds_says_every_score_and_its_difference(folder: Path, tmp_path: Path) -
     found = result_of("lds", folder, tmp_path / "out.json")["results"]
     assert found["queries"] == 12
     for outcome in ("margin", "-ce"):
-        names = ["tracin", "two-rules", "embedding", "random"]
+        names = ["accurate", "tracin", "two-rules", "embedding", "random"]
         assert list(found["outcomes"][outcome]["scores"]) == names
         assert list(found["outcomes"][outcome]["beyond"]) == [name for name in names if name != "two-rules"]
         assert found["outcomes"][outcome]["ceiling"] is not None

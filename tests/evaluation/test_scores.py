@@ -37,6 +37,16 @@ def test_tracin_is_that_of_the_last_checkpoint(model: Model) -> None:
     torch.testing.assert_close(scored("tracin:checkpoints=2", model), summed)
 
 
+def test_accurate_knows_inverses_and_what_is_true(model: Model) -> None:
+    expected = TracIn(model.checkpoints[-1], method="accurate", direction="both", known=GRAPH.known)
+    torch.testing.assert_close(scored("accurate", model), expected.influence(GRAPH.train, GRAPH.test))
+    plain = TracIn(model.checkpoints[-1], method="accurate", normalize="none", query="bce", samples=8)
+    torch.testing.assert_close(
+        scored("accurate:normalize=none,query=bce,samples=8", model), plain.influence(GRAPH.train, GRAPH.test)
+    )
+    assert not torch.allclose(scored("accurate", model), scored("accurate:weights=random", model))
+
+
 def test_random_weights_are_others_and_the_same_each_time(model: Model) -> None:
     first, again, learned = (scored(text, model) for text in ("tracin:weights=random",) * 2 + ("tracin",))
     assert torch.equal(first, again)

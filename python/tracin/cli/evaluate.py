@@ -25,8 +25,8 @@ from tracin.evaluation.noise import find_noise
 from tracin.evaluation.sanity import sanity
 from tracin.evaluation.statistics import Estimate
 
-SCORES = ("tracin", "two-rules", "embedding", "random")
-DELETED = ("tracin", "two-rules", "embedding", "neighbours", "same-relation", "random")
+SCORES = ("accurate", "tracin", "two-rules", "embedding", "random")
+DELETED = ("accurate", "tracin", "two-rules", "embedding", "neighbours", "same-relation", "random")
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 SETTINGS = {"max_content_width": 120}
 
@@ -55,7 +55,8 @@ class NoiseOptions(Options):
     self_scores: tuple[str, ...] = option(
         "--self-score",
         multiple=True,
-        help="Further self-influences, as for `lds --score`, such as tracin:layers=entity/relation/bias.",
+        default=("accurate",),
+        help="Further self-influences, as for `lds --score`, such as tracin:direction=both.  [default: accurate]",
     )
     at: tuple[int, ...] = option(
         "--at", type=POSITIVE, multiple=True, help="k of the precisions.  [default: the number of wrong triples]"

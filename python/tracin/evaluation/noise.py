@@ -17,8 +17,8 @@ from tracin.evaluation.outcomes import outcomes
 from tracin.evaluation.scores import Model, tracin_of
 from tracin.evaluation.statistics import Estimate, Ranked, area, auc, counts, precision_at
 from tracin.losses import loss_named
+from tracin.model import inverse_rows
 from tracin.proximity.two_rules import two_rules
-from tracin.training.ranking import inverse_rows
 
 ROWS_AT_A_TIME = 1024
 

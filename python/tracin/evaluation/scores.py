@@ -47,7 +47,9 @@ class Model:
             torch.manual_seed(self.seed + 1)
             config = {key: value for key, value in self.last.config.items()}
             fresh = ConvE(config.pop("num_entities"), config.pop("num_relations"), **config).eval()
-        return Model([Checkpoint(fresh, learning_rate=1.0, relation_to_id=self.checkpoints[-1].relation_to_id)], self.seed)
+        return Model(
+            [Checkpoint(fresh, learning_rate=1.0, relation_to_id=self.checkpoints[-1].relation_to_id)], self.seed
+        )
 
 
 @dataclass(frozen=True)
