@@ -68,11 +68,14 @@ def test_equal_scores_share_the_ranks() -> None:
     assert found.margin.tolist() == [0.0] * len(GRAPH.test)
 
 
-def test_a_question_whose_tails_are_all_known_is_refused() -> None:
+def test_where_all_other_tails_are_known_there_is_nothing_to_rank() -> None:
     every = torch.tensor([[0, 0, tail] for tail in range(3)])
-    model = ConvE(3, 1, 12, embedding_height=4, embedding_width=3)
-    with pytest.raises(InputError, match="every tail is known for head 0, relation 0"):
-        outcomes(model, every[:1], every)
+    found = outcomes(ConvE(3, 1, 12, embedding_height=4, embedding_width=3), every[:1], every)
+    assert (found.margin.item(), found.ce.item(), found.rank.item()) == (float("inf"), 0, 1)
+    with pytest.raises(InputError, match="there is nothing to rank"):
+        Graph(every[:2], every[2:], every[:0], 3, 1).questions()
+    graph = Graph(every[:2], torch.tensor([[0, 0, 2], [1, 0, 2]]), every[:0], 3, 1)
+    assert graph.questions().tolist() == [[1, 0, 2]]
 
 
 def test_stopped_and_resumed_is_as_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

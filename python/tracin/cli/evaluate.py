@@ -12,7 +12,6 @@ from tracin.cli.evaluation import (
     Work,
     checkpoints_option,
     decimals,
-    drawn,
     named_scores,
     queries_option,
     scores_option,
@@ -108,7 +107,7 @@ def lds(options: LdsOptions) -> None:
     if options.control not in scores:
         raise InputError(f"--control {options.control} is none of the scores {', '.join(scores)}")
     work = Work.begun("lds", options, options.evaluation)
-    queries = drawn(work.graph.test, options.queries, work.seed)
+    queries = work.questions(options.queries)
     members, by_outcome = subset_outcomes(
         work.graph,
         work.recipe,
@@ -185,7 +184,7 @@ def deletion(options: DeletionOptions) -> None:
     scores = named_scores(options.scores)
     work = Work.begun("deletion", options, options.evaluation)
     model = work.model(options.checkpoints)
-    queries = work.graph.test[first_ranked(work.graph, model, options.queries, work.seed)]
+    queries = first_ranked(work.graph, model, options.queries, work.seed)
     ks = sorted(set(options.remove))
     tops = {}
     for name, score in scores.items():
@@ -231,7 +230,7 @@ def check_sanity(options: SanityOptions) -> None:
     """
     scores = named_scores(options.scores)
     work = Work.begun("sanity", options, options.evaluation)
-    queries = drawn(work.graph.test, options.queries, work.seed)
+    queries = work.questions(options.queries)
     model = work.model(options.checkpoints)
     found = {}
     for name, score in scores.items():

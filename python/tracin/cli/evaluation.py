@@ -20,7 +20,7 @@ from tracin.cli.options import FILE, POSITIVE, Options, columns_option, flag, gr
 from tracin.cli.outputs import check_apart, check_ending
 from tracin.cli.train import TrainingFlags
 from tracin.errors import InputError
-from tracin.evaluation.graph import Graph, Recipe
+from tracin.evaluation.graph import Graph, Recipe, drawn
 from tracin.evaluation.models import trained
 from tracin.evaluation.plots import check_plot, plot
 from tracin.evaluation.scores import Model, Score
@@ -93,16 +93,6 @@ def named_scores(texts: Iterable[str]) -> dict[str, Score]:
     return {text: Score.named(text) for text in dict.fromkeys(texts)}
 
 
-def drawn(
-    test: Tensor,  # [m, 3]
-    number: int | None,
-    seed: int,
-) -> Tensor:  # [min(m, number), 3]
-    """Some of the test triples at random, in file order; None: all."""
-    generator = torch.Generator().manual_seed(seed)
-    return test if number is None else test[torch.randperm(len(test), generator=generator)[:number].sort().values]
-
-
 def decimals(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
@@ -135,6 +125,14 @@ class Work:
             f"{len(graph.test)} test triples; models are kept in {runs}"
         )
         return made
+
+    def questions(self, number: int | None) -> Tensor:  # [q, 3]
+        """So many of the test triples at random, in file order; None: all. Those are left out that ask nothing."""
+        questions = self.graph.questions()
+        if len(questions) < len(self.graph.test):
+            left_out = len(self.graph.test) - len(questions)
+            self.say(f"note: {left_out} test triples are left out, for whose head and relation every tail is known")
+        return questions if number is None else drawn(questions, number, self.seed)
 
     @property
     def seed(self) -> int:

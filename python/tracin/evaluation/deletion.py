@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tracin.digests import digest_of
 from tracin.errors import InputError
-from tracin.evaluation.graph import Graph, Recipe
+from tracin.evaluation.graph import Graph, Recipe, drawn
 from tracin.evaluation.models import NAMED
 from tracin.evaluation.outcomes import Outcomes, outcomes
 from tracin.evaluation.retraining import Job, retrain
@@ -43,13 +43,13 @@ def first_ranked(
     model: Model,
     number: int,
     seed: int,
-) -> Tensor:  # [at most number] int64
-    """Some of the test triples whose tail the model ranks first, at random, by index, ascending."""
-    first = (outcomes(model.last, graph.test, graph.known).rank == 1).nonzero().flatten()
+) -> Tensor:  # [at most number, 3]
+    """Some of the test triples whose tail the model ranks first, at random, in file order."""
+    questions = graph.questions()
+    first = questions[outcomes(model.last, questions, graph.known).rank == 1]
     if len(first) == 0:
         raise InputError("the model ranks the tail of no test triple first; train it longer")
-    generator = torch.Generator().manual_seed(seed)
-    return first[torch.randperm(len(first), generator=generator)[:number]].sort().values
+    return drawn(first, number, seed)
 
 
 def top_of(

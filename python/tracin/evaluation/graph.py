@@ -13,6 +13,7 @@ from tracin.digests import digest_of
 from tracin.errors import InputError
 from tracin.training.loop import DEFAULT_EPOCHS, TrainingOptions
 from tracin.triples.ids import check_ids
+from tracin.triples.known_tails import KnownTails
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,19 @@ class Graph:
         """All that is true."""
         return torch.cat([self.train, self.test, self.others])
 
+    def questions(self) -> Tensor:  # [at most q, 3]
+        """The test triples, without those of (head, relation) for which every tail is known: there is nothing to rank.
+
+        Raises:
+            InputError: if none is left.
+        """
+        known = KnownTails.of(self.known, self.num_entities, self.num_relations)
+        position, _ = known.lookup(self.test[:, 0], self.test[:, 1])
+        open_ = position.bincount(minlength=len(self.test)) < self.num_entities
+        if not open_.any():
+            raise InputError("every tail is known for every test triple's head and relation: there is nothing to rank")
+        return self.test[open_]
+
     @property
     def relation_to_id(self) -> dict[str, int]:
         """Numbers as labels: what tells a model's relations from their inverses."""
@@ -80,3 +94,13 @@ class Recipe:
     def seeded(self, seed: int) -> TrainingOptions:
         """All options, those that are not named with their defaults."""
         return TrainingOptions(**self.options | {"seed": seed})
+
+
+def drawn(
+    triples: Tensor,  # [m, 3]
+    number: int,
+    seed: int,
+) -> Tensor:  # [min(m, number), 3]
+    """Some of the triples at random, in their order."""
+    generator = torch.Generator().manual_seed(seed)
+    return triples[torch.randperm(len(triples), generator=generator)[:number].sort().values]

@@ -21,7 +21,7 @@ class Outcomes:
     """Of q test triples, in the direction (head, relation, ?); larger is surer.
 
     Args:
-        margin: [q] float64, score of the true tail minus the best other tail's.
+        margin: [q] float64, score of the true tail minus the best other tail's; infinite if all others are known.
         ce: [q] float64, softmax cross-entropy of the true tail.
         rank: [q] float64, filtered; the mean over the orders of equal scores.
     """
@@ -51,7 +51,7 @@ def outcomes(
         known: [m, 3] triples taken as true.
 
     Raises:
-        InputError: if an id is outside the model's tables, a score is not finite, or all other tails are known.
+        InputError: if an id is outside the model's tables, or a score is not finite.
 
     Example:
         >>> model, triples = ConvE(5, 2, 6, embedding_height=2, embedding_width=3), torch.tensor([[0, 1, 2]])
@@ -87,9 +87,6 @@ def _of_block(
     scores[filters.lookup(heads, relations)] = -torch.inf
     scores.scatter_(1, tails[:, None], -torch.inf)
     best_other = scores.amax(1, keepdim=True)
-    if best_other.isinf().any():
-        row = int(best_other.isinf().flatten().nonzero()[0])
-        raise InputError(f"every tail is known for head {heads[row]}, relation {relations[row]}: nothing to rank")
     better, equal = (scores > right).sum(1), (scores == right).sum(1)
     rank = 1 + better + equal / 2
     ce = torch.logaddexp(scores.logsumexp(1, keepdim=True), right) - right
