@@ -123,7 +123,7 @@ def test_train_and_test_belong_together(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_without_files_it_is_umls(tmp_path: Path) -> None:
-    arguments = ["evaluate", "sanity", *TINY, "--queries", "2", "--output", str(tmp_path / "out.json")]
+    arguments = ["evaluate", "sanity", *TINY, "--score", "two-rules", "--output", str(tmp_path / "out.json")]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "out.json").read_text())["triples"] == {"train": 5216, "test": 661, "others": 652}
