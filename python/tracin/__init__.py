@@ -6,9 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tracin import index as index
     from tracin.checkpoints.load import Checkpoint, load_checkpoint, load_model
     from tracin.checkpoints.save import save_checkpoint
     from tracin.errors import InputError
+    from tracin.index.query import Index
     from tracin.influence.top_k import TopK
     from tracin.influence.tracin import TracIn
     from tracin.machine import info
@@ -22,14 +24,15 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "Checkpoint", "ConvE", "InputError", "TopK", "TracIn", "from_pykeen", "info", "load_checkpoint", "load_model",
-    "read_dictionary", "read_triples", "save_checkpoint", "self_influence_frame", "train",
+    "Checkpoint", "ConvE", "Index", "InputError", "TopK", "TracIn", "from_pykeen", "info", "load_checkpoint",
+    "load_model", "read_dictionary", "read_triples", "save_checkpoint", "self_influence_frame", "train",
 ]  # fmt: skip
 
 # Where the public names are: a module is imported with the first use of one, PyTorch with it.
 _MODULES = {
     "Checkpoint": "checkpoints.load",
     "ConvE": "model",
+    "Index": "index.query",
     "InputError": "errors",
     "TopK": "influence.top_k",
     "TracIn": "influence.tracin",
@@ -48,6 +51,8 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         value = import_module("tracin.machine").version()
+    elif name == "index":
+        value = import_module("tracin.index")
     elif name in _MODULES:
         value = getattr(import_module(f"tracin.{_MODULES[name]}"), name)
     else:

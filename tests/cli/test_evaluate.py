@@ -70,6 +70,14 @@ def test_lds_says_every_score_and_its_difference(folder: Path, tmp_path: Path) -
         assert found["outcomes"][outcome]["ceiling"] is not None
 
 
+def test_the_same_models_answer_fewer_questions(folder: Path, tmp_path: Path) -> None:
+    runs = ("--runs", str(tmp_path / "runs"), "--score", "two-rules", "--resume")
+    every = result_of("lds", folder, tmp_path / "out.json", *runs)["results"]
+    few = result_of("lds", folder, tmp_path / "out.json", *runs, "--queries", "3")["results"]
+    assert (every["queries"], few["queries"]) == (12, 3)
+    assert len(list((tmp_path / "runs").glob("subset_*.json"))) == 4
+
+
 def test_the_folder_of_runs_can_be_named(folder: Path, tmp_path: Path) -> None:
     result_of("lds", folder, tmp_path / "out.json", "--runs", str(tmp_path / "kept"), "--score", "two-rules")
     assert len(list((tmp_path / "kept").glob("subset_*.json"))) == 4

@@ -19,6 +19,7 @@ from tracin.cli.evaluation import (
 from tracin.cli.options import POSITIVE, Options, flag, group, option, takes
 from tracin.errors import InputError
 from tracin.evaluation.deletion import delete, first_ranked, top_of
+from tracin.evaluation.graph import drawn
 from tracin.evaluation.lds import correlations, subset_outcomes, sums_over_subsets
 from tracin.evaluation.noise import find_noise
 from tracin.evaluation.sanity import sanity
@@ -107,12 +108,13 @@ def lds(options: LdsOptions) -> None:
     if options.control not in scores:
         raise InputError(f"--control {options.control} is none of the scores {', '.join(scores)}")
     work = Work.begun("lds", options, options.evaluation)
-    queries = work.questions(options.queries)
+    questions = work.questions()
+    chosen = drawn(len(questions), options.queries, work.seed)
     members, by_outcome = subset_outcomes(
         work.graph,
         work.recipe,
         work.runs,
-        queries,
+        questions,
         subsets=options.subsets,
         repeats=options.repeats,
         share=options.share,
@@ -124,10 +126,10 @@ def lds(options: LdsOptions) -> None:
     sums = {}
     for name, score in scores.items():
         work.say(f"scoring by {name}")
-        sums[name] = sums_over_subsets(work.graph, model, score, queries, members)
+        sums[name] = sums_over_subsets(work.graph, model, score, questions[chosen], members)
     bootstrap = options.evaluation.bootstrap
     found = {
-        name: correlations(sums, outcome, control=options.control, bootstrap=bootstrap, seed=work.seed)
+        name: correlations(sums, outcome[:, chosen], control=options.control, bootstrap=bootstrap, seed=work.seed)
         for name, outcome in by_outcome.items()
     }
     for name, some in found.items():
@@ -137,7 +139,7 @@ def lds(options: LdsOptions) -> None:
     if ceilings:
         work.say(f"ceiling, by the agreement of models of the same subset: {', '.join(ceilings)}")
     panels = {f"LDS, {name}": some.scores for name, some in found.items()}
-    work.write({"queries": len(queries), "outcomes": found}, panels)
+    work.write({"queries": len(chosen), "outcomes": found}, panels)
 
 
 @evaluate.command("noise", cls=Command, context_settings=SETTINGS)
@@ -230,7 +232,8 @@ def check_sanity(options: SanityOptions) -> None:
     """
     scores = named_scores(options.scores)
     work = Work.begun("sanity", options, options.evaluation)
-    queries = work.questions(options.queries)
+    questions = work.questions()
+    queries = questions[drawn(len(questions), options.queries, work.seed)]
     model = work.model(options.checkpoints)
     found = {}
     for name, score in scores.items():

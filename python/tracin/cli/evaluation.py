@@ -126,13 +126,12 @@ class Work:
         )
         return made
 
-    def questions(self, number: int | None) -> Tensor:  # [q, 3]
-        """So many of the test triples at random, in file order; None: all. Those are left out that ask nothing."""
+    def questions(self) -> Tensor:  # [q, 3]
+        """The test triples, without those that ask nothing, which is said."""
         questions = self.graph.questions()
-        if len(questions) < len(self.graph.test):
-            left_out = len(self.graph.test) - len(questions)
+        if left_out := len(self.graph.test) - len(questions):
             self.say(f"note: {left_out} test triples are left out, for whose head and relation every tail is known")
-        return questions if number is None else drawn(questions, number, self.seed)
+        return questions
 
     @property
     def seed(self) -> int:

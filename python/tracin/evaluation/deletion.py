@@ -49,7 +49,7 @@ def first_ranked(
     first = questions[outcomes(model.last, questions, graph.known).rank == 1]
     if len(first) == 0:
         raise InputError("the model ranks the tail of no test triple first; train it longer")
-    return drawn(first, number, seed)
+    return first[drawn(len(first), number, seed)]
 
 
 def top_of(

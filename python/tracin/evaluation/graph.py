@@ -97,10 +97,10 @@ class Recipe:
 
 
 def drawn(
-    triples: Tensor,  # [m, 3]
-    number: int,
+    count: int,
+    number: int | None,
     seed: int,
-) -> Tensor:  # [min(m, number), 3]
-    """Some of the triples at random, in their order."""
+) -> Tensor:  # [min(count, number)] int64
+    """Some of `count` things at random, by index, ascending; None: all."""
     generator = torch.Generator().manual_seed(seed)
-    return triples[torch.randperm(len(triples), generator=generator)[:number].sort().values]
+    return torch.randperm(count, generator=generator)[:number].sort().values
