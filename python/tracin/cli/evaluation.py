@@ -20,7 +20,7 @@ from tracin.cli.options import FILE, POSITIVE, Options, columns_option, flag, gr
 from tracin.cli.outputs import check_apart, check_ending
 from tracin.cli.train import TrainingFlags
 from tracin.errors import InputError
-from tracin.evaluation.graph import Graph, Recipe, drawn
+from tracin.evaluation.graph import Graph, Recipe
 from tracin.evaluation.models import trained
 from tracin.evaluation.plots import check_plot, plot
 from tracin.evaluation.scores import Model, Score
