@@ -15,15 +15,19 @@ VERSION = "`tracin --version` says which version this is, `tracin NAME --help` w
 SCRIPTS = {"run": "run_tracin.py", "batch": "batch_tracin_with_filtering.py"}
 
 
-def commands(group: click.Group = main, before: str = "") -> Iterator[tuple[str, click.Command]]:
-    """Those of a group and of the groups in it, by what is typed after `tracin`."""
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Those of groups by both names, after the group."""
+    yield from commands_of(main, "")
+
+
+def commands_of(group: click.Group, before: str) -> Iterator[tuple[str, click.Command]]:
     context = click.Context(group, info_name="tracin")
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if command is not None:
             yield before + name, command
         if isinstance(command, click.Group):
-            yield from commands(command, f"{before}{name} ")
+            yield from commands_of(command, f"{before}{name} ")
 
 
 def page() -> str:
@@ -43,8 +47,6 @@ def section(name: str, command: click.Command) -> Iterator[str]:
         script = SCRIPTS[name]
         yield f"Also `python {script}`, in the folder of the scripts, and `python -m {script.removesuffix('.py')}`."
     yield inspect.cleandoc(command.help or "")
-    if isinstance(command, click.Group):
-        return  # its commands follow, which have its only flag, --debug
     options = [option for option in command.params if isinstance(option, click.Option)]
     yield "\n".join(["| flag | value | default | meaning |", "|---|---|---|---|", *map(row, options)])
 
