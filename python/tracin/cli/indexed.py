@@ -11,7 +11,17 @@ import torch
 
 from tracin.checkpoints.load import Checkpoint
 from tracin.cli.index import checked_index
-from tracin.cli.options import ComputingOptions, FileOptions, InputOptions, RankingOptions, option, spelled
+from tracin.cli.options import (
+    ComputingOptions,
+    FileOptions,
+    InputOptions,
+    Options,
+    QuestionOptions,
+    RankingOptions,
+    fields_of,
+    option,
+    spelled,
+)
 from tracin.cli.session import Inputs, Session, enabled, names_of
 from tracin.errors import InputError
 from tracin.index.query import Index
@@ -56,11 +66,12 @@ class FilesOrIndex(FileOptions):
 
 def check_choices(index: Path, ranking: RankingOptions, computing: ComputingOptions, inputs: InputOptions) -> None:
     """Raises UsageError for flags that say otherwise than an index can."""
-    own: Sequence[tuple[str, FilesOrIndex | InputOptions | RankingOptions | ComputingOptions]] = [
+    own: list[tuple[str, Options]] = [
         *((name, FilesOrIndex()) for name in OF_THE_INDEX[:2]),
         *((name, inputs) for name in OF_THE_INDEX[2:]),
         *((name, ranking) for name in NO_CHOICE[:3]),
         (NO_CHOICE[3], computing),
+        *((field.name, computing.question) for field in fields_of(QuestionOptions)),
     ]
     for name, options in own:
         if name in ranking.given:
