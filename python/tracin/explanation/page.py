@@ -171,7 +171,7 @@ def _picture(explanation: Explanation, number: int) -> Markup | None:
     return Markup("\n").join(drawn)
 
 
-def _column(name: str, kind: str = "", ordered: str = "") -> dict[str, str]:
+def column(name: str, kind: str = "", ordered: str = "") -> dict[str, str]:
     return {"name": name, "kind": kind, "sorted": ordered}
 
 
@@ -185,11 +185,11 @@ def _answers(explanation: Explanation) -> dict[str, Any]:
     if all(answer.entity != found.asked.entity for answer in listed):
         listed.append(found.asked)
     columns = [
-        _column("rank", "number", "ascending"),
-        _column(place, "label"),
-        _column("score", "number"),
-        _column("filtered rank", "number"),
-        _column("known?"),
+        column("rank", "number", "ascending"),
+        column(place, "label"),
+        column("score", "number"),
+        column("filtered rank", "number"),
+        column("known?"),
     ]
     rows = [
         {
@@ -219,17 +219,17 @@ def _table(explanation: Explanation) -> dict[str, Any]:
     reasons = explanation.reasons
     terms = list(reasons[0].terms) if reasons else []
     columns = [
-        _column("no.", "number", "ascending"),
-        _column("", ""),
-        _column("head", "label"),
-        _column("relation", "label"),
-        _column("tail", "label"),
-        _column("score", "number"),
-        _column("share", "number"),
-        *(_column(term, "number") for term in terms),
-        _column("how it relates", "wide"),
-        _column("two rules", "number"),
-        _column("row", "number"),
+        column("no.", "number", "ascending"),
+        column("", ""),
+        column("head", "label"),
+        column("relation", "label"),
+        column("tail", "label"),
+        column("score", "number"),
+        column("share", "number"),
+        *(column(term, "number") for term in terms),
+        column("how it relates", "wide"),
+        column("two rules", "number"),
+        column("row", "number"),
     ]
     columns[1]["name"] = "side"
     rows = [
