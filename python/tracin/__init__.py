@@ -6,9 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tracin.auditing.audit import Audit, audit
     from tracin.checkpoints.load import Checkpoint, load_checkpoint, load_model
     from tracin.checkpoints.save import save_checkpoint
     from tracin.errors import InputError
+    from tracin.explanation.answer import Explanation
+    from tracin.explanation.ask import explain
     from tracin.influence.top_k import TopK
     from tracin.influence.tracin import TracIn
     from tracin.machine import info
@@ -22,17 +25,21 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "Checkpoint", "ConvE", "InputError", "TopK", "TracIn", "from_pykeen", "info", "load_checkpoint", "load_model",
-    "read_dictionary", "read_triples", "save_checkpoint", "self_influence_frame", "train",
+    "Audit", "Checkpoint", "ConvE", "Explanation", "InputError", "TopK", "TracIn", "audit", "explain", "from_pykeen",
+    "info", "load_checkpoint", "load_model", "read_dictionary", "read_triples", "save_checkpoint", "self_influence_frame", "train",
 ]  # fmt: skip
 
 # Where the public names are: a module is imported with the first use of one, PyTorch with it.
 _MODULES = {
+    "Audit": "auditing.audit",
     "Checkpoint": "checkpoints.load",
     "ConvE": "model",
+    "Explanation": "explanation.answer",
     "InputError": "errors",
     "TopK": "influence.top_k",
     "TracIn": "influence.tracin",
+    "audit": "auditing.audit",
+    "explain": "explanation.ask",
     "from_pykeen": "pykeen",
     "info": "machine",
     "load_checkpoint": "checkpoints.load",

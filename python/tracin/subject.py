@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.errors import InputError
+from tracin.influence.tracin import TracIn
 from tracin.pykeen import from_pykeen, is_pykeen
 from tracin.triples.given import ids_of
 from tracin.triples.ids import check_ids
@@ -49,11 +50,11 @@ class Subject:
 
     @property
     def entity_to_id(self) -> dict[str, int]:
-        return {label: number for number, label in self.labels.entities.items()}
+        return _by_label(self.labels.entities)
 
     @property
     def relation_to_id(self) -> dict[str, int]:
-        return {label: number for number, label in self.labels.relations.items()}
+        return _by_label(self.labels.relations)
 
     @property
     def both_directions(self) -> bool:
@@ -108,8 +109,8 @@ def open_subject(
         checkpoint, name = Checkpoint(model, None, None, None, None), f"{type(model).__name__} in memory"
     else:
         raise InputError(
-            f"model is a {type(model).__name__}; expected a checkpoint's path, a Checkpoint, a ConvE, a PyKEEN model or "
-            "the result of a PyKEEN pipeline",
+            f"model is a {type(model).__name__}; expected a checkpoint's path, a Checkpoint, a ConvE, a PyKEEN model "
+            "or the result of a PyKEEN pipeline",
             "model",
         )
     if given is None:
@@ -126,8 +127,8 @@ def open_subject(
 
     def rows(triples: Any, called: str) -> Tensor:
         if isinstance(triples, str | os.PathLike):
-            dictionaries = ({label: number for number, label in side.items()} for side in (labels.entities, labels.relations))
-            found = read_triples(triples, *dictionaries, skip_unknown=called != "train", numeric=numeric, columns=columns)
+            known = (_by_label(labels.entities), _by_label(labels.relations))
+            found = read_triples(triples, *known, called != "train", numeric, columns)
         else:
             found = ids_of(triples, called, source)
         check_ids(found, net.num_entities, net.num_relations, called)
@@ -138,6 +139,15 @@ def open_subject(
         raise InputError("train holds no triples; expected those that the model was trained on", "train")
     more = [rows(some, "known") for some in others]
     return Subject(checkpoint, ids, torch.cat([ids[:0], *more]), labels, name, source is not None)
+
+
+def scorer(subject: Subject, **arguments: Any) -> TracIn:
+    """What scores the training triples of a subject; `arguments` are those of `TracIn`."""
+    return TracIn(subject.checkpoint, **arguments)
+
+
+def _by_label(table: Mapping[int, str]) -> dict[str, int]:
+    return {label: number for number, label in table.items()}
 
 
 def _by_id(dictionary: Mapping[str, int] | None, size: int) -> dict[int, str]:

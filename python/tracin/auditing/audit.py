@@ -17,11 +17,10 @@ from tracin.auditing import page
 from tracin.auditing.repeats import Repeats, find_repeats
 from tracin.auditing.suspects import estimated_wrong, losses_of, unusual
 from tracin.errors import InputError
-from tracin.explanation.ask import scorer
 from tracin.influence.tracin import TracIn
 from tracin.results.frames import triple_columns
 from tracin.results.saving import save_as
-from tracin.subject import Subject, open_subject
+from tracin.subject import Subject, open_subject, scorer
 from tracin.triples.ids import check_ids
 from tracin.triples.labels import Labels
 from tracin.triples.read import Triple
@@ -239,7 +238,7 @@ def audit(
         node_names=node_names,
         relation_names=relation_names,
     )
-    return audit_subject(subject, scorer(subject.checkpoint, **arguments), k, opponents)
+    return audit_subject(subject, scorer(subject, **arguments), k, opponents)
 
 
 def audit_subject(subject: Subject, tracin: TracIn, k: int = FLAGGED, opponents: int = OPPONENTS) -> Audit:
@@ -256,7 +255,9 @@ def audit_subject(subject: Subject, tracin: TracIn, k: int = FLAGGED, opponents:
     against: list[tuple[tuple[int, float], ...]] = [()] * len(rows)
     if opponents:
         top = tracin.top_k(train, train[rows], k=opponents, order="opponents")
-        pairs = (zip(one.tolist(), other.tolist(), strict=True) for one, other in zip(top.indices, top.scores, strict=True))
+        pairs = (
+            zip(one.tolist(), other.tolist(), strict=True) for one, other in zip(top.indices, top.scores, strict=True)
+        )
         against = [tuple((row, score) for row, score in each if score < 0) for each in pairs]
     found = []
     for place, row in enumerate(rows.tolist()):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
-from tracin.explanation.page import column, number_cell
-from tracin.explanation.words import percent
+from tracin.results.page import column, framed, number_cell
 from tracin.results.page import render as render_template
+from tracin.results.words import percent
 
 if TYPE_CHECKING:
     from tracin.auditing.audit import Audit
@@ -24,8 +22,7 @@ def render(report: Audit) -> str:
 
 def fragment(report: Audit) -> str:
     """For a notebook: the page in a frame, whose style and script touch nothing else."""
-    whole = Markup('<iframe title="Audit" srcdoc="{}" style="{}" sandbox="allow-scripts"></iframe>')
-    return str(whole.format(report.to_html(), "width:100%;height:42rem;border:1px solid #ccc"))
+    return framed("Audit", report.to_html())
 
 
 def values(report: Audit) -> dict[str, Any]:
@@ -33,7 +30,6 @@ def values(report: Audit) -> dict[str, Any]:
     repeats, count = report.repeats, len(report.train)
     most = max((each.unusual for each in report.suspects[:1]), default=1.0)
     tiles = [
-        (f"{report.estimate:,}", f"triples look wrong, about ({percent(report.estimate / count)})"),
         (f"{len(repeats.copies):,}", "exact copies"),
         (f"{repeats.repeated:,}", "triples that another one says again"),
         (f"{len(repeats.loops):,}", "odd self-loops"),
@@ -42,7 +38,7 @@ def values(report: Audit) -> dict[str, Any]:
     ]
     if repeats.tests:
         told = f"of {repeats.tests:,} test triples are told by training ones"
-        tiles.insert(1, (f"{len(repeats.leaks):,}", told))
+        tiles.insert(0, (f"{len(repeats.leaks):,}", told))
     return {
         "lead": lead(report),
         "tiles": tiles,
@@ -66,7 +62,8 @@ def values(report: Audit) -> dict[str, Any]:
 
 def lead(report: Audit) -> str:
     count, estimate = len(report.train), report.estimate
-    told = f"About {estimate:,} of {count:,} training triples look wrong to the model that learned them."
+    share = percent(estimate / count)
+    told = f"About {estimate:,} of {count:,} training triples ({share}) look wrong to the model that learned them."
     return told if estimate else f"None of {count:,} training triples stands far apart from the others."
 
 
@@ -76,7 +73,7 @@ def meaning(report: Audit) -> tuple[str, str, str]:
         "A triple looks wrong when the model, which was trained on it, still gives it a far higher loss than is usual "
         "for its relation; the figure before the × says how many times the usual spread.",
         "The number of wrong triples counts the scores that lie more than four deviations below the median and have no "
-        "counterpart above it: right but hard triples are in it, wrong ones that the model has learned by heart are not.",
+        "counterpart above it: right but hard triples are in it, wrong ones that were learned by heart are not.",
         "Where 5 % of the triples of UMLS and Kinship had been given a random tail, nine in ten of the first hundred "
         "were such; so read from the top, look at what opposes a triple, and decide by what you know of the matter.",
     )
@@ -85,9 +82,7 @@ def meaning(report: Audit) -> tuple[str, str, str]:
 def _suspects(report: Audit) -> dict[str, Any]:
     columns = [
         column("no.", "number", "ascending"),
-        column("head", "label"),
-        column("relation", "label"),
-        column("tail", "label"),
+        column("triple", "triples"),
         column("unusual", "number"),
         column("loss", "number"),
         column("self-influence", "number"),
@@ -99,7 +94,7 @@ def _suspects(report: Audit) -> dict[str, Any]:
             "asked": False,
             "cells": [
                 number_cell(place, str(place)),
-                *report.names(each.triple),
+                [report.names(each.triple)],
                 number_cell(each.unusual, f"{each.unusual:,.1f} ×"),
                 number_cell(each.loss, f"{each.loss:.2f}"),
                 number_cell(each.self_influence, f"{each.self_influence:.2e}"),

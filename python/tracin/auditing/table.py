@@ -10,8 +10,8 @@ from rich.text import Text
 
 from tracin.auditing.page import LEAKS, lead
 from tracin.errors import printable
-from tracin.explanation.words import percent
 from tracin.results.tables import TRIPLE, LabelTable, arrowed
+from tracin.results.words import percent
 
 if TYPE_CHECKING:
     from tracin.auditing.audit import Audit
@@ -26,7 +26,7 @@ def drawn(report: Audit, count: int) -> Group:
 
 def _parts(report: Audit, count: int) -> Iterator[Any]:
     yield Text(lead(report), "bold")
-    rows = []
+    rows: list[tuple[Text, ...]] = []
     for each in report.suspects[:count]:
         triple = Text(arrowed(*report.names(each.triple)))
         for row, _ in each.opponents[:1]:

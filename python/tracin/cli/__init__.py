@@ -8,7 +8,7 @@ from tracin.cli.command import Command, Group
 from tracin.machine import format_info, info, version
 
 
-@click.group("tracin", cls=Group, modules=("audit", "batch", "check", "explain", "run", "train"))
+@click.group("tracin", cls=Group, modules=("audit", "batch", "check", "explain", "explore", "run", "train"))
 @click.version_option(version(), message="%(prog)s %(version)s", help="Show the version.")
 def main() -> None:
     """Which training triples made a ConvE model predict a triple: exact TracIn influences."""

@@ -61,7 +61,9 @@ def audit(options: AuditOptions) -> None:
             make_folder(path)
         check_saved_as(path, ENDINGS, "--output")
     tests = () if options.test_path is None else (options.test_path,)
-    subject = opened_subject(options.model, replace(options.subject, known_paths=(*options.subject.known_paths, *tests)))
+    subject = opened_subject(
+        options.model, replace(options.subject, known_paths=(*options.subject.known_paths, *tests))
+    )
     report = audit_subject(subject, tracin_of(subject, options.subject), options.top_k, options.opponents)
     if options.as_json:
         show_text(json.dumps(report.to_dict(), indent=2))

@@ -31,12 +31,18 @@ class ExplainOptions(Options):
     model: Path = argument(type=FILE)
     triple: tuple[str, ...] = argument(nargs=-1, metavar="[HEAD RELATION TAIL]")
     questions: Path | None = option(
-        "--questions", type=FILE, help="Lines head<TAB>relation<TAB>tail, instead of one triple; ? is what is asked for."
+        "--questions",
+        type=FILE,
+        help="Lines head<TAB>relation<TAB>tail, instead of one triple; ? is what is asked for.",
     )
     against: str | None = option("--against", metavar="TAIL", help="Why the tail, rather than this one?")
     subject: SubjectOptions = group(SubjectOptions)
-    top_k: int = option("--top-k", type=POSITIVE, default=SHOWN, show_default=True, help="Training triples of each side.")
-    tails: int = option("--answers", type=POSITIVE, default=SHOWN, show_default=True, help="Of the model's own answers.")
+    top_k: int = option(
+        "--top-k", type=POSITIVE, default=SHOWN, show_default=True, help="Training triples of each side."
+    )
+    tails: int = option(
+        "--answers", type=POSITIVE, default=SHOWN, show_default=True, help="Of the model's own answers."
+    )
     output: tuple[Path, ...] = option(
         "--output",
         "-o",
@@ -80,8 +86,8 @@ def check(options: ExplainOptions) -> None:
     """Finds out before the work what is missing, and whether the outputs can be written."""
     if options.questions is None and len(options.triple) != 3:
         raise click.UsageError(
-            f"expected HEAD RELATION TAIL after MODEL, or --questions FILE, but {len(options.triple)} came; put a label "
-            "of several words in quotation marks"
+            f"expected HEAD RELATION TAIL after MODEL, or --questions FILE, but {len(options.triple)} came; put a "
+            "label of several words in quotation marks"
         )
     if options.questions is not None and (options.triple or options.against is not None):
         raise click.UsageError("--questions and a triple both say what to explain; leave one out")

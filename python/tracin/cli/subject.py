@@ -22,7 +22,7 @@ from tracin.cli.options import (
 from tracin.errors import InputError
 from tracin.influence.tracin import TracIn
 from tracin.streams import say
-from tracin.subject import Subject, open_subject
+from tracin.subject import Subject, open_subject, scorer
 from tracin.triples.dictionaries import read_dictionaries, read_edge_map, read_names
 
 
@@ -74,6 +74,4 @@ def opened_subject(model: Path, options: SubjectOptions) -> Subject:
 
 def tracin_of(subject: Subject, options: SubjectOptions) -> TracIn:
     """What scores, with progress on a terminal."""
-    from tracin.explanation.ask import scorer
-
-    return scorer(subject.checkpoint, device=options.device, progress=False if options.quiet else None)
+    return scorer(subject, device=options.device, progress=False if options.quiet else None)

@@ -17,9 +17,9 @@ from tracin.explanation.answers import Answer, Answers
 from tracin.explanation.presence import Presence
 from tracin.explanation.reasons import MOST, Reason, Side
 from tracin.explanation.ties import Path, in_words
-from tracin.explanation.words import in_letters, ordinal, percent
 from tracin.results.frames import triple_columns
 from tracin.results.saving import save_as
+from tracin.results.words import in_letters, ordinal, percent
 from tracin.triples.labels import Labels
 from tracin.triples.read import Triple
 
@@ -104,8 +104,8 @@ class Explanation:
         """The reasons as a table, a row each: first those for, then those against.
 
         Columns: test_head_id, test_head_label, ..., side, place (1 is strongest), train_index, head_id, head_label,
-        ..., score, share (of all that speaks on its side), a column for each term of the score, tie (in words), hops (from
-        the question's nearer end), path (edges of the shortest way from head to tail that it lies on), two_rules.
+        ..., score, share (of all that speaks on its side), a column for each term of the score, tie (in words), hops
+        (from the question's nearer end), path (edges of the shortest way from head to tail that it lies on), two_rules.
         """
         reasons = self.reasons
         triples = torch.tensor([reason.triple for reason in reasons], dtype=torch.int64).reshape(-1, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,13 +62,19 @@ def answers(subject: Subject, question: Question, count: int) -> Answers:
     def answer(entity: int) -> Answer:
         own, others = scores[entity], ~known
         others[entity] = True
-        ranks = [
-            float((some > own).sum() + 1 + (some >= own).sum()) / 2 for some in (scores, scores[others])
-        ]
-        return Answer(entity, float(own), *ranks, where.get(entity, ""))
+        rank, filtered = (_rank(some, own) for some in (scores, scores[others]))
+        return Answer(entity, float(own), rank, filtered, where.get(entity, ""))
 
     first = tuple(answer(entity) for entity in order[:count].tolist())
     return Answers(first, answer(named), len(scores), turned)
+
+
+def _rank(
+    scores: Tensor,  # [m]
+    own: Tensor,
+) -> float:
+    """Of a score among scores: the middle place of those that are equal."""
+    return float((scores > own).sum() + 1 + (scores >= own).sum()) / 2
 
 
 @torch.no_grad()
@@ -82,7 +89,8 @@ def _scores(subject: Subject, question: Question, turned: bool) -> Tensor:  # [N
             table = model.entity.weight
             hidden = _by_row(model).hidden(rows[:, 0].to(table.device), rows[:, 1].to(table.device))
             scores = hidden @ table.T
-            return (scores if model.bias is None else scores + model.bias)[0].double().cpu()
+            turned_scores: Tensor = scores if model.bias is None else scores + model.bias
+            return turned_scores[0].double().cpu()
         if question.head is not None and hasattr(model, "score_tails"):
             pair = torch.tensor([[question.head, question.relation]], device=model.entity.weight.device)
             found: Tensor = model.score_tails(pair[:, 0], pair[:, 1])
@@ -97,10 +105,10 @@ def _scores(subject: Subject, question: Question, turned: bool) -> Tensor:  # [N
         model.train(was_training)
 
 
-def _by_row(model: torch.nn.Module) -> torch.nn.Module:
+def _by_row(model: Any) -> Any:
     """The same model, whose relation ids are rows of its table."""
     other = copy.copy(model)
-    other.relation_step = 1  # type: ignore[assignment]
+    other.relation_step = 1
     return other
 
 

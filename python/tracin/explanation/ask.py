@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from tracin.checkpoints.load import Checkpoint
 from tracin.errors import InputError
 from tracin.explanation.answer import Explanation
 from tracin.explanation.answers import answers
@@ -18,15 +17,10 @@ from tracin.explanation.reasons import influences, sides
 from tracin.explanation.ties import Surroundings, graph_of
 from tracin.influence.tracin import TracIn
 from tracin.proximity.graph import EntityGraph
-from tracin.subject import Subject, open_subject
+from tracin.subject import Subject, open_subject, scorer
 
 SHOWN = 10  # reasons of each side, and answers
 PATHS = 5
-
-
-def scorer(checkpoint: Checkpoint, **arguments: Any) -> TracIn:
-    """What scores the training triples."""
-    return TracIn(checkpoint, **arguments)
 
 
 class Explainer:
@@ -39,7 +33,7 @@ class Explainer:
 
     def __init__(self, subject: Subject, tracin: TracIn | None = None, **arguments: Any) -> None:
         self.subject = subject
-        self.tracin = scorer(subject.checkpoint, **arguments) if tracin is None else tracin
+        self.tracin = scorer(subject, **arguments) if tracin is None else tracin
 
     @cached_property
     def graph(self) -> EntityGraph:

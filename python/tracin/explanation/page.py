@@ -9,10 +9,10 @@ from markupsafe import Markup
 
 from tracin.explanation.reasons import MOST, Side
 from tracin.explanation.ties import in_words
-from tracin.explanation.words import percent
 from tracin.results.neighbourhood import TALL, WIDE, Edge, picture
+from tracin.results.page import column, framed, number_cell, visible
 from tracin.results.page import render as render_template
-from tracin.results.page import visible
+from tracin.results.words import percent
 
 if TYPE_CHECKING:
     from tracin.explanation.answer import Explanation
@@ -38,8 +38,7 @@ def render(explanations: Sequence[Explanation]) -> str:
 
 def fragment(explanation: Explanation) -> str:
     """For a notebook: the page in a frame, whose style and script touch nothing else."""
-    whole = Markup('<iframe title="Explanation" srcdoc="{}" style="{}" sandbox="allow-scripts"></iframe>')
-    return str(whole.format(explanation.to_html(), "width:100%;height:42rem;border:1px solid #ccc"))
+    return framed("Explanation", explanation.to_html())
 
 
 def values(explanation: Explanation, number: int = 1) -> dict[str, Any]:
@@ -70,8 +69,8 @@ def values(explanation: Explanation, number: int = 1) -> dict[str, Any]:
         ],
         "meaning": meaning(explanation),
         "picture": _picture(explanation, number),
-        "picture_words": "Numbers are those of the lists above. Blue, solid: for; orange, dashed: against; the thicker, "
-        "the stronger.",
+        "picture_words": "Numbers are those of the lists above. Blue, solid: for; orange, dashed: against; the "
+        "thicker, the stronger.",
         "paths": [_path(explanation, path) for path in explanation.paths],
         "answers": _answers(explanation),
         "table": _table(explanation),
@@ -115,7 +114,7 @@ def _side(explanation: Explanation, side: Side, name: str, title: str, first: in
                 "share": percent(reason.share),
                 "width": f"{100 * abs(reason.score) / most:.1f}",
                 "tie": in_words(reason.tie),
-                "score": f"{reason.score:+.2e}",
+                "score": f"{reason.score:+.3g}",
             }
             for number, reason in enumerate(side.reasons, first)
         ],
@@ -171,14 +170,6 @@ def _picture(explanation: Explanation, number: int) -> Markup | None:
     return Markup("\n").join(drawn)
 
 
-def column(name: str, kind: str = "", ordered: str = "") -> dict[str, str]:
-    return {"name": name, "kind": kind, "sorted": ordered}
-
-
-def number_cell(value: float, text: str) -> dict[str, str]:
-    return {"value": repr(value), "text": text}
-
-
 def _answers(explanation: Explanation) -> dict[str, Any]:
     found, place = explanation.answers, "head" if explanation.open == "head" else "tail"
     listed = list(found.first)
@@ -207,7 +198,12 @@ def _answers(explanation: Explanation) -> dict[str, Any]:
     names = _names(explanation)
     asked = f"? — {names[1]} → {names[2]}" if place == "head" else f"{names[0]} — {names[1]} → ?"
     caption = f"{asked}, of {found.count:,} entities. Filtered: without the others that are known to be true."
-    return {"title": f"What the model answers: its first {place}s", "columns": columns, "rows": rows, "caption": caption}
+    return {
+        "title": f"What the model answers: its first {place}s",
+        "columns": columns,
+        "rows": rows,
+        "caption": caption,
+    }
 
 
 def _filtered(answer: Answer, asked: int) -> str:
@@ -239,9 +235,9 @@ def _table(explanation: Explanation) -> dict[str, Any]:
                 number_cell(number, str(number)),
                 "for" if reason.score > 0 else "against",
                 *explanation.names(reason.triple),
-                number_cell(reason.score, f"{reason.score:+.2e}"),
+                number_cell(reason.score, f"{reason.score:+.3g}"),
                 number_cell(reason.share, percent(reason.share)),
-                *(number_cell(reason.terms[term], f"{reason.terms[term]:+.1e}") for term in terms),
+                *(number_cell(reason.terms[term], f"{reason.terms[term]:+.2g}") for term in terms),
                 in_words(reason.tie),
                 number_cell(reason.two_rules, f"{reason.two_rules:g}"),
                 number_cell(reason.row, f"{reason.row:,}"),
@@ -250,8 +246,8 @@ def _table(explanation: Explanation) -> dict[str, Any]:
         for number, reason in enumerate(reasons, 1)
     ]
     caption = (
-        "Two rules: what is to be seen without any model, 1 for the same relation with the same head or tail, and 1 for "
-        "the same two entities. Row: of the training triples, from 0."
+        "Two rules: what is to be seen without any model, 1 for the same relation with the same head or tail, and 1 "
+        "for the same two entities. Row: of the training triples, from 0."
     )
     if terms:
         caption += " The columns after the share add up to the score."
@@ -289,7 +285,10 @@ def markdown_table(table: dict[str, Any]) -> str:
     lines = [
         [column["name"] for column in table["columns"]],
         ["--:" if number else ":--" for number in numbers],
-        *([cell["text"] if isinstance(cell, dict) else plain_cell(cell) for cell in row["cells"]] for row in table["rows"]),
+        *(
+            [cell["text"] if isinstance(cell, dict) else plain_cell(cell) for cell in row["cells"]]
+            for row in table["rows"]
+        ),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -298,5 +297,3 @@ def plain_cell(text: str) -> str:
     """Text in which Markdown sees no marks of its own."""
     escaped = "".join(f"\\{mark}" if mark in "\\`*_[]<>|#&" else mark for mark in visible(text))
     return escaped
-
-

@@ -1,4 +1,4 @@
-"""Whether a triple is in the training set: as such, between the same entities in other words, or the other way round."""
+"""Whether a triple is in the training set: as such, in other words, or the other way round."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tracin.explanation.words import percent
+from tracin.results.words import percent
 from tracin.triples.labels import Labels
 from tracin.triples.read import Triple
 from tracin.triples.twins import SURE, relation_twins
@@ -46,7 +46,8 @@ class Presence:
             how = "the other way round " if twin.turned else ""
             told.append(
                 f"It is there {how}as “{labels.relation_name(twin.relation)}” (row {twin.row}), which goes with "
-                f"“{labels.relation_name(triple[1])}” in {percent(twin.share)} of its pairs: the answer is close to given."
+                f"“{labels.relation_name(triple[1])}” in {percent(twin.share)} of its pairs: "
+                "the answer is close to given."
             )
         if not sure and self.twins:
             names = [labels.relation_name(twin.relation) for twin in self.twins[:2]]

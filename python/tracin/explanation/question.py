@@ -59,7 +59,9 @@ def read_question(subject: Subject, texts: Sequence[Any], against: Any = None, c
     """
     parts = [None if text is None or text == OPEN else text for text in texts]
     if len(parts) != len(TRIPLE):
-        raise InputError(f"{called} has {len(parts)} parts; expected head, relation and tail, one of them may be {OPEN}")
+        raise InputError(
+            f"{called} has {len(parts)} parts; expected head, relation and tail, one of them may be {OPEN}"
+        )
     if parts[1] is None:
         raise InputError(f"{called} leaves the relation open; name it, and leave head or tail open with {OPEN}")
     if parts[0] is None and parts[2] is None:

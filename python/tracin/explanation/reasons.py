@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tracin.influence.tracin import TracIn
 from tracin.explanation.ties import Surroundings, Tie
+from tracin.influence.tracin import TracIn
 from tracin.proximity.two_rules import two_rules
 from tracin.triples.read import Triple
 

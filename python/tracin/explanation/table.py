@@ -11,8 +11,8 @@ from rich.text import Text
 from tracin.errors import printable
 from tracin.explanation.page import KNOWN, sentence
 from tracin.explanation.ties import in_words
-from tracin.explanation.words import percent
 from tracin.results.tables import TRIPLE, LabelTable, arrowed
+from tracin.results.words import percent
 
 if TYPE_CHECKING:
     from tracin.explanation.answer import Explanation
@@ -51,11 +51,11 @@ def _parts(explanation: Explanation, tails: int) -> Iterator[Any]:
 
 
 def reasons(explanation: Explanation) -> LabelTable:
-    rows = []
+    rows: list[tuple[Text, ...]] = []
     for reason in explanation.reasons:
         kind, style = ("for", "green") if reason.score > 0 else ("against", "red")
         triple = Text(arrowed(*explanation.names(reason.triple))).append(f"\n{in_words(reason.tie)}", "dim")
-        figures = (f"{reason.score:+.2e}", f"{reason.two_rules:g}", str(reason.row))
+        figures = (f"{reason.score:+.3g}", f"{reason.two_rules:g}", str(reason.row))
         score, rules, row = map(Text, figures)
         rows.append((Text(kind, style), Text(percent(reason.share), style), triple, score, rules, row))
     return LabelTable(Text(""), ("", "share", TRIPLE, "score", "two rules", "row"), rows)
@@ -66,7 +66,7 @@ def answers(explanation: Explanation, tails: int) -> LabelTable:
     listed = list(found.first[:tails])
     if found.asked not in listed:
         listed.append(found.asked)
-    rows = []
+    rows: list[tuple[Text, ...]] = []
     for answer in listed:
         style = "bold" if answer.entity == found.asked.entity else ""
         texts = (
@@ -76,4 +76,6 @@ def answers(explanation: Explanation, tails: int) -> LabelTable:
             KNOWN[answer.known],
         )
         rows.append(tuple(Text(text, style) for text in texts))
-    return LabelTable(Text(f"what the model answers, of {found.count:,}", "bold"), ("rank", place, "score", "known?"), rows)
+    return LabelTable(
+        Text(f"what the model answers, of {found.count:,}", "bold"), ("rank", place, "score", "known?"), rows
+    )

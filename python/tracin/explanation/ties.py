@@ -103,7 +103,7 @@ class Surroundings:
         edges = np.flatnonzero(best > 0)
         lower, upper = self.graph.lower[edges], self.graph.upper[edges]
         at_head, at_tail = (self._joined_to(end, lower, upper, edges) for end in (self.head, self.tail))
-        found = []
+        found: list[tuple[int, ...]] = []
         direct = at_head[self.tail]
         if direct >= 0:
             found.append((direct,))
@@ -114,7 +114,9 @@ class Surroundings:
             for side in (start, end):
                 inner &= (side != self.head) & (side != self.tail)
             chosen = np.flatnonzero(inner)
-            weakest = np.minimum(best[edges[chosen]], np.minimum(best[at_head[start[chosen]]], best[at_tail[end[chosen]]]))
+            weakest = np.minimum(
+                best[edges[chosen]], np.minimum(best[at_head[start[chosen]]], best[at_tail[end[chosen]]])
+            )
             for place in chosen[np.argsort(-weakest, kind="stable")[:count]]:
                 found.append((at_head[start[place]], edges[place], at_tail[end[place]]))
         ranked = sorted(found, key=lambda way: (-min(best[edge] for edge in way), len(way), way))[:count]

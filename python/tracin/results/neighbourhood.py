@@ -84,7 +84,7 @@ def picture(
     direct = [edge for edge in edges if {edge.source, edge.target} <= ends]
     around = [edge for edge in edges if edge not in direct and {edge.source, edge.target} <= ends | set(beside)]
     elsewhere = [edge for edge in edges if edge not in direct and edge not in around]
-    top = 24 + (0 if shape.tall else 34 * len(direct))
+    top: float = 24 + (0 if shape.tall else 34 * len(direct))
     rows = len(beside)
     chips: dict[int, _Chip] = {}
     if shape.tall:
@@ -98,9 +98,7 @@ def picture(
         middle = (top + HEIGHT / 2 + last) / 2
         chips[head] = _chip(shape.columns[0], middle, labels[head], shape, "head")
         for place, entity in enumerate(beside):
-            chips[entity] = _chip(
-                shape.columns[1], top + HEIGHT / 2 + place * shape.row, labels[entity], shape, ""
-            )
+            chips[entity] = _chip(shape.columns[1], top + HEIGHT / 2 + place * shape.row, labels[entity], shape, "")
     if tail != head:
         chips[tail] = _chip(shape.columns[2], last if shape.tall else chips[head].y, labels[tail], shape, "tail")
     drawn = [Markup("")]
@@ -112,7 +110,7 @@ def picture(
             0 if edge in direct else 0.16 * turn * (-1 if edge.source in ends else 1)
         )
         drawn.append(_edge(edge, curve, place, name))
-    bottom = max(chip.y for chip in chips.values()) + HEIGHT / 2 + 16
+    bottom: float = max(chip.y for chip in chips.values()) + HEIGHT / 2 + 16
     if elsewhere:
         drawn.append(_elsewhere(elsewhere, labels, shape, bottom, name))
         bottom += 44 + -(-len(elsewhere) // shape.pairs) * 44
@@ -120,13 +118,14 @@ def picture(
     arrows = Markup("").join(
         Markup(
             '<marker id="{0}-{1}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="10" markerHeight="10" '
-            'markerUnits="userSpaceOnUse" orient="auto-start-reverse"><path class="arrow {1}" d="M0 0 8 4 0 8z"/></marker>'
+            'markerUnits="userSpaceOnUse" orient="auto-start-reverse"><path class="arrow {1}" d="M0 0 8 4 0 8z"/>'
+            "</marker>"
         ).format(name, side)
         for side in ("for", "against")
     )
-    return Markup(
-        '<svg class="{}" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}"><defs>{}</defs>{}</svg>'
-    ).format("tall" if shape.tall else "wide", shape.width, bottom, told, arrows, Markup("").join(drawn))
+    return Markup('<svg class="{}" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}"><defs>{}</defs>{}</svg>').format(
+        "tall" if shape.tall else "wide", shape.width, bottom, told, arrows, Markup("").join(drawn)
+    )
 
 
 def _chip(x: float, y: float, label: str, shape: Shape, role: str, most: float | None = None) -> _Chip:

@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 JOINERS = "\u200c\u200d"  # in Persian words, in emoji of several people
 BREAKS = re.compile(r"(?<=[/_.:|,;])(?=\w)|(?<=[a-z])(?=[A-Z])")  # in a label: where a line may end
+SHORT = 16  # letters of a label that is not broken
 
 
 def render(template: str, **values: Any) -> str:
@@ -29,7 +30,8 @@ def render(template: str, **values: Any) -> str:
 
 def breakable(text: object) -> Markup:
     """A label as text, in whatever direction it reads; lines may end after the marks between its words."""
-    parts = (escape(part) for part in BREAKS.split(visible(str(text))))
+    shown = visible(str(text))
+    parts = (escape(part) for part in (BREAKS.split(shown) if len(shown) > SHORT else [shown]))
     return Markup("<bdi>{}</bdi>").format(Markup("<wbr>").join(parts))
 
 
@@ -40,6 +42,29 @@ def visible(text: str) -> str:
 
 def _escaped(mark: str) -> str:
     return mark.encode("unicode_escape").decode()
+
+
+def framed(title: str, page: str) -> str:
+    """A page for a notebook: in a frame, so that its style and script touch nothing else."""
+    frame = Markup('<iframe title="{}" srcdoc="{}" style="{}" sandbox="allow-scripts"></iframe>')
+    return str(frame.format(title, page, "width:100%;height:42rem;border:1px solid #ccc"))
+
+
+def column(name: str, kind: str = "", ordered: str = "") -> dict[str, str]:
+    """Of a table.
+
+    Args:
+        name: its heading.
+        kind: of its cells: "number" (by `number_cell`), "label", "triples" (each three names), "link", "wide" or ""
+            for text.
+        ordered: "ascending" or "descending" where the rows come in that order.
+    """
+    return {"name": name, "kind": kind, "sorted": ordered}
+
+
+def number_cell(value: float, text: str) -> dict[str, str]:
+    """What a column is sorted by, and what is shown."""
+    return {"value": repr(value), "text": text}
 
 
 @cache
