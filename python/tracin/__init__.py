@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Audit", "Checkpoint", "ConvE", "Explanation", "InputError", "TopK", "TracIn", "audit", "explain", "from_pykeen",
-    "info", "load_checkpoint", "load_model", "read_dictionary", "read_triples", "save_checkpoint", "self_influence_frame", "train",
+    "info", "load_checkpoint", "load_model", "read_dictionary", "read_triples", "save_checkpoint",
+    "self_influence_frame", "train",
 ]  # fmt: skip
 
 # Where the public names are: a module is imported with the first use of one, PyTorch with it.

@@ -185,7 +185,7 @@ class Audit:
             InputError: for another ending.
 
         Example:
-            >>> tracin.audit("my_model").save("audit.html")
+            >>> tracin.audit(checkpoint, train).save("audit.html")
         """
         text = {
             ".json": lambda: json.dumps(self.to_dict(), indent=2, allow_nan=False),
@@ -227,7 +227,8 @@ def audit(
         InputError: without training triples, and as `TracIn`.
 
     Example:
-        >>> tracin.audit("my_model", test="test.tsv").save("audit.html")
+        >>> report = tracin.audit("model.pt", train="train.txt", test=test)
+        >>> report.save("audit.html")
     """
     subject = open_subject(
         model,

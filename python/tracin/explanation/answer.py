@@ -41,7 +41,8 @@ class Explanation:
         model, method: what was asked, and how the scores were computed.
 
     Example:
-        >>> tracin.explain(checkpoint, "aspirin", "treats", "pain", train=train).to_frame()
+        >>> why = tracin.explain(checkpoint, "entity 20", "predicate:3", "entity 17", train=train)
+        >>> why.to_frame().select("side", "head_label", "relation_label", "tail_label", "score")
     """
 
     triple: Triple
@@ -220,7 +221,7 @@ class Explanation:
             InputError: for another ending.
 
         Example:
-            >>> tracin.explain("my_model", "aspirin", "treats", "pain").save("why.html")
+            >>> tracin.explain(checkpoint, 20, 3, 17, train=train).save("why.html")
         """
         save_all([self], FilePath(path))
 

@@ -109,7 +109,7 @@ def explain(
         InputError: for a label that is not there, with those that are like it; without training triples; as `TracIn`.
 
     Example:
-        >>> why = tracin.explain("my_model", "aspirin", "treats", "pain")
+        >>> why = tracin.explain("model.pt", "entity 20", "predicate:3", "?", train="train.txt")
         >>> why.save("why.html")
     """
     subject = open_subject(

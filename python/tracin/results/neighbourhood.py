@@ -106,10 +106,10 @@ def picture(
     for edge in (*direct, *around):
         turn = next(seen.setdefault(frozenset((edge.source, edge.target)), count()))
         curve = _curve(edge, chips, head, tail, shape, turn)
-        place = (0.5 if edge in direct else 0.7 if edge.source in ends else 0.3) + (
+        along = (0.5 if edge in direct else 0.7 if edge.source in ends else 0.3) + (
             0 if edge in direct else 0.16 * turn * (-1 if edge.source in ends else 1)
         )
-        drawn.append(_edge(edge, curve, place, name))
+        drawn.append(_edge(edge, curve, along, name))
     bottom: float = max(chip.y for chip in chips.values()) + HEIGHT / 2 + 16
     if elsewhere:
         drawn.append(_elsewhere(elsewhere, labels, shape, bottom, name))
