@@ -30,11 +30,11 @@ def values(report: Audit) -> dict[str, Any]:
     repeats, count = report.repeats, len(report.train)
     most = max((each.unusual for each in report.suspects[:1]), default=1.0)
     tiles = [
-        (f"{len(repeats.copies):,}", "exact copies"),
-        (f"{repeats.repeated:,}", "triples that another one says again"),
-        (f"{len(repeats.loops):,}", "odd self-loops"),
-        (f"{len(repeats.single_entities):,}", "entities seen once"),
-        (f"{len(repeats.single_relations):,}", "relations seen once"),
+        _tile(len(repeats.copies), "exact copy", "exact copies"),
+        _tile(repeats.repeated, "triple that another one says again", "triples that another one says again"),
+        _tile(len(repeats.loops), "odd self-loop", "odd self-loops"),
+        _tile(len(repeats.single_entities), "entity seen once", "entities seen once"),
+        _tile(len(repeats.single_relations), "relation seen once", "relations seen once"),
     ]
     if repeats.tests:
         told = f"of {repeats.tests:,} test triples are told by training ones"
@@ -58,6 +58,10 @@ def values(report: Audit) -> dict[str, Any]:
         "relations": _relations(report),
         "footer": f"Model {report.model}; {count:,} training triples; {report.method}.",
     }
+
+
+def _tile(number: int, one: str, more: str) -> tuple[str, str]:
+    return f"{number:,}", one if number == 1 else more
 
 
 def lead(report: Audit) -> str:

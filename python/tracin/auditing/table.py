@@ -11,7 +11,7 @@ from rich.text import Text
 from tracin.auditing.page import LEAKS, lead
 from tracin.errors import printable
 from tracin.results.tables import TRIPLE, LabelTable, arrowed
-from tracin.results.words import percent
+from tracin.results.words import percent, several
 
 if TYPE_CHECKING:
     from tracin.auditing.audit import Audit
@@ -40,7 +40,9 @@ def _parts(report: Audit, count: int) -> Iterator[Any]:
 
 def _repeats(report: Audit) -> Iterator[Text]:
     repeats, labels = report.repeats, report.labels
-    yield Text(f"{len(repeats.copies):,} exact copies; {repeats.repeated:,} triples that a twin relation says again")
+    copies = several(len(repeats.copies), "exact copy", "exact copies")
+    again = several(repeats.repeated, "triple", "triples")
+    yield Text(f"{copies}; {again} that a twin relation says again")
     for each in repeats.twins[:LISTED]:
         how = "the other way round" if each.turned else "as well"
         names = labels.relation_name(each.relation), labels.relation_name(each.other)
@@ -56,9 +58,9 @@ def _repeats(report: Audit) -> Iterator[Text]:
         )
         if any(repeats.unseen):
             yield Text(f"test triples name {repeats.unseen[0]:,} entities and {repeats.unseen[1]:,} relations unseen")
-    yield Text(f"{len(repeats.loops):,} odd self-loops")
+    yield Text(several(len(repeats.loops), "odd self-loop", "odd self-loops"))
     for row in repeats.loops[:LISTED]:
         yield Text(f"  {arrowed(*report.names_of_row(row))}")
-    yield Text(
-        f"{len(repeats.single_entities):,} entities and {len(repeats.single_relations):,} relations are seen once"
-    )
+    entities = several(len(repeats.single_entities), "entity", "entities")
+    relations = several(len(repeats.single_relations), "relation", "relations")
+    yield Text(f"seen once: {entities}, {relations}")

@@ -24,3 +24,8 @@ def percent(share: float) -> str:
     value = 100 * abs(share)
     text = f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.1 or value == 0 else "<0.1"
     return f"{'-' if share < 0 and value >= 0.1 else ''}{text} %"
+
+
+def several(number: int, one: str, more: str) -> str:
+    """1 exact copy, 1,200 exact copies."""
+    return f"{number:,} {one if number == 1 else more}"
