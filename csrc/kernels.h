@@ -281,6 +281,33 @@ void bounded_top_k(const PairModel<T>* models, int64_t checkpoints, const PairLi
                    int64_t* work,                                 // [Q, work_columns]
                    const Parallel&);
 
+// Gradients at the embeddings alone, of n samples over G pairs; c, q null: not tracked.
+template <typename T>
+struct SampleGradients {
+  int64_t n, G, D;
+  const int64_t* triples;  // [n, 3]
+  const int32_t* pair;     // [n] row of z
+  const T* w;              // [n]
+  const T* z;              // [G, D]
+  const T* c;              // [n, D]
+  const T* q;              // [n, D]
+  const int32_t* by_tail;  // [n] rows, equal tails adjacent
+};
+
+// The same of Q functionals, which have a gradient at every row; null: not tracked.
+template <typename T>
+struct Tables {
+  int64_t Q;
+  const T* entity;    // [entities, Q, D]
+  const T* bias;      // [entities, Q]
+  const T* relation;  // [relations, Q, D]
+};
+
+// scores[i, q] = c_i . entity[h_i, q] + q_i . relation[r_i, q] + w_i (z_i . entity[t_i, q] + bias[t_i, q])
+template <typename T>
+void table_scores(const SampleGradients<T>&, const Tables<T>&, T* scores,  // [n, Q]
+                  const Parallel&);
+
 // Halves::relation_pixels.
 template <typename T>
 void relation_pixels(const Model<T>&, const T* relation_fc, T* pixels, const Parallel&);

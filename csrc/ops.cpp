@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "packed_pairs.h"
@@ -130,7 +131,7 @@ void sample_factors(const Tensors& model, const Integers& model_sizes,
 }
 #endif
 
-// On the CPU alone, like the next three.
+// On the CPU alone, like the next four.
 void relation_pixels(const Tensors& model, const Integers& model_sizes,
                      const Tensor& relation_fc,  // [relation_half.P, C, round_up(D, 16)]
                      const Tensor& pixels) {     // [relations, ceil(relation_half.X / 32), D, 32], changed
@@ -230,6 +231,49 @@ void bounded_top_k(const Tensors& models, const Integers& tracked, const Tensor&
   });
 }
 
+void table_scores(const Tensors& samples, const Tensors& tables,
+                  const Tensor& scores) {  // [n, Q], written
+  const Cpu device(scores);
+  by_type(scores, [&](auto zero) {
+    using T = decltype(zero);
+    SampleGradients<T> x = {};
+    Fields f("samples", samples, device);
+    x.triples = f.take<int64_t>("triples", {&x.n, 3});
+    x.pair = f.take<int32_t>("pair", {x.n});
+    x.w = f.take<T>("w", {x.n});
+    x.z = f.take<T>("z", {&x.G, &x.D});
+    x.c = f.take_optional<T>("c", {x.n, x.D});
+    x.q = f.take_optional<T>("q", {x.n, x.D});
+    x.by_tail = f.take<int32_t>("by_tail", {x.n});
+    f.end();
+    check_indices(device, x.pair, x.n, 0, x.G, "samples: pair: out of range");
+    check_indices(device, x.by_tail, x.n, 0, x.n, "samples: by_tail: a row is out of range");
+    Tables<T> to = {};
+    T* out = data<T>("scores", scores, device, {x.n, &to.Q});
+    Fields g("tables", tables, device);
+    int64_t entities = largest_size, with_bias = largest_size, relations = largest_size;
+    to.entity = g.take_optional<T>("entity", {&entities, to.Q, x.D});
+    to.bias = g.take_optional<T>("bias", {&with_bias, to.Q});
+    to.relation = g.take_optional<T>("relation", {&relations, to.Q, x.D});
+    g.end();
+    if (!x.n || !to.Q) return;
+    entities = std::min(entities, with_bias);
+    for (int64_t i = 0; i < x.n; ++i) {
+      const int64_t* triple = x.triples + 3 * i;
+      check(triple[0] >= 0 && triple[0] < entities && triple[2] >= 0 && triple[2] < entities && triple[1] >= 0 &&
+                triple[1] < relations,
+            "samples: triples: an id exceeds the tables");
+    }
+    std::vector<bool> met(x.n);
+    for (int64_t i = 0; i < x.n; ++i) {
+      check(!met[x.by_tail[i]], "samples: by_tail: a row is there twice");
+      met[x.by_tail[i]] = true;
+    }
+    check((!to.entity || x.c) && (!to.relation || x.q), "samples: c or q is missing");
+    tracin::table_scores<T>(x, to, out, on_own_threads);
+  });
+}
+
 template <typename Device>
 void merge_top_k(const Tensor& scores,  // [Q, B]
                  const Tensor& index,   // [B]
@@ -265,6 +309,7 @@ void implement_on_cpu(torch::stable::detail::StableLibrary& m) {
   m.impl("factor_block", TORCH_BOX(&factor_block));
   m.impl("pair_scores", TORCH_BOX(&pair_scores));
   m.impl("bounded_top_k", TORCH_BOX(&bounded_top_k));
+  m.impl("table_scores", TORCH_BOX(&table_scores));
 }
 
 #ifdef TRACIN_CUDA
@@ -296,6 +341,7 @@ STABLE_TORCH_LIBRARY(tracin_ext, m) {
   m.def(
       "bounded_top_k(Tensor[] models, int[] tracked, Tensor rates, Tensor[] lists, int order, float slack, int budget, "
       "Tensor(a!) best, Tensor(b!) best_index, Tensor(c!) work) -> ()");
+  m.def("table_scores(Tensor[] samples, Tensor[] tables, Tensor(a!) scores) -> ()");
   m.def("merge_top_k(Tensor scores, Tensor index, int order, Tensor(a!) best, Tensor(b!) best_index) -> ()");
 }
 

@@ -175,6 +175,26 @@ class ListTensors(NamedTuple):
     norms: Tensor  # [checkpoints DENSE_PARTS, n]
 
 
+class SampleGradients(NamedTuple):
+    """Gradients at the embeddings of n samples over G (head, relation); c or q empty where its layer is not tracked."""
+
+    triples: Tensor  # [n, 3] int64, relations as rows of their table
+    pair: Tensor  # [n] int32, row of z
+    w: Tensor  # [n]
+    z: Tensor  # [G, D]
+    c: Tensor  # [n, D]
+    q: Tensor  # [n, D]
+    by_tail: Tensor  # [n] int32, rows with equal tails adjacent
+
+
+class Tables(NamedTuple):
+    """Gradients at the embeddings of Q functionals; empty where the layer is not tracked."""
+
+    entity: Tensor  # [N, Q, D]
+    bias: Tensor  # [N, Q]
+    relation: Tensor  # [R, Q, D]
+
+
 NORM_PARTS, DENSE_PARTS = 8, 4  # columns of FactorTensors.norms; the first ones count for every pair
 OUTCOMES = ("found", "too many", "not finite")  # of bounded_top_k for a test, by number
 
@@ -332,6 +352,15 @@ def bounded_top_k(
     )
 
 
+def table_scores(
+    samples: SampleGradients,
+    tables: Tables,
+    scores: Tensor,  # [n, Q], written
+) -> None:
+    """scores[i, q] = <gradient of sample i, of functional q>, at the embeddings. There is no kernel for CUDA."""
+    torch.ops.tracin_ext.table_scores(list(samples), list(tables), scores)
+
+
 def merge_top_k(
     scores: Tensor,  # [Q, B]
     index: Tensor,  # [B] number of each training triple
@@ -442,6 +471,11 @@ def _bounded_top_k(
     best_index: Tensor,
     work: Tensor,
 ) -> None:
+    return None
+
+
+@_fake
+def _table_scores(samples: list[Tensor], tables: list[Tensor], scores: Tensor) -> None:
     return None
 
 

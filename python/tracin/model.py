@@ -179,6 +179,25 @@ class ConvE(nn.Module):
         return scores if self.bias is None else scores + self.bias
 
 
+def relation_rows(
+    model: ConvE,
+    triples: Tensor,  # [n, 3] int64
+) -> Tensor:  # [n, 3] int64
+    """(h, row of r in the relation table, t)."""
+    heads, relations, tails = triples.unbind(1)
+    return torch.stack([heads, model.relation_step * relations, tails], dim=1)
+
+
+def inverse_rows(
+    model: ConvE,
+    triples: Tensor,  # [n, 3] int64
+) -> Tensor:  # [n, 3] int64
+    """(t, row of r's inverse, h): row 2r + 1 in a PyKEEN table, else r + R."""
+    heads, relations, tails = triples.unbind(1)
+    inverse = 2 * relations + 1 if model.relation_step == 2 else relations + model.relation.num_embeddings // 2
+    return torch.stack([tails, inverse, heads], dim=1)
+
+
 def _keep_config(model: ConvE, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
     """Beside the module's version, where loading looks at nothing else."""
     metadata[CONFIG_KEY] = dict(model.config)

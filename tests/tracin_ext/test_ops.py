@@ -16,6 +16,7 @@ from tracin_ext import ops
 from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend, covers, reason_against
 from tracin_ext.backends.native_cuda import NativeCudaBackend
+from tracin_ext.embeddings import sample_gradients
 from tracin_ext.grouping import group_triples, order_by_head_relation
 from tracin_ext.kept import KeptTriples, keep
 from tracin_ext.ops import has_kernel
@@ -164,6 +165,22 @@ def bounded_top_k_arguments(
     }
 
 
+def table_scores_arguments(count: int = B, queries: int = Q, **of_backend: Any) -> dict[str, Any]:
+    native_backend = backend(**of_backend)
+    p = native_backend.parameters
+    samples = sample_gradients(native_backend, ordered_triples(count))
+    new, dim = p.conv_weight.new_empty, p.entity.shape[1]
+    return {
+        "samples": samples,
+        "tables": ops.Tables(
+            new(len(p.entity) if "entity" in p.tracked else 0, queries, dim).normal_(),
+            new(len(p.entity) if "bias" in p.tracked else 0, queries).normal_(),
+            new(len(p.relation) if "relation" in p.tracked else 0, queries, dim).normal_(),
+        ),
+        "scores": new(count, queries).zero_(),
+    }
+
+
 def sample_factors_arguments(count: int = B, device: str = "cuda", **of_backend: Any) -> dict[str, Any]:
     native_backend = backend(device=device, **of_backend)
     p, triples = native_backend.parameters, sorted_triples(count)
@@ -236,6 +253,11 @@ SAMPLES: dict[str, Callable[[str], list[dict[str, Any]]]] = {
         bounded_top_k_arguments(k=0),
         bounded_top_k_arguments(k=100, order=2),
     ],
+    "table_scores": lambda device: [
+        *block_samples(table_scores_arguments, device),
+        table_scores_arguments(queries=0),
+        table_scores_arguments(queries=1),
+    ],
     "sample_factors": lambda device: block_samples(sample_factors_arguments, device),
     "merge_top_k": lambda device: [
         *(merge_top_k_arguments(count=count, k=k, device=device) for count in (0, 1, 7) for k in (1, 10)),
@@ -253,10 +275,11 @@ ARGUMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "factor_block": factor_block_arguments,
     "pair_scores": pair_scores_arguments,
     "bounded_top_k": bounded_top_k_arguments,
+    "table_scores": table_scores_arguments,
     "sample_factors": sample_factors_arguments,
     "merge_top_k": merge_top_k_arguments,
 }
-CPU_ONLY = {"relation_tables", "relation_pixels", "factor_block", "pair_scores", "bounded_top_k"}
+CPU_ONLY = {"relation_tables", "relation_pixels", "factor_block", "pair_scores", "bounded_top_k", "table_scores"}
 
 
 def change(**fields: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -272,8 +295,8 @@ def flattened(value: Any) -> Any:
     """An argument as the op takes it."""
     if not isinstance(value, tuple):
         return value
-    tensors = isinstance(value, ops.ModelTensors | ops.TestTensors | ops.HalfTensors | ops.FactorTensors)
-    return ops.flat(value) if tensors else list(map(int, value))
+    numbers = isinstance(value, ops.ModelSizes | ops.TestSizes | ops.Tracked)
+    return list(map(int, value)) if numbers else ops.flat(value)
 
 
 def call(name: str, arguments: dict[str, Any]) -> None:
@@ -407,6 +430,15 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("bounded_top_k", "best", put(torch.zeros(Q, B + 1)), "more than there are training triples"),
     ("bounded_top_k", "best_index", lambda x: x[:, 1:].contiguous(), "best_index has the wrong shape"),
     ("bounded_top_k", "work", lambda x: x[:, 1:].contiguous(), "work has the wrong shape"),
+    ("table_scores", "samples", lambda x: list(x)[:-1], r"samples: wrong number of tensors \(6\)"),
+    ("table_scores", "samples", change(pair=last_plus(B)), "samples: pair: out of range"),
+    ("table_scores", "samples", change(by_tail=last_plus(B)), "samples: by_tail: a row is out of range"),
+    ("table_scores", "samples", change(by_tail=torch.zeros_like), "samples: by_tail: a row is there twice"),
+    ("table_scores", "samples", change(triples=last_plus(ENTITIES)), "samples: triples: an id exceeds the tables"),
+    ("table_scores", "samples", change(c=lambda x: x[:0]), "samples: c or q is missing"),
+    ("table_scores", "samples", change(z=lambda x: x.double()), "z has the wrong dtype"),
+    ("table_scores", "tables", change(entity=lambda x: x[..., 1:].contiguous()), "entity has the wrong shape"),
+    ("table_scores", "scores", lambda x: x[1:], "scores has the wrong shape"),
     ("merge_top_k", "order", put(3), "order must be 0"),
     ("merge_top_k", "index", put(torch.arange(B - 1)), "index has the wrong shape"),
     ("merge_top_k", "index", put(torch.arange(B) - 1), "index: a number is negative"),

@@ -5,6 +5,7 @@ Sizes: B triples, G distinct (head, relation), Q test triples, D embedding, C ch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,6 +103,28 @@ def settle_kinks(
     pre[rows, units] = (un * p64.hidden_gamma[units] + p64.hidden_beta[units]).to(pre.dtype)
 
 
+# Of an inner product: fc and bn2; bn0, conv and bn1; the embeddings where the same relation, head, tail meet, and where
+# one triple's head is the other's tail.
+PAIR_TERMS = ("hidden layer", "convolution", "same relation", "shared head", "shared tail", "head as tail")
+
+# Of a loss, from z [B, D] and tails [B]: its derivatives by the tails' scores [B] and by z [B, D].
+LossGradient = Callable[[ConvEParameters, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def bce_gradient(
+    p: ConvEParameters,
+    z: Tensor,  # [B, D]
+    tails: Tensor,  # [B]
+) -> tuple[Tensor, Tensor]:  # w [B], dloss/dz [B, D]
+    """Of softplus(-score) of each triple."""
+    tail = p.entity[tails]
+    score = (z * tail).sum(1)
+    if p.bias is not None:
+        score = score + p.bias[tails]
+    w = bce_by_score(score)
+    return w, w[:, None] * tail
+
+
 def backward(
     p: ConvEParameters,
     grouped: Grouped,
@@ -109,16 +132,13 @@ def backward(
     v: Tensor,  # [G, F]
     un: Tensor,  # [G, D]
     pre: Tensor,  # [G, D]
+    gradient: LossGradient = bce_gradient,
 ) -> Factors:
     """Everything that differs between the tails of one (head, relation)."""
     group, tails = grouped.group, grouped.tails
     z = pre.relu()[group]
-    tail = p.entity[tails]
-    score = (z * tail).sum(1)
-    if p.bias is not None:
-        score = score + p.bias[tails]
-    w = bce_by_score(score)
-    e = w[:, None] * tail * (pre > 0)[group]
+    w, by_z = gradient(p, z, tails)
+    e = by_z * (pre > 0)[group]
     delta = e * (p.hidden_gamma * p.hidden_rstd)
     size, channels = len(tails), p.conv_weight.shape[0]
     S, c, q = xn.new_zeros(size, 0), xn.new_zeros(size, 0), xn.new_zeros(size, 0)
@@ -154,42 +174,53 @@ def backward(
     )
 
 
-def compute_factors(p: ConvEParameters, grouped: Grouped, p64: ConvEParameters | None = None) -> Factors:
+def compute_factors(
+    p: ConvEParameters, grouped: Grouped, p64: ConvEParameters | None = None, gradient: LossGradient = bce_gradient
+) -> Factors:
     """Factors of a group of triples; `p64` settles ReLU's kink when p is float32."""
     xn = image(p, grouped)
     v = features(p, xn)
     un, pre = hidden(p, grouped, v)
     if p64 is not None:
         settle_kinks(p64, grouped, pre)
-    return backward(p, grouped, xn, v, un, pre)
+    return backward(p, grouped, xn, v, un, pre, gradient)
+
+
+def pair_terms(p: ConvEParameters, test: Factors, train: Factors) -> dict[str, Tensor]:  # each [Q, B]
+    """Inner products of the per-sample gradients, over the tracked layers, by where they come from."""
+    tracked = p.tracked
+    nothing = train.delta.new_zeros(len(test.tails), len(train.tails))
+    hidden, convolution, relation, head, tail, crossed = (nothing for _ in PAIR_TERMS)
+    if "fc" in tracked:
+        gram = product(p, test.v, train.v.T)[test.group][:, train.group]
+        hidden = hidden + (test.delta @ train.delta.T) * (gram + float("fc.bias" in tracked))
+    if "bn2.bias" in tracked:
+        hidden = hidden + test.e @ train.e.T
+    if "bn2.weight" in tracked:
+        hidden = hidden + test.e_un @ train.e_un.T
+    if p.M is not None:
+        convolution = (test.S @ p.M) @ train.S.T
+    same_tail = test.tails[:, None] == train.tails
+    ww = test.w[:, None] * train.w
+    if "bias" in tracked:
+        tail = tail + same_tail * ww
+    if "relation" in tracked:
+        relation = (test.relations[:, None] == train.relations) * (test.q @ train.q.T)
+    if "entity" in tracked:
+        test_wz, train_wz = test.w[:, None] * test.z, train.w[:, None] * train.z
+        head = (test.heads[:, None] == train.heads) * (test.c @ train.c.T)
+        tail = tail + same_tail * ww * (test.z @ train.z.T)
+        crossed = (test.tails[:, None] == train.heads) * (test_wz @ train.c.T)
+        crossed = crossed + (test.heads[:, None] == train.tails) * (test.c @ train_wz.T)
+    return dict(zip(PAIR_TERMS, (hidden, convolution, relation, head, tail, crossed), strict=True))
 
 
 def pair_scores(p: ConvEParameters, test: Factors, train: Factors) -> Tensor:  # [Q, B]
     """Inner products of the per-sample gradients, over the tracked layers."""
-    tracked = p.tracked
-    scores = train.delta.new_zeros(len(test.tails), len(train.tails))
-    if "fc" in tracked:
-        gram = product(p, test.v, train.v.T)[test.group][:, train.group]
-        scores = scores + (test.delta @ train.delta.T) * (gram + float("fc.bias" in tracked))
-    if "bn2.bias" in tracked:
-        scores = scores + test.e @ train.e.T
-    if "bn2.weight" in tracked:
-        scores = scores + test.e_un @ train.e_un.T
-    if p.M is not None:
-        scores = scores + (test.S @ p.M) @ train.S.T
-    same_tail = test.tails[:, None] == train.tails
-    ww = test.w[:, None] * train.w
-    if "bias" in tracked:
-        scores = scores + same_tail * ww
-    if "relation" in tracked:
-        scores = scores + (test.relations[:, None] == train.relations) * (test.q @ train.q.T)
-    if "entity" in tracked:
-        scores = scores + (test.heads[:, None] == train.heads) * (test.c @ train.c.T)
-        scores = scores + same_tail * ww * (test.z @ train.z.T)
-        test_wz, train_wz = test.w[:, None] * test.z, train.w[:, None] * train.z
-        scores = scores + (test.tails[:, None] == train.heads) * (test_wz @ train.c.T)
-        scores = scores + (test.heads[:, None] == train.tails) * (test.c @ train_wz.T)
-    return scores
+    total, *others = pair_terms(p, test, train).values()
+    for term in others:
+        total = total + term
+    return total
 
 
 def self_scores(p: ConvEParameters, train: Factors) -> Tensor:  # [B]

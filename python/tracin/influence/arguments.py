@@ -86,6 +86,27 @@ def check_batch_size(batch_size: int | str) -> int | str:
     return batch_size
 
 
+def check_indices(
+    indices: Any,  # [n_test, k]
+    tests: int,
+    triples: int,
+) -> Tensor:  # [n_test, k] int64
+    """Raises InputError unless it holds numbers of training triples for each test triple."""
+    index = torch.as_tensor(indices)
+    if index.dim() != 2 or len(index) != tests or index.dtype.is_floating_point:
+        raise InputError(
+            f"indices is {list(index.shape)} of {index.dtype}; expected whole numbers [{tests}, k], a row for each "
+            "test triple",
+            "indices",
+        )
+    if index.numel() and not (0 <= int(index.min()) and int(index.max()) < triples):
+        raise InputError(
+            f"indices has {int(index.min())} to {int(index.max())}; expected training triples 0 to {triples - 1}",
+            "indices",
+        )
+    return index.long()
+
+
 def check_ranking(k: int, order: str) -> None:
     """Raises InputError unless k is a positive number and the order is one of ORDERS."""
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:

@@ -11,20 +11,31 @@ import torch
 from torch import Tensor, nn
 
 from tracin.digests import digest, digest_models
+from tracin.errors import InputError
 from tracin.influence import outcomes
 from tracin.influence.arguments import PRECISIONS, check_ranking, check_triples
 from tracin.influence.blocks import Work, attempt
 from tracin.influence.bounded import Search, keep_factors, reason_against
-from tracin.influence.memory import LEAST_BLOCK, need_of, place_of_results, tile_and_block
+from tracin.influence.fisher import Correction, EmbeddingScores, Question
+from tracin.influence.memory import (
+    LEAST_BLOCK,
+    available_bytes,
+    need_of,
+    place_of_results,
+    tile_and_block,
+    used_bytes,
+)
 from tracin.influence.passes import Pass
 from tracin.influence.resume import Partial
 from tracin.influence.top_k import TopK
 from tracin.influence.turns import OneAtATime, in_turn
 from tracin.machine import version
+from tracin.model import ConvE
 from tracin.progress import Clock, Stage, progress_stages
 from tracin.triples.given import check_same_dictionaries
 from tracin.triples.labels import Dictionaries
 from tracin_ext.backends import Backend
+from tracin_ext.backends.factored import PAIR_TERMS, FactoredBackend, pair_terms
 from tracin_ext.full_float32 import full_float32
 from tracin_ext.grouping import order_by_head_relation
 from tracin_ext.kept import KeptTriples
@@ -53,6 +64,11 @@ class Scorer(OneAtATime):
         tuple[str, KeptTriples] | None
     )  # the last call's, by the digest of its triples, where memory is not cleaned up
     search: str
+    method: str
+    correction: Correction
+    question: Question | None  # None: TracIn as it stands
+    _answers: EmbeddingScores | None  # for the question
+    _known: Tensor  # [m, 3] further true triples
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_kept": None}
@@ -79,8 +95,12 @@ class Scorer(OneAtATime):
         def keep(tests: slice, index: Tensor, scores: Tensor) -> None:
             result[tests].index_copy_(1, index.to(place), scores.to(place))
 
-        work = self._work(len(train), len(test), result.nbytes)
-        self._score(train, test, Partial(None, dict, work, {}, ""), keep)
+        if self._answers is not None:
+            work = self._tiles(train, test)
+            self._answer(train, test, Partial(None, dict, work, {}, ""), keep)
+        else:
+            work = self._work(len(train), len(test), result.nbytes)
+            self._score(train, test, Partial(None, dict, work, {}, ""), keep)
         return result.cpu()
 
     @in_turn
@@ -109,14 +129,20 @@ class Scorer(OneAtATime):
             tests, trained = digests["test_digest"], digests["train_digest"]
             return self._inputs("top_k", trained) | {"test triples": tests, "k": str(k), "order": order}
 
-        work = self._work(len(train), len(test), indices.nbytes + scores.nbytes)
+        if self._answers is not None:
+            work = self._tiles(train, test)
+        else:
+            work = self._work(len(train), len(test), indices.nbytes + scores.nbytes)
         results = {"indices": indices, "scores": scores, "rounds": torch.zeros(len(test), dtype=torch.int8)}
         saved = Partial(partial, inputs, work, results, self._asked, keep_finished)
 
         def by_bounds(stage: Stage) -> None:
             self._find_by_bounds(train, digests["train_digest"], test, saved, k, order, stage)
 
-        self._score(train, test, saved, keep, by_bounds)
+        if self._answers is not None:
+            self._answer(train, test, saved, keep)
+        else:
+            self._score(train, test, saved, keep, by_bounds)
         return TopK(indices.cpu(), scores.cpu(), **digests)
 
     def _find_by_bounds(
@@ -197,6 +223,37 @@ class Scorer(OneAtATime):
             work.done[left] = len(train)
         saved.tick()
 
+    @torch.no_grad()
+    @full_float32()
+    def _terms(
+        self,
+        train: Tensor,  # [n_train, 3]
+        test: Tensor,  # [n_test, 3]
+        index: Tensor,  # [n_test, k] of training triples
+    ) -> dict[str, Tensor]:  # each [n_test, k]
+        """What influences add up from."""
+        if self._answers is not None:
+            with self._cleaning_up():
+                self._prepare(train)
+                return self._answers.terms(test, index)
+        if not all(isinstance(model, ConvE) for model in self.models):
+            raise InputError("only the influences of a ConvE are broken down by term", "model_or_checkpoints")
+        distinct, place = index.unique(return_inverse=True)
+        order, by_test = order_by_head_relation(train[distinct]), order_by_head_relation(test)
+        place, back = order.argsort()[place], by_test.argsort()
+        total: dict[str, Tensor] = {}
+        for model, rate in zip(self.models, self.learning_rates, strict=True):
+            plain = FactoredBackend(model, self._counted, PRECISIONS[self.precision], torch.device("cpu"))
+            factors = plain.factors(test[by_test])
+            parts = [
+                pair_terms(plain.parameters, factors, plain.factors(some))
+                for some in train[distinct][order].split(LEAST_BLOCK)
+            ]
+            for name in PAIR_TERMS if parts else ():
+                term = rate * torch.cat([part[name] for part in parts], 1)[back].gather(1, place)
+                total[name] = total[name] + term if name in total else term
+        return total
+
     @in_turn
     def warn_of_zeros(
         self,
@@ -209,6 +266,8 @@ class Scorer(OneAtATime):
         if len(rows):
             work = order_by_head_relation(test[rows])
             norms = torch.empty(len(rows), dtype=scores.dtype)
+            if self._answers is not None:
+                return
             with torch.no_grad():
                 for index in work.split(LEAST_BLOCK):
                     norms[index] = self._diagonal(test[rows[index]]).cpu()
@@ -261,6 +320,73 @@ class Scorer(OneAtATime):
                     break  # the same tile comes next, its factors computed anew
             del factors  # before the next ones are computed
 
+    def _tiles(
+        self,
+        train: Tensor,  # [n_train, 3]
+        test: Tensor,  # [n_test, 3]
+    ) -> Work:
+        """Of questions that are answered together, each to all training triples at once."""
+        assert self._answers is not None
+        return Work(
+            len(train), torch.zeros(len(test), dtype=torch.int64), self._answers.tile(len(train)), max(1, len(train))
+        )
+
+    def _answer(
+        self,
+        train: Tensor,  # [n_train, 3]
+        test: Tensor,  # [n_test, 3]
+        saved: Partial,
+        keep: Callable[[slice, Tensor, Tensor], None],
+    ) -> None:
+        """As `_score`, for questions."""
+        assert self._answers is not None
+        order = torch.arange(len(train))
+        with self._running(saved) as stage:
+            self._prepare(train)
+            advance = stage("influence", len(test) * len(train), "pairs", done=saved.work.finished)
+            pairs = Pass(train, test, order, saved, keep, self.precision, self._timed, "influence", advance)
+            while (tests := saved.work.next_tile()) is not None:
+                answers = attempt(self._answers.scores, test[tests])
+                if answers is None:
+                    saved.work.halve_tile(tests.stop - tests.start)
+                    continue
+                pairs.score_next(tests, lambda _, own=answers: own)
+
+    def _prepare(
+        self,
+        train: Tensor,  # [n_train, 3]
+    ) -> None:
+        """What questions to the same training triples share, unless the last call left it."""
+        assert self._answers is not None
+        told = digest({"train": train, "known": self._known})
+        if self._answers.prepared != told:
+            with self._timed("training factors"):
+                self._answers.prepare(train, self._known, told)
+
+    def _own_scores(
+        self,
+        triples: Tensor,  # [n, 3]
+    ) -> Tensor:  # [n]
+        """Of each triple on the question about itself, with the triples for training triples."""
+        assert self._answers is not None
+        result = torch.empty(len(triples), dtype=PRECISIONS[self.precision])
+        work = self._tiles(triples, triples)
+        with self._running(Partial(None, dict, work, {}, "")) as stage:
+            self._prepare(triples)
+            advance = stage("self-influence", len(triples), "triples")
+            for index in torch.arange(len(triples)).split(work.tile):
+                with self._timed("self-influence"):
+                    result[index] = self._answers.own_scores(triples[index]).cpu()
+                outcomes.check_finite(result[index], triples[index], None, self.precision)
+                advance(len(index))
+        return result
+
+    def _free_bytes(self) -> int:
+        """What a question's gradients, tables and scores may take."""
+        if self.memory_limit is None:
+            return available_bytes(self.device) // 2
+        return max(1, self.memory_limit - used_bytes(self.device))
+
     def _order(self, train: Tensor) -> Tensor:  # [n, 3] -> [n]
         """Training triples by (head, relation), as index on the CPU; sorted where that is fastest."""
         return order_by_head_relation(train.to(self.device) if self.device.type == "cuda" else train).cpu()
@@ -310,6 +436,8 @@ class Scorer(OneAtATime):
         finally:
             if self.memory_cleanup:
                 self._kept = None
+                if self._answers is not None:
+                    self._answers.forget()
                 for backend in self._backends:
                     backend.free_buffers()
                 if self.device.type == "cuda":
@@ -341,6 +469,8 @@ class Scorer(OneAtATime):
             "precision": self.precision,
             "backend": self._backends[0].label,
             "device": str(self.device),
+            "question": "" if self.question is None else f"{self.method} {self.question} {self.correction}",
+            "known triples": "" if self.question is None else digest({"": self._known}),
         }
 
 

@@ -17,25 +17,39 @@ from tracin.influence.arguments import (
     AUTOGRAD_BACKENDS,
     PRECISIONS,
     check_batch_size,
+    check_indices,
     check_models,
     create_backend,
     resolve_backend,
     resolve_learning_rates,
     shared_dictionaries,
 )
+from tracin.influence.directions import by_row
+from tracin.influence.fisher import EmbeddingScorer, EmbeddingScores
 from tracin.influence.layers import layers_of, select_layers, trainable_parts
 from tracin.influence.memory import parse_size
 from tracin.influence.passes import Pass
+from tracin.influence.questions import (
+    layers_at_embeddings,
+    resolve_correction,
+    resolve_embedding_backend,
+    resolve_question,
+    told_question,
+    without_mixed,
+)
 from tracin.influence.resume import Partial
 from tracin.influence.scorer import Scorer
 from tracin.influence.top_k import TopK
 from tracin.influence.turns import in_turn
 from tracin.losses import loss_named
 from tracin.machine import resolve_device
+from tracin.model import ConvE
 from tracin.notebook import as_html
 from tracin.progress import Clock
 from tracin.pykeen import from_pykeen, is_pykeen
 from tracin_ext.backends import Backend, Job
+from tracin_ext.backends.factored import FactoredBackend
+from tracin_ext.backends.native import NativeBackend
 
 
 class TracIn(Scorer):
@@ -83,6 +97,26 @@ class TracIn(Scorer):
         memory_cleanup: give the buffers of blocks (and cached CUDA memory) back after each call; False keeps them for
             the next one, and on a CPU `top_k` the factors of its training triples (1.4 GB for FB15k-237): further
             questions to the same training triples then take milliseconds.
+        method: "tracin", the sum above; or "accurate": gradients at the embeddings alone, corrected by the damped
+            Fisher matrix of a sample of the training triples (see `tracin.influence.fisher`), which predicts better
+            what retraining does (docs/accuracy.md). It takes no learning rates: scores of several checkpoints are
+            divided by their spread over the training triples, and added up.
+        query: what is asked about a test triple: "bce", why is its score high; "ce", why does its tail rank there
+            among those not known to be true; "score", the score itself; "against:TAIL" (a label or an id), why its
+            tail and not that one. None: "bce"; in the accurate method "ce".
+        direction: which samples a training triple is, in a model with inverse relations: "forward" (h, r, t),
+            "inverse" (t, inverse of r, h), or "both", their sum. None: "forward"; in the accurate method "both" where
+            the model is known to have inverse relations.
+        query_direction: the same of test triples. None: as `direction`; in the accurate method "forward".
+            Queries, directions and normalisation other than the defaults of "tracin" take layers among entity,
+            relation, bias ("all": these three).
+        normalize: "none"; "train", scores are divided by the norm of the training triple's gradient; "cosine", also by
+            that of the test triple's. None: "none"; in the accurate method "train".
+        samples: training samples that the Fisher matrix is made of, fewer if there are fewer; 0: no correction.
+        ridge: its damping, in mean squared norms of these samples' gradients.
+        seed: of the sample.
+        known: further true triples, whose tails "ce" leaves out, as it does those of the training triples; in any form
+            that `influence` takes.
 
     Attributes:
         seconds: what the calls so far took, by stage: "training factors", "test factors", "influence",
@@ -114,6 +148,16 @@ class TracIn(Scorer):
         cache_test_factors: bool = True,
         recompute_activations: bool = False,
         memory_cleanup: bool = True,
+        *,
+        method: str = "tracin",
+        query: str | None = None,
+        direction: str | None = None,
+        query_direction: str | None = None,
+        normalize: str | None = None,
+        samples: int = 4096,
+        ridge: float = 1.0,
+        seed: int = 0,
+        known: Any = None,
     ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
@@ -122,11 +166,20 @@ class TracIn(Scorer):
         given = [from_pykeen(item) if is_pykeen(item) else item for item in given]
         self.models = [item.model if isinstance(item, Checkpoint) else item for item in given]
         check_models(self.models)
-        self.learning_rates = resolve_learning_rates(learning_rates, given)
+        self.learning_rates = (
+            [1.0] * len(given) if method == "accurate" else resolve_learning_rates(learning_rates, given)
+        )
+        self._dictionaries = shared_dictionaries(given)
+        self.method = method
+        self.question = resolve_question(
+            method, query, direction, query_direction, normalize, self.models[0], self._dictionaries
+        )
+        self.correction = resolve_correction(method, samples, ridge, seed)
+        if self.question is not None:
+            layers = layers_at_embeddings(layers, self.models[0])
         selected = select_layers(self.models[0], layers)
         self._counted, self.frozen = trainable_parts(self.models, selected)
         self.layers = tuple(layer for layer in selected if layer not in self.frozen)
-        self._dictionaries = shared_dictionaries(given)
         self.precision = precision
         self.device = resolve_device(device)
         self.batch_size = check_batch_size(batch_size)
@@ -138,11 +191,27 @@ class TracIn(Scorer):
         self.loss = loss
         self.search = ""
         self._kept = None
+        self._answers = None
         self._timed = Clock()
         self.seconds = self._timed.seconds
         job = Job(self.models[0], self._counted, PRECISIONS[precision], loss_named(loss))
-        self.backend = resolve_backend(backend, self.device, job)
-        self._backends = [self._create(model) for model in self.models]
+        if self.question is None:
+            self.backend = resolve_backend(backend, self.device, job)
+            self._backends = [self._create(model) for model in self.models]
+            return
+        self.precision = without_mixed(precision)
+        self.backend = resolve_embedding_backend(backend, self.device, job)
+        models = [model for model in self.models if isinstance(model, ConvE)]  # all: see `resolve_question`
+        self._backends = [self._create(by_row(model)) for model in models]
+        self._known = self._ids(known, "known") if known is not None else torch.empty(0, 3, dtype=torch.int64)
+        scorers = [
+            EmbeddingScorer(model, own, self.question, self.correction)
+            for model, own in zip(models, self._backends, strict=True)
+            if isinstance(own, NativeBackend | FactoredBackend)  # both: see `resolve_embedding_backend`
+        ]
+        self._answers = EmbeddingScores(
+            scorers, None if method == "accurate" else self.learning_rates, self._free_bytes
+        )
 
     def _create(self, model: nn.Module) -> Backend:
         mixed = self.precision == "mixed"
@@ -165,7 +234,9 @@ class TracIn(Scorer):
         layers = "all layers" if every else "layers " + ", ".join(self.layers)
         frozen = f" without the frozen {', '.join(self.frozen)}" if self.frozen else ""
         search = f", top k {self.search}" if self.search else ""
-        return f"{self._backends[0].label}, {self.precision}, {layers}{frozen}, {self.device}{threads}{count}{search}"
+        asked = "" if self.question is None else f", {told_question(self.method, self.question, self.correction)}"
+        runs = f"{self._backends[0].label}, {self.precision}, {layers}{frozen}, {self.device}{threads}{count}"
+        return runs + asked + search
 
     def __repr__(self) -> str:
         model = self.models[0]
@@ -254,6 +325,36 @@ class TracIn(Scorer):
         return top
 
     @in_turn
+    def breakdown(
+        self,
+        train: Any,  # [n_train, 3]
+        test: Any,  # [n_test, 3]
+        indices: Any,  # [n_test, k]
+    ) -> dict[str, Tensor]:  # each [n_test, k]
+        """What some of the influences add up from.
+
+        Args:
+            train, test: as in `influence`.
+            indices: [n_test, k] of training triples, such as those of `top_k`.
+
+        Returns:
+            Terms by name, each [n_test, k], whose sum is the influence. Of TracIn: "hidden layer" (fc, bn2),
+            "convolution" (bn0, conv, bn1), and the embeddings of the "same relation", of a "shared head", a "shared
+            tail", and of an entity that is one triple's head and the other's tail ("head as tail"). Of method
+            "accurate", and of other questions: the training triple's own embeddings through which it acts, "head",
+            "relation", "tail".
+
+        Raises:
+            InputError: as `influence`, if an index is out of range, and for a model that is no ConvE.
+
+        Example:
+            >>> TracIn(model).breakdown(train, test[:1], [[0, 2]])["same relation"].shape
+            torch.Size([1, 2])
+        """
+        train, test = self._pair(train, test)
+        return self._terms(train, test, check_indices(indices, len(test), len(train)))
+
+    @in_turn
     def self_influence(
         self,
         train: Any,  # [n_train, 3]
@@ -278,6 +379,8 @@ class TracIn(Scorer):
             >>> TracIn(model).self_influence(train).argsort(descending=True)[:10]
         """
         train = self._ids(train, "train")
+        if self._answers is not None:
+            return self._own_scores(train)
         result = torch.zeros(len(train), dtype=PRECISIONS[self.precision])
 
         def inputs() -> dict[str, str]:

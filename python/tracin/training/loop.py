@@ -19,9 +19,9 @@ from tracin.checkpoints.save import read_training_state, save_checkpoint
 from tracin.errors import InputError
 from tracin.files import check_writable, locked, remove_parts
 from tracin.machine import resolve_device
-from tracin.model import ConvE
+from tracin.model import ConvE, inverse_rows
 from tracin.progress import on_a_terminal, progress_bar
-from tracin.training.ranking import Ranking, evaluate, inverse_rows
+from tracin.training.ranking import Ranking, evaluate
 from tracin.triples.ids import check_ids
 from tracin.triples.known_tails import KnownTails
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tracin.errors import InputError
-from tracin.model import ConvE
+from tracin.model import ConvE, inverse_rows, relation_rows
 from tracin.triples.ids import check_ids
 from tracin.triples.known_tails import KnownTails
 
@@ -66,8 +66,7 @@ def tail_ranks(
     """
     for some in (triples, known):
         check_ids(some, model.num_entities, model.num_relations)
-    step = torch.tensor([1, model.relation_step, 1])
-    return _row_ranks(model, triples.cpu() * step, known.cpu() * step, batch_size)
+    return _row_ranks(model, relation_rows(model, triples.cpu()), relation_rows(model, known.cpu()), batch_size)
 
 
 def head_ranks(
@@ -122,16 +121,6 @@ def evaluate(
     if both_directions:
         ranks = torch.cat([ranks, head_ranks(model, triples, known, batch_size)])
     return Ranking.of(ranks)
-
-
-def inverse_rows(
-    model: ConvE,
-    triples: Tensor,  # [n, 3] int64
-) -> Tensor:  # [n, 3] int64
-    """(t, row of r's inverse, h): row 2r + 1 in a PyKEEN table, else r + R."""
-    heads, relations, tails = triples.unbind(1)
-    inverse = 2 * relations + 1 if model.relation_step == 2 else relations + model.relation.num_embeddings // 2
-    return torch.stack([tails, inverse, heads], dim=1)
 
 
 @torch.no_grad()
