@@ -123,8 +123,10 @@ def test_a_pykeen_folder_needs_nothing_else(tmp_path: Path) -> None:
         result = CliRunner().invoke(main, [*arguments, "--json"])
         assert result.exit_code == 0, result.stderr
         assert json.loads(result.stdout)["training_triples"] == len(triples.mapped_triples)
-    result = CliRunner().invoke(main, ["explain", str(folder), "e 1", "r 0", "?", "-o", str(folder / "trained_model.pkl")])
-    assert result.exit_code != 0
+    page = inside / "why.html"
+    page.write_text("not ours")
+    result = CliRunner().invoke(main, ["explain", str(folder), "e 1", "r 0", "?", "-o", str(page)])
+    assert "would be overwritten" in result.stderr
 
 
 def test_audit_prints_and_writes(graph: Graph) -> None:
@@ -145,7 +147,9 @@ def test_audit_prints_and_writes(graph: Graph) -> None:
 
 def test_explore_serves_until_it_is_ended(graph: Graph) -> None:
     command = [sys.executable, "-m", "tracin", "explore", str(graph.folder / "model.pt"), "--quiet"]
-    process = subprocess.Popen([*command, "--train", str(graph.folder / "train.txt")], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--train", str(graph.folder / "train.txt")], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         address = process.stdout.readline().strip()

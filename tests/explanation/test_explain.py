@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from torch import Tensor
 
 import tracin
 from tests.samples.models import random_triples
@@ -19,7 +20,9 @@ from tests.samples.small_graph import ENTITIES, Graph
 from tracin.errors import InputError
 from tracin.explanation import Explanation
 from tracin.explanation.reasons import counted
+from tracin.influence.questions import METHODS
 from tracin.results.words import ordinal, percent
+from tracin.subject import SAMPLES
 from tracin.training.ranking import head_ranks, tail_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore:using the factored backend")
@@ -29,10 +32,16 @@ def ask(graph: Graph, *parts: Any, **arguments: Any) -> Explanation:
     return tracin.explain(graph.checkpoint, *parts, train=graph.train, **arguments)
 
 
-def test_reasons_are_the_strongest_influences_and_shares_are_of_all(graph: Graph) -> None:
+def scores_of(graph: Graph, asked: Tensor, method: str) -> Tensor:  # [m, n]
+    own = {"samples": SAMPLES, "known": graph.test} if method == "accurate" else {}
+    return tracin.TracIn(graph.checkpoint, method=method, **own).influence(graph.train, asked).double()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_reasons_are_the_strongest_influences_and_shares_are_of_all(graph: Graph, method: str) -> None:
     triple = graph.test[0]
-    scores = tracin.TracIn(graph.checkpoint).influence(graph.train, triple[None])[0].double()
-    why = ask(graph, *triple.tolist(), k=4)
+    (scores,) = scores_of(graph, triple[None], method)
+    why = ask(graph, *triple.tolist(), k=4, known=[graph.test], method=method)
     order = scores.argsort(descending=True, stable=True)
     assert [reason.row for reason in why.pro.reasons] == [row for row in order[:4].tolist() if scores[row] > 0]
     assert [reason.row for reason in why.contra.reasons] == [
@@ -45,18 +54,22 @@ def test_reasons_are_the_strongest_influences_and_shares_are_of_all(graph: Graph
         for reason in side.reasons:
             assert reason.share == pytest.approx(float(scores[reason.row] * sign / total))
             assert list(reason.triple) == graph.train[reason.row].tolist()
+            assert sum(reason.terms.values()) == pytest.approx(reason.score, rel=1e-4, abs=1e-6)
     both = why.pro.total - why.contra.total
     assert why.balance() == pytest.approx(why.pro.total / both)
 
 
-def test_against_another_tail_takes_the_difference(graph: Graph) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_against_another_tail_takes_the_difference(graph: Graph, method: str) -> None:
     head, relation, tail = graph.test[0].tolist()
     rival = (tail + 1) % ENTITIES
     asked = torch.tensor([[head, relation, tail], [head, relation, rival]])
-    scores = tracin.TracIn(graph.checkpoint).influence(graph.train, asked)
-    why = ask(graph, head, relation, tail, against=rival, k=3)
+    scores = scores_of(graph, asked, method)
+    why = ask(graph, head, relation, tail, against=rival, k=3, known=[graph.test], method=method)
     for reason in why.reasons:
-        assert reason.score == pytest.approx(float(scores[0, reason.row] - scores[1, reason.row]), abs=1e-9)
+        difference = float(scores[0, reason.row] - scores[1, reason.row])
+        assert reason.score == pytest.approx(difference, rel=1e-3, abs=1e-7)
+        assert sum(reason.terms.values()) == pytest.approx(reason.score, rel=1e-3, abs=1e-6)
     assert f"entity {rival}" in why.to_html()
 
 
@@ -134,7 +147,7 @@ def test_labels_names_ids_and_near_misses(graph: Graph) -> None:
         ((1, 0, None), {"against": 2}, "needs a whole triple"),
         ((1, 0, 2), {"k": 0}, "k is 0"),
         ((1, 0, 2), {"tails": True}, "tails is True"),
-        ((1, 0, 2), {"backend": "nothing"}, "backend is 'nothing'"),
+        ((1, 0, 2), {"backend": "nothing"}, "backend 'nothing'"),
     ],
 )
 def test_what_is_no_question_is_refused(graph: Graph, parts: Any, arguments: Any, told: str) -> None:
@@ -169,7 +182,7 @@ def test_nothing_speaks_where_the_model_is_sure(graph: Graph) -> None:
     with torch.no_grad():
         model.bias += 1e4  # softplus(-score) is 0, and so is its gradient
     with pytest.warns(UserWarning):
-        why = tracin.explain(model, 1, 0, 2, train=graph.train)
+        why = tracin.explain(model, 1, 0, 2, train=graph.train, method="tracin")
     assert (why.reasons, why.paths, why.balance()) == ((), (), 0.5)
     assert why.to_frame().height == 0
     assert "No training triple speaks for it." in why.to_html()
@@ -226,7 +239,7 @@ def test_odd_labels_stay_text() -> None:
         assert why.to_html().count("<script>") == 1
         lines = why.to_markdown().split("\n")
         tables = [line for line in lines if line.startswith("| ")]
-        assert {line.replace("\\|", "").count("|") for line in tables} <= {6, 11}
+        assert {line.replace("\\|", "").count("|") for line in tables} <= {6, 14}
         assert "[f](" not in why.to_markdown()
     assert why.names((0, 1, 0)) == (LABELS[0], RELATIONS[1], LABELS[0])
 

@@ -252,7 +252,7 @@ def audit_subject(subject: Subject, tracin: TracIn, k: int = FLAGGED, opponents:
     losses = losses_of(subject, tracin.progress)
     strange = unusual(losses, train[:, 1])
     rows = strange.argsort(descending=True, stable=True)[:k]
-    own = tracin.self_influence(train[rows])
+    own = TracIn(subject.checkpoint, device=tracin.device, progress=tracin.progress).self_influence(train[rows])
     against: list[tuple[tuple[int, float], ...]] = [()] * len(rows)
     if opponents:
         top = tracin.top_k(train, train[rows], k=opponents, order="opponents")

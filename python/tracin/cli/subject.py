@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import torch
 
 from tracin.cli.command import speaking_of_flags
@@ -20,9 +21,10 @@ from tracin.cli.options import (
     option,
 )
 from tracin.errors import InputError
+from tracin.influence.questions import METHODS
 from tracin.influence.tracin import TracIn
 from tracin.streams import say
-from tracin.subject import Subject, open_subject, scorer
+from tracin.subject import SAMPLES, Subject, open_subject, scorer
 from tracin.triples.dictionaries import read_dictionaries, read_edge_map, read_names
 
 
@@ -38,6 +40,16 @@ class SubjectOptions(Options):
     node_name_dict: Path | None = option("--node-name-dict", type=FILE, help="Lines name<TAB>id: names of entities.")
     edge_map: Path | None = option("--edge-map", type=FILE, help="JSON of predicates: names of relations.")
     image: ImageOptions = group(ImageOptions)
+    method: str | None = option(
+        "--method",
+        type=click.Choice(METHODS),
+        help="How training triples are scored.  [default: accurate; tracin for a model that is no ConvE]",
+    )
+    samples: int | None = option(
+        "--samples",
+        type=click.IntRange(min=0),
+        help=f"Training samples that correct the accurate scores; more take longer.  [default: {SAMPLES}]",
+    )
     device: str = device_option()
     threads: int | None = option("--threads", type=THREADS, help="CPU threads.  [default: one per core]")
     quiet: bool = flag("--quiet", help="Print warnings and errors only, and what was asked for.")
@@ -74,4 +86,6 @@ def opened_subject(model: Path, options: SubjectOptions) -> Subject:
 
 def tracin_of(subject: Subject, options: SubjectOptions) -> TracIn:
     """What scores, with progress on a terminal."""
-    return scorer(subject, device=options.device, progress=False if options.quiet else None)
+    given = {"method": options.method, "samples": options.samples}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return scorer(subject, device=options.device, progress=False if options.quiet else None, **chosen)

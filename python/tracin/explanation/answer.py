@@ -39,6 +39,7 @@ class Explanation:
         train: the training triples.
         labels: what ids are called.
         model, method: what was asked, and how the scores were computed.
+        kind: of the scores, "accurate" or "tracin".
 
     Example:
         >>> why = tracin.explain(checkpoint, "entity 20", "predicate:3", "entity 17", train=train)
@@ -57,6 +58,7 @@ class Explanation:
     labels: Labels
     model: str
     method: str
+    kind: str
 
     def __repr__(self) -> str:
         head, relation, tail = self.names(self.triple)

@@ -66,6 +66,7 @@ class Explainer:
             labels=subject.labels,
             model=subject.name,
             method=self.tracin.description,
+            kind=self.tracin.method,
         )
 
 
@@ -100,7 +101,7 @@ def explain(
         tails: of the model's own answers.
         entity_to_id, relation_to_id: label -> id, where the checkpoint has none.
         node_names, relation_names: names for people: of entity ids, of relation labels.
-        arguments: of `TracIn`, such as device or precision.
+        arguments: of `TracIn`, such as method ("accurate" by default), samples (1,024), device or precision.
 
     Returns:
         An Explanation: shows itself in a notebook; `to_frame()`, `plot()`, `save(path)`.

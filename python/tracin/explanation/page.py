@@ -20,12 +20,21 @@ if TYPE_CHECKING:
 
 DRAWN = 8  # reasons of each side in the picture
 KNOWN = {"training": "in the training set", "given": "known to be true", "": "new"}
-TRUST = {
+MEANS = {
     "tracin": (
-        "Scores tell what this model leans on, not what is true of the world, and not exactly what training without a "
-        "triple would bring: read the first few as leads to check."
+        "A score says how far one training step on that triple moves the model towards this answer (for) or away from "
+        "it (against), found from the gradients of all its parameters{less}."
+    ),
+    "accurate": (
+        "A score says what that triple did in training for this answer among its rivals (for) or against it (against), "
+        "found from the gradients at the embeddings and freed from what the other triples say anyway{less}."
     ),
 }
+LESS = "; that for the other answer is taken off"
+TRUST = (
+    "Scores tell what this model leans on, not what is true of the world, and only roughly what training without a "
+    "triple would bring: read the first few as leads to check."
+)
 
 
 def render(explanations: Sequence[Explanation]) -> str:
@@ -84,14 +93,12 @@ def sentence(text: str) -> str:
 
 def meaning(explanation: Explanation) -> tuple[str, str, str]:
     """What the scores mean and how far to trust them, in three sentences."""
-    against = "" if explanation.rival is None else ", less what it does for the other answer"
     return (
-        "A score says how far one training step on that triple moves the model towards this answer (for) or away from "
-        f"it (against){against}, found from the gradients of all its parameters.",
+        MEANS[explanation.kind].format(less="" if explanation.rival is None else LESS),
         f"All {len(explanation.train):,} training triples were scored; the number that count is how many of the "
         f"strongest together make up {MOST:.0%} of their side, so a few large shares mean a clear reason and many "
         "small ones a habit of the model.",
-        TRUST["tracin"],
+        TRUST,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tracin.explanation.ties import Surroundings, Tie
 from tracin.influence.tracin import TracIn
+from tracin.model import ConvE
 from tracin.proximity.two_rules import two_rules
 from tracin.triples.read import Triple
 
@@ -56,10 +57,9 @@ def terms_of(
     rows: Tensor,  # [k]
 ) -> dict[str, Tensor]:  # each [k]
     """What the scores of some training triples consist of; empty where the method does not tell."""
-    breakdown = getattr(tracin, "breakdown", None)
-    if breakdown is None or not len(rows):
+    if not len(rows) or not all(isinstance(model, ConvE) for model in tracin.models):
         return {}
-    parts = breakdown(train, torch.tensor([triple]), rows[None])
+    parts = tracin.breakdown(train, torch.tensor([triple]), rows[None])
     return {name: values[0].double().cpu() for name, values in parts.items()}
 
 
