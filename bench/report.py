@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.measure import machine_line
 
-SECTIONS = ("w1", "w2", "w3", "cold", "scaling", "ops")
+SECTIONS = ("w1", "w2", "w3", "cold", "index", "w3q", "scaling", "ops")
 Results = dict[str, dict[str, Any]]  # section -> what its JSON file holds
 
 
@@ -176,6 +176,38 @@ def process_block(section: dict[str, Any]) -> list[str]:
     return lines
 
 
+def index_block(section: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            row["method"],
+            f"{row['questions']:,}" if "questions" in row else "-",
+            seconds(row["seconds"]),
+            seconds(row["percentile_99_s"]) if row.get("percentile_99_s") else "-",
+            seconds(row["open_s"]) if "open_s" in row else "-",
+            memory(row["peak_bytes"]),
+            f"{row['index_bytes'] / 1e6:,.0f} MB" if "index_bytes" in row else "-",
+            f"{row['pairs_scored']:,}" if "pairs_scored" in row else "-",
+            f"{row['bounds']:,}" if "bounds" in row else "-",
+            f"{row['error']:.0e}" if "error" in row else "-",
+        ]
+        for row in timed(section)
+    ]
+    header = ["job", "questions", "time", "99 %", "opening", "peak memory", "index", "pairs scored", "bounds"]
+    splits = [
+        f"{row['method']}, of which: " + ", ".join(f"{part} {seconds(value)}" for part, value in row["split_s"].items())
+        for row in timed(section)
+        if "split_s" in row
+    ]
+    return [
+        f"{section['train']:,} training triples; {section['graph']}. Q1: the median of single questions to a process",
+        "that has the index open; Q2: one question by `tracin query`, from the start of Python to its end.",
+        "",
+        *table([*header, "worst error"], rows),
+        "",
+        *(f"- {split}." for split in splits),
+    ]
+
+
 def scaling_block(scaling: dict[str, Any]) -> list[str]:
     rows = []
     for sweep in scaling["sweeps"]:
@@ -242,6 +274,8 @@ def table_md(results: Results) -> str:
         "w2": ("W2: every test triple", w2_block),
         "w3": ("W3: a biomedical graph, from text files", process_block),
         "cold": ("Cold start", process_block),
+        "index": ("Indexes", index_block),
+        "w3q": ("W3q: an index of the biomedical graph", index_block),
         "scaling": ("Scaling", scaling_block),
         "ops": ("Operations", ops_block),
     }

@@ -5,19 +5,21 @@ Sizes: n training triples, Q test triples, K checkpoints, N entities, D embeddin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tracin_ext.grouping import order_by_head_relation
+from tracin_ext.lists import lists_of, norm_lists_of
 from tracin_ext.ops import (
-    DENSE_PARTS,
     NORM_PARTS,
     FactorTensors,
     ListTensors,
     PairTensors,
+    Tracked,
     bounded_top_k,
     factor_block,
 )
@@ -53,7 +55,7 @@ def keep(
     backend: NativeBackend,
     triples: Tensor,  # [n, 3] ordered by head and relation
 ) -> FactorTensors:
-    """The factors of all of them."""
+    """The factors of all of them, without products in bfloat16."""
     p, (head_columns, middle_columns) = backend.parameters, part_sizes(backend)
     dim, n = p.entity.shape[1], len(triples)
     new = p.conv_weight.new_empty
@@ -79,10 +81,9 @@ def keep(
         head_squares=new(heads),
         norms=new(n, NORM_PARTS),
     )
-    slack = 0.0 if p.M is None else 2 * backend.size_S * torch.finfo(p.dtype).eps * float(p.M.abs().sum(1).max())
     for start in range(0, n, BLOCK):
         factor_block(
-            backend.model,
+            backend.full_model,
             backend.sizes,
             backend.packed_M,
             backend.tracked,
@@ -90,67 +91,87 @@ def keep(
             factors,
             start,
             min(BLOCK, n - start),
-            slack,
+            backend.S_slack,
         )
     return factors
 
 
-def starts(
-    ids: Tensor,  # [n]
-    count: int,
-) -> Tensor:  # [count + 1] int64
-    """Where each id's rows begin once they are sorted by it."""
-    return torch.cat([ids.new_zeros(1), ids.bincount(minlength=count).cumsum(0)])
+def kept_blocks(
+    backend: NativeBackend,
+    triples: Tensor,  # [n, 3] ordered by head and relation
+) -> Iterator[FactorTensors]:
+    """The factors of all of them, BLOCK triples at a time; together they have the rows of `keep`.
+
+    Rows of a pair or a head that the block before has are left out; `pair` and `pair_head` count from the first block.
+    """
+    pairs = heads = 0
+    before = triples.new_full((3,), -1)
+    for block in triples.split(BLOCK):
+        f = keep(backend, block)
+        old_pair, old_head = (int(torch.equal(block[0, :some], before[:some])) for some in (2, 1))
+        of_pair, of_head = slice(old_pair, None), slice(old_head, None) if len(f.head_v) else slice(0)
+        f = f._replace(
+            pair=f.pair + (pairs - old_pair),
+            pair_head=f.pair_head[of_pair] + (heads - old_head),
+            **{name: getattr(f, name)[of_pair] for name in ("z", "un", "signs", "middle_v", "middle_squares")},
+            **{name: getattr(f, name)[of_head] for name in ("head_v", "head_squares")},
+        )
+        yield f
+        pairs, heads = pairs + len(f.z), heads + len(block[:, 0].unique_consecutive()) - old_head
+        before = block[-1]
 
 
-def total_of(
-    norms: Sequence[Tensor],  # K of [n, NORM_PARTS]
-    rates: Sequence[float],
-    parts: int,
-) -> Tensor:  # [n]
-    """The root of the sum of the squares of the first parts, weighted by the rates and rounded up."""
-    weighted = torch.cat(
-        [abs(rate) ** 0.5 * each[:, :parts].double() for rate, each in zip(rates, norms, strict=True)], 1
-    )
-    largest = weighted.amax(1, keepdim=True) if weighted.shape[1] else weighted.new_zeros(len(weighted), 1)
-    scale = largest.clamp(min=torch.finfo(torch.float64).tiny)  # no square vanishes
-    root = (weighted / scale).square().sum(1).sqrt() * scale[:, 0] * (1 + 4 * torch.finfo(norms[0].dtype).eps)
-    total = root.to(norms[0].dtype)
-    return total.where((total > 0) | (root == 0), torch.finfo(total.dtype).tiny)
+def slack_of(backend: NativeBackend) -> float:
+    """More than rounding adds to a bound: sums of at most this many terms are compared."""
+    p = backend.parameters
+    terms = max(*part_sizes(backend), backend.size_S, p.entity.shape[1])
+    return min(0.1, 4 * terms * torch.finfo(p.dtype).eps)
 
 
-def lists_of(
-    factors: Sequence[FactorTensors],  # K
-    rates: Sequence[float],
-    index: Tensor,  # [n] number of each row's triple
-    entities: int,
-    relations: int,
-) -> ListTensors:
-    """Rows by what they share, the largest norms first."""
-    heads, of_relation, tails = factors[0].triples.unbind(1)
-    norms = [each.norms for each in factors]
-    totals, relation_totals = total_of(norms, rates, DENSE_PARTS), total_of(norms, rates, DENSE_PARTS + 1)
-    rows = totals.argsort(descending=True)
-    by_total = relation_totals.argsort(descending=True)
-    relation_rows = by_total[of_relation[by_total].argsort(stable=True)]
+def numbers_of_pair(backends: Sequence[NativeBackend]) -> int:
+    """Numbers of a training triple that are read for its score with a test triple, in most cases."""
+    p, (_, middle_columns) = backends[0].parameters, part_sizes(backends[0])
+    return len(backends) * (3 * p.entity.shape[1] + backends[0].size_S * (p.M is not None) + middle_columns)
 
-    def gathered(rows: Tensor, parts: int) -> Tensor:  # [n] -> [K parts, n]
-        return torch.cat([each[:, :parts].T.contiguous()[:, rows] for each in norms])
 
-    return ListTensors(
-        numbers=index.contiguous(),
-        row_of=index.argsort().int(),
-        head_from=starts(heads, entities),
-        tail_from=starts(tails, entities),
-        tail_rows=tails.argsort(stable=True).int(),
-        relation_from=starts(of_relation, relations),
-        relation_rows=relation_rows.int(),
-        relation_totals=relation_totals[relation_rows],
-        relation_norms=gathered(relation_rows, DENSE_PARTS + 1),
-        rows=rows.int(),
-        totals=totals[rows],
-        norms=gathered(rows, DENSE_PARTS),
-    )
+class Sides:
+    """What pair scores need of each checkpoint beside the factors of training triples."""
+
+    def __init__(self, backends: Sequence[NativeBackend]) -> None:
+        self.backends = backends
+        self.grams = [backend.relation_v @ backend.relation_v.T for backend in backends]
+
+    def of_tests(
+        self,
+        tests: Tensor,  # [Q, 3] ordered by head and relation
+    ) -> list[FactorTensors]:
+        """The tests' factors, of each checkpoint, with M S for S."""
+        sides = []
+        for backend in self.backends:
+            p, factors = backend.parameters, keep(backend, tests)
+            sides.append(factors if p.M is None else factors._replace(S=factors.S @ p.M))
+        return sides
+
+    def joined(
+        self,
+        train: Sequence[FactorTensors],  # of each checkpoint
+        tests: Sequence[FactorTensors],
+    ) -> list[PairTensors]:
+        parts = zip(self.backends, self.grams, train, tests, strict=True)
+        return [
+            PairTensors(
+                backend.model.entity,
+                backend.model.hidden[4].clone(),
+                gram if backend.relation_v.shape[1] else gram.new_empty(0, 0),
+                of_train,
+                of_tests,
+            )
+            for backend, gram, of_train, of_tests in parts
+        ]
+
+    @cached_property
+    def tracked(self) -> list[Tracked]:
+        return [backend.tracked for backend in self.backends]
 
 
 class KeptTriples:
@@ -163,40 +184,51 @@ class KeptTriples:
     """
 
     def __init__(self, backends: Sequence[NativeBackend], rates: Sequence[float], triples: Tensor) -> None:
-        self.backends, self.rates = backends, rates
         order = order_by_head_relation(triples)
-        self.factors = [keep(backend, triples[order]) for backend in backends]
-        self.finite = all(bool(each.norms.isfinite().all()) for each in self.factors)
-        self.grams = [backend.relation_v @ backend.relation_v.T for backend in backends]
+        factors = [keep(backend, triples[order]) for backend in backends]
         entities, relations = len(backends[0].parameters.entity), backends[0].sizes.relations
-        self.lists = lists_of(self.factors, rates, order, entities, relations)
+        norms = [each.norms for each in factors]
+        lists = norm_lists_of(factors[0].triples, norms, rates, order, entities, relations)
+        self._hold(backends, rates, factors, lists_of(lists, norms))
 
-    @property
-    def slack(self) -> float:
-        """More than rounding adds to a bound: sums of at most this many terms are compared."""
-        p = self.backends[0].parameters
-        terms = max(*part_sizes(self.backends[0]), self.backends[0].size_S, p.entity.shape[1])
-        return min(0.1, 4 * terms * torch.finfo(p.dtype).eps)
+    @classmethod
+    def of(
+        cls,
+        backends: Sequence[NativeBackend],
+        rates: Sequence[float],
+        factors: Sequence[FactorTensors],  # of each checkpoint
+        lists: ListTensors,
+    ) -> KeptTriples:
+        """Those whose factors and lists have been computed before."""
+        kept = cls.__new__(cls)
+        kept._hold(backends, rates, factors, lists)
+        return kept
 
-    @property
-    def numbers_of_pair(self) -> int:
-        """Numbers of a training triple that are read for its score with a test triple, in most cases."""
-        dim = len(self.backends[0].model.hidden[0])
-        return len(self.backends) * (3 * dim + self.factors[0].S.shape[1] + self.factors[0].middle_v.shape[1])
+    def _hold(
+        self,
+        backends: Sequence[NativeBackend],
+        rates: Sequence[float],
+        factors: Sequence[FactorTensors],
+        lists: ListTensors,
+    ) -> None:
+        self.backends, self.rates, self.factors, self.lists = backends, rates, factors, lists
+        self.finite = all(bool(each.norms.isfinite().all()) for each in factors)
+        self.sides = Sides(backends)
+        self.slack, self.numbers_of_pair = slack_of(backends[0]), numbers_of_pair(backends)
+
+    def __len__(self) -> int:
+        return len(self.lists.numbers)
+
+    def serves(self, tests: int) -> bool:
+        """Whether so many tests are found as fast as may be."""
+        return True
 
     def pair_tensors(
         self,
         tests: Tensor,  # [Q, 3] ordered by head and relation
     ) -> list[PairTensors]:
         """Both sides, of each checkpoint."""
-        sides = []
-        for backend, train, gram in zip(self.backends, self.factors, self.grams, strict=True):
-            p, of_tests = backend.parameters, keep(backend, tests)
-            if p.M is not None:
-                of_tests = of_tests._replace(S=of_tests.S @ p.M)
-            gram = gram if backend.relation_v.shape[1] else gram.new_empty(0, 0)
-            sides.append(PairTensors(backend.model.entity, backend.model.hidden[4].clone(), gram, train, of_tests))
-        return sides
+        return self.sides.joined(self.factors, self.sides.of_tests(tests))
 
     def top_k(
         self,
@@ -210,7 +242,7 @@ class KeptTriples:
         indices, work = torch.full((len(tests), k), -1), torch.zeros(len(tests), 4, dtype=torch.int64)
         bounded_top_k(
             self.pair_tensors(tests[by_head]),
-            [backend.tracked for backend in self.backends],
+            self.sides.tracked,
             torch.tensor(self.rates, dtype=torch.float64),
             self.lists,
             order,

@@ -6,12 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tracin import index as index
     from tracin.auditing.audit import Audit, audit
     from tracin.checkpoints.load import Checkpoint, load_checkpoint, load_model
     from tracin.checkpoints.save import save_checkpoint
     from tracin.errors import InputError
     from tracin.explanation.answer import Explanation
     from tracin.explanation.ask import explain
+    from tracin.index.query import Index
     from tracin.influence.top_k import TopK
     from tracin.influence.tracin import TracIn
     from tracin.machine import info
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "Audit", "Checkpoint", "ConvE", "Explanation", "InputError", "TopK", "TracIn", "audit", "explain", "from_pykeen",
-    "info", "load_checkpoint", "load_model", "read_dictionary", "read_triples", "save_checkpoint",
+    "Audit", "Checkpoint", "ConvE", "Explanation", "Index", "InputError", "TopK", "TracIn", "audit", "explain",
+    "from_pykeen", "info", "load_checkpoint", "load_model", "read_dictionary", "read_triples", "save_checkpoint",
     "self_influence_frame", "train",
 ]  # fmt: skip
 
@@ -36,6 +38,7 @@ _MODULES = {
     "Checkpoint": "checkpoints.load",
     "ConvE": "model",
     "Explanation": "explanation.answer",
+    "Index": "index.query",
     "InputError": "errors",
     "TopK": "influence.top_k",
     "TracIn": "influence.tracin",
@@ -56,6 +59,8 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         value = import_module("tracin.machine").version()
+    elif name == "index":
+        value = import_module("tracin.index")
     elif name in _MODULES:
         value = getattr(import_module(f"tracin.{_MODULES[name]}"), name)
     else:

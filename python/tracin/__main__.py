@@ -8,13 +8,19 @@ from importlib import import_module
 from typing import Any
 
 from tracin.errors import INTERRUPTED, INTERRUPTED_TEXT
+from tracin.startup import load_later, timed
 
 
 def start(module: str = "tracin.cli", command: str = "main", prog_name: str = "tracin", **defaults: Any) -> None:
     """Runs a command, with other defaults of its options if given; an interrupt while its modules load is one line."""
     hold_streams()
     try:
-        getattr(import_module(module), command)(prog_name=prog_name, default_map=defaults)
+        with timed("PyTorch"):
+            import_module("torch")
+        with timed("tracin"):
+            load_later("polars")  # a fifth of a second, of which questions to an index have no use
+            run = getattr(import_module(module), command)
+        run(prog_name=prog_name, default_map=defaults)
     except KeyboardInterrupt:
         print(f"tracin: error: {INTERRUPTED_TEXT}", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -93,6 +93,19 @@ def test_lists_of_extreme_models(change: Callable[[ConvE], None], precision: str
 
 
 @pytest.mark.usefixtures("always")
+@pytest.mark.filterwarnings("ignore:mixed precision needs")
+def test_lists_in_mixed_precision_are_those_in_float32() -> None:
+    model = random_model()
+    tests, train = triples_of(model)
+    ti, mixed = TracIn(model, 1.0), TracIn(model, 1.0, precision="mixed")
+    for order in ORDERS:
+        expected, found = ti.top_k(train, tests, 10, order), mixed.top_k(train, tests, 10, order)
+        assert torch.equal(found.indices, expected.indices)
+        assert torch.equal(found.scores, expected.scores)
+    assert mixed.search.startswith("by bounds" + ", in float32: " * STATUS["bfloat16"])
+
+
+@pytest.mark.usefixtures("always")
 def test_ties_go_to_the_lower_index() -> None:
     model = random_model()
     tests, train = triples_of(model)
@@ -120,13 +133,10 @@ def few_against(monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> str:
     return ti.search
 
 
-@pytest.mark.filterwarnings("ignore:mixed precision needs")
 def test_when_lists_are_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "tell little" in few_against(monkeypatch, layers="fc")
     assert "longer than" in few_against(monkeypatch, k=3)
     assert "no single pairs" in few_against(monkeypatch, backend="factored")
-    if STATUS["bfloat16"]:
-        assert "mixed" in few_against(monkeypatch, precision="mixed")
     monkeypatch.setattr(bounded, "TEST_BYTES", 1 << 20)
     assert "MiB of memory" in few_against(monkeypatch)
     ti = TracIn(random_model(), 1.0)

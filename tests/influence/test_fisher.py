@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 import tracin_ext
-from tests.samples.models import pairs_of_triples, random_model
-from tracin import TracIn
+from tests.samples.models import EDGES, VARIANTS, pairs_of_triples, random_model
+from tracin import InputError, TracIn
 from tracin.influence.directions import by_row, samples_of
 from tracin.model import ConvE
 
@@ -53,8 +54,7 @@ def dense_scores(
     layers: tuple[str, ...] = EMBEDDINGS,
 ) -> Tensor:  # [Q, n] float64
     wide = by_row(model.double())
-    every = "both" if model.relation.num_embeddings % 2 == 0 else "forward"
-    known = samples_of(model, train, every).flatten(0, 1)
+    known = samples_of(model, train, "forward" if query_direction == "forward" else "both").flatten(0, 1)
 
     def total(triples: Tensor, asked: str, which: str) -> Tensor:  # [n, parameters]
         samples = samples_of(model, triples, which)
@@ -127,3 +127,215 @@ def test_scores_are_those_of_dense_gradients(
     found = ti.influence(train, test)
     expected = dense_scores(model, train, test, query, direction, query_direction, normalize, drawn, ridge=0.3, seed=5)
     assert worst(found, expected) <= TOLERANCE[precision] * (10 if drawn and precision == "float32" else 1)
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, *EDGES])
+def test_every_model(variant: str) -> None:
+    model, train, test = setting(variant, reciprocal=False)
+    layers = tuple(layer for layer in EMBEDDINGS if getattr(model, layer) is not None)
+    ti = TracIn(model, precision="float64", method="accurate", direction="forward", samples=11)
+    expected = dense_scores(model, train, test, "ce", "forward", "forward", "train", 11, layers=layers)
+    found = ti.influence(train, test)
+    scale = expected.norm(dim=1, keepdim=True).clamp(min=1e-12)  # of one entity nothing is asked: 0
+    assert ((found - expected) / scale).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize("layers", [("entity",), ("relation",), ("bias",), ("entity", "bias"), ("relation", "bias")])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layers(backend: str, layers: tuple[str, ...]) -> None:
+    model, train, test = setting("plain")
+    asked: dict[str, Any] = {"query": "ce", "direction": "both", "query_direction": "both", "normalize": "train"}
+    ti = TracIn(model, layers=layers, precision="float64", method="accurate", backend=backend, samples=11, **asked)
+    expected = dense_scores(model, train, test, **asked, drawn=11, layers=layers)
+    assert worst(ti.influence(train, test), expected) <= 1e-9
+
+
+def test_self_loops_duplicates_and_norms() -> None:
+    """A triple's two samples meet in the rows of its entities: twice over where it is a loop."""
+    model, _, test = setting("plain")
+    train = torch.tensor([[1, 0, 1], [1, 0, 1], [1, 1, 2], [2, 1, 1], [1, 0, 2], [5, 1, 5]])
+    asked: dict[str, Any] = {"query": "ce", "direction": "both", "query_direction": "forward", "normalize": "cosine"}
+    ti = TracIn(model, precision="float64", method="accurate", samples=100, **asked)
+    expected = dense_scores(model, train, test, **asked, drawn=12)
+    assert worst(ti.influence(train, test), expected) <= 1e-9
+
+
+def test_plain_questions_are_those_of_the_sum() -> None:
+    """Method tracin with embeddings alone: what it has always computed, and other directions beside it."""
+    model, train, test = setting("plain")
+    plain = TracIn(model, 0.5, layers=EMBEDDINGS, precision="float64")
+    assert plain.question is None
+    turned = TracIn(model, 0.5, layers=EMBEDDINGS, precision="float64", direction="forward", query="bce", known=train)
+    assert turned.question is None
+    both = TracIn(model, 0.5, precision="float64", direction="both")
+    expected = 0.5 * dense_scores(model, train, test, "bce", "both", "both")
+    assert worst(both.influence(train, test), expected) <= 1e-9
+    assert both.layers == EMBEDDINGS
+    own = TracIn(model, 0.5, precision="float64", direction="both").self_influence(train)
+    every = 0.5 * dense_scores(model, train, train, "bce", "both", "both").diagonal()
+    assert torch.allclose(own, every, rtol=1e-9)
+
+
+def test_checkpoints() -> None:
+    """TracIn adds them up by their rates, the accurate method by their spread."""
+    models = [random_model("plain", seed) for seed in (0, 1)]
+    _, train, test = setting("plain")
+    asked: dict[str, Any] = {"query": "ce", "direction": "both", "query_direction": "forward"}
+    each = [dense_scores(model, train, test, **asked) for model in models]
+    found = TracIn(models, [0.5, 0.25], precision="float64", **asked).influence(train, test)
+    assert worst(found, 0.5 * each[0] + 0.25 * each[1]) <= 1e-9
+    ti = TracIn(models, precision="float64", method="accurate", normalize="none", samples=7, **asked)
+    each = [dense_scores(model, train, test, **asked, drawn=7) for model in models]
+    expected = sum(scores / scores.std(1, correction=0, keepdim=True) for scores in each)
+    assert worst(ti.influence(train, test), expected) <= 1e-9
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "accurate", "samples": 9, "direction": "both"}])
+@pytest.mark.parametrize("checkpoints", [1, 2])
+def test_terms_add_up(checkpoints: int, options: dict[str, Any]) -> None:
+    models = [random_model("plain", seed) for seed in range(checkpoints)]
+    _, train, test = setting("plain")
+    ti = TracIn(models, 0.5, precision="float64", **options)
+    scores = ti.influence(train, test)
+    indices = torch.randint(0, len(train), (len(test), 6), generator=torch.Generator().manual_seed(0))
+    indices[:, 1] = indices[:, 0]  # asked for twice
+    terms = ti.breakdown(train, test, indices)
+    assert len(terms) == (3 if options else 6)
+    assert torch.allclose(sum(terms.values()), scores.gather(1, indices), rtol=1e-9, atol=1e-15)
+    assert ti.breakdown(train, test, indices[:, :0])[next(iter(terms))].shape == (len(test), 0)
+
+
+def test_terms_are_where_triples_meet() -> None:
+    model, _, _ = setting("plain")
+    train, test = torch.tensor([[1, 0, 2], [3, 0, 4], [5, 1, 2], [2, 1, 6], [7, 1, 8]]), torch.tensor([[1, 0, 2]])
+    terms = TracIn(model, precision="float64").breakdown(train, test, torch.arange(5)[None])
+    met = {name: (values[0] != 0).nonzero()[:, 0].tolist() for name, values in terms.items()}
+    assert met["same relation"] == [0, 1]
+    assert met["shared head"] == [0]
+    assert met["shared tail"] == [0, 2]
+    assert met["head as tail"] == [3]
+    assert met["hidden layer"] == met["convolution"] == [0, 1, 2, 3, 4]
+
+
+def test_little_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, train, test = setting("plain")
+    asked: dict[str, Any] = {"method": "accurate", "direction": "both", "samples": 9, "precision": "float64"}
+    whole, listed = TracIn(model, **asked).influence(train, test), TracIn(model, **asked).top_k(train, test, k=4)
+    ti = TracIn(model, **asked)
+    monkeypatch.setattr(ti._answers, "free", lambda: 20_000)  # some triples at a time, one question
+    assert torch.allclose(ti.influence(train, test), whole, rtol=1e-12)
+    top = ti.top_k(train, test, k=4)
+    assert torch.equal(top.indices, listed.indices)
+    assert torch.equal(top.indices, whole.abs().argsort(1, descending=True)[:, :4])
+
+
+def test_a_second_question_finds_what_the_first_left() -> None:
+    model, train, test = setting("plain")
+    ti = TracIn(model, method="accurate", direction="both", memory_cleanup=False)
+    first = ti.influence(train, test[:1])
+    seconds = dict(ti.seconds)
+    assert torch.equal(ti.influence(train, test[:1]), first)
+    assert ti.seconds["training factors"] == seconds["training factors"]
+    other = ti.influence(train[:9], test[:1])  # other training triples
+    assert ti.seconds["training factors"] > seconds["training factors"]
+    assert torch.equal(other, TracIn(model, method="accurate", direction="both").influence(train[:9], test[:1]))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_triples_and_one(count: int) -> None:
+    model, train, test = setting("plain")
+    ti = TracIn(model, method="accurate", direction="both")
+    assert ti.influence(train[:count], test).shape == (5, count)
+    assert ti.influence(train, test[:count]).shape == (count, 40)
+    assert ti.top_k(train[:count], test, k=3).indices.shape == (5, count)
+    assert ti.self_influence(train[:count]).shape == (count,)
+
+
+def test_the_sample_is_seeded() -> None:
+    model, train, test = setting("plain")
+
+    def scores(seed: int) -> Tensor:
+        return TracIn(model, method="accurate", direction="both", samples=9, seed=seed).influence(train, test)
+
+    assert torch.equal(scores(0), scores(0))
+    assert not torch.allclose(scores(0), scores(1))
+
+
+def test_known_answers_are_left_out() -> None:
+    model, train, test = setting("plain")
+    others = torch.tensor([[int(test[0, 0]), int(test[0, 1]), tail] for tail in range(6)])
+    asked: dict[str, Any] = {"method": "accurate", "direction": "forward", "precision": "float64"}
+    found = TracIn(model, known=others, **asked).influence(train, test[:1])
+    assert not torch.allclose(found, TracIn(model, **asked).influence(train, test[:1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"method": "best"}, "method is 'best'; expected one of tracin, accurate"),
+        ({"query": "margin"}, "query is 'margin'; expected one of bce, ce, score, against:TAIL"),
+        ({"query": "against:"}, "query is 'against:'"),
+        ({"query": "against"}, "query is 'against'"),
+        ({"query": "ce:3"}, "query is 'ce:3'"),
+        ({"query": "against:12"}, "no entity label and no id below 12"),
+        ({"direction": "back"}, "direction is 'back'; expected one of forward, inverse, both"),
+        ({"normalize": "max"}, "normalize is 'max'; expected one of none, train, cosine"),
+        ({"method": "accurate", "layers": "fc"}, "layers is 'fc'; .* entity, relation, bias"),
+        ({"query": "ce", "layers": 2}, "layers is 2"),
+        ({"method": "accurate", "samples": -1}, "samples is -1"),
+        ({"method": "accurate", "samples": 1.5}, "samples is 1.5"),
+        ({"method": "accurate", "ridge": 0}, "ridge is 0; expected a positive number"),
+        ({"method": "accurate", "ridge": float("nan")}, "ridge is nan"),
+        ({"method": "accurate", "seed": True}, "seed is True"),
+        ({"method": "accurate", "backend": "sequential"}, "'sequential' on cpu has no scores"),
+    ],
+)
+def test_wrong_questions(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        TracIn(random_model(), **options)
+
+
+def test_a_model_without_inverse_relations() -> None:
+    with pytest.raises(InputError, match="an even number of relation rows; this one has 1"):
+        TracIn(random_model("one relation"), direction="both")
+    model, train, _ = setting("plain", reciprocal=False)
+    with pytest.raises(InputError, match="relation 3 has no inverse.* its 2 relations"):
+        TracIn(model, direction="both").influence(train, train[:1])
+
+
+def test_indices_out_of_range() -> None:
+    model, train, test = setting("plain")
+    for indices, told in (([[0]], "a row for each"), ([[40]] * 5, "0 to 39"), ([[0.5]] * 5, "whole numbers")):
+        with pytest.raises(InputError, match=told):
+            TracIn(model).breakdown(train, test, indices)
+
+
+def test_mixed_precision_is_float32() -> None:
+    with pytest.warns(UserWarning, match="computed in float32, not in mixed"):
+        assert TracIn(random_model(), method="accurate", precision="mixed").precision == "float32"
+
+
+def test_a_stopped_top_k_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, train, test = setting("plain")
+    asked: dict[str, Any] = {"method": "accurate", "direction": "both", "samples": 9}
+    whole = TracIn(model, **asked).top_k(train, test, k=4)
+    ti, partial = TracIn(model, **asked), tmp_path / "lists.partial"
+    answers = ti._answers
+    assert answers is not None
+    monkeypatch.setattr(answers, "free", lambda: 20_000)
+    calls, scores = [], answers.scores
+
+    def stopped(tests: Tensor) -> Tensor:
+        calls.append(tests)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return scores(tests)
+
+    monkeypatch.setattr(answers, "scores", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        ti.top_k(train, test, k=4, partial=partial, keep_finished=True)
+    again = ti.top_k(train, test, k=4, partial=partial)
+    assert len(calls) == 3 + 3  # of five questions, two were finished
+    assert torch.equal(again.indices, whole.indices)
+    with pytest.raises(InputError, match="question was .* seed=0.* and is"):
+        TracIn(model, **asked, seed=3).top_k(train, test, k=4, partial=partial)

@@ -50,3 +50,21 @@ def test_float32_error_of_every_test_triple(
     with capsys.disabled():
         print(f"\n{backend} float32: worst relative error of a test triple {error:.1e}")
     assert error <= 1e-5
+
+
+@pytest.mark.slow
+def test_accurate_scores_in_float32(
+    trained: tuple[tracin.Checkpoint, Tensor, Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Native float32 against the factored form in float64; what these are is tested on small models."""
+    if not tracin_ext.status()["available"]:
+        pytest.skip(f"no native extension: {tracin_ext.status()['reason']}")
+    checkpoint, train, test = trained
+    tests = test[:3]
+    some = related_and_random(train, tests, 400)
+    expected = TracIn(checkpoint, method="accurate", backend="factored", precision="float64").influence(some, tests)
+    result = TracIn(checkpoint, method="accurate").influence(some, tests).double()
+    error = float(((result - expected).norm(dim=1) / expected.norm(dim=1)).max())
+    with capsys.disabled():
+        print(f"\naccurate scores in float32: worst relative error of a test triple {error:.1e}")
+    assert error <= 1e-4

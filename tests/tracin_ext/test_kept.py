@@ -12,12 +12,15 @@ import tracin_ext
 from tests.samples.models import EDGES, VARIANTS, extreme, pairs_of_triples, random_model, random_triples, saturated
 from tracin.influence.layers import layers_of
 from tracin.model import ConvE
+from tracin_ext import kept as kept_module
 from tracin_ext import ops
 from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend
 from tracin_ext.grouping import order_by_head_relation
-from tracin_ext.kept import KeptTriples, keep, kept_bytes
+from tracin_ext.kept import KeptTriples, keep, kept_blocks, kept_bytes
+from tracin_ext.lists import NormLists
 from tracin_ext.parameters import LAYERS
+from tracin_ext.recomputed import RecomputedTriples
 
 STATUS = tracin_ext.status()
 pytestmark = pytest.mark.skipif(not STATUS["available"], reason=f"no native extension: {STATUS['reason']}")
@@ -190,3 +193,39 @@ def test_no_triples() -> None:
     assert scores.shape == indices.shape == (3, 0) and (work == 0).all()
     kept = kept_of([random_model()], LAYERS, torch.float32, random_triples(30))
     assert kept.top_k(random_triples(0), 5, "absolute", EVER)[1].shape == (0, 5)
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, *EDGES])
+@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+def test_factors_of_blocks_are_those_of_all(variant: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(variant)
+    _, train = pairs_of_triples(90)
+    train = train % torch.tensor([model.num_entities, model.num_relations, model.num_entities])
+    backend = NativeBackend(model, layers_of(model), torch.float64, CPU)
+    ordered = train[order_by_head_relation(train)]
+    whole = keep(backend, ordered)
+    monkeypatch.setattr(kept_module, "BLOCK", block)
+    blocks = list(kept_blocks(backend, ordered))
+    for name, expected in whole._asdict().items():
+        torch.testing.assert_close(torch.cat([getattr(each, name) for each in blocks]), expected, msg=name)
+
+
+@pytest.mark.parametrize("order", ops.ORDERS)
+def test_lists_from_norms_are_those_from_factors(order: str) -> None:
+    tests, train = pairs_of_triples(300)
+    kept = kept_of([random_model(seed=0), random_model(seed=1)], LAYERS, torch.float64, train)
+    norms = [each.norms for each in kept.factors]
+    shared = {name: getattr(kept.lists, name) for name in NormLists._fields if name != "triples"}
+    lists = NormLists(triples=kept.factors[0].triples.int(), **shared)
+    recomputed = RecomputedTriples(kept.backends, kept.rates, norms, lists, most=4)
+    assert (len(recomputed), recomputed.serves(4), recomputed.serves(5)) == (300, True, False)
+    for k in (1, 10, 300):
+        scores, index, work = recomputed.top_k(tests, k, order, EVER)
+        expected, _, _ = kept.top_k(tests, k, order, EVER)
+        assert (work[:, 0] == 0).all()
+        assert (work[:, 1] <= 300).all()
+        torch.testing.assert_close(scores, expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(all_scores(kept, tests).gather(1, index), scores, rtol=1e-9, atol=1e-12)
+        assert all(len(row.unique()) == k for row in index)
+    _, _, work = recomputed.top_k(tests, 10, order, 1)
+    assert (work[:, 0] == ops.OUTCOMES.index("too many")).all()

@@ -292,6 +292,13 @@ class NativeBackend:
         self.buffer = self.buffer.new_empty(0)
 
     @cached_property
+    def full_model(self) -> ModelTensors:
+        """The model without products in bfloat16."""
+        model, none = self.model, torch.empty(0, dtype=torch.bfloat16)
+        parts = {name: getattr(model, name) for name in ("head_half", "middle", "relation_half")}
+        return model._replace(**{name: part._replace(narrow_backward=none) for name, part in parts.items()})
+
+    @cached_property
     def halves(self) -> HalfTensors:
         """For the gradients at whole embeddings."""
         return half_tensors(self.parameters, self.model, self.sizes, self.parts, self.relation_v)
@@ -301,6 +308,12 @@ class NativeBackend:
         """Which gradients count towards norms."""
         names = self.parameters.tracked
         return Tracked(*(name.replace("_", ".") in names for name in Tracked._fields))
+
+    @cached_property
+    def S_slack(self) -> float:
+        """What rounding may take from S^T M S, as a share of |S|^2."""
+        p = self.parameters
+        return 0.0 if p.M is None else 2 * self.size_S * torch.finfo(p.dtype).eps * float(p.M.abs().sum(1).max())
 
     @cached_property
     def packed_M(self) -> Tensor:  # [size_S, size_S] packed, or empty

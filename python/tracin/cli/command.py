@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from tracin import streams
+from tracin import startup, streams
 from tracin.distributed.ranks import RankLost, Ranks, ranks_of_environment
 from tracin.errors import INTERRUPTED, INTERRUPTED_TEXT, InputError, LibraryWarning
 from tracin.influence.memory import out_of_memory
@@ -27,13 +27,23 @@ FLAGS = {
     "backend": "--backend",
     "batch_size": "--batch-size",
     "device": "--device",
+    "direction": "--direction",
     "last_layer_names": "--last-layer-names",
     "layers": "--num-last-layers",
     "learning_rates": "--learning-rate",
     "memory_limit": "--memory-limit",
+    "method": "--method",
+    "normalize": "--normalize",
+    "query": "--query",
+    "query_direction": "--query-direction",
 }
 
-debug_option = click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
+debug_option = click.Option(
+    ["--debug"],
+    is_flag=True,
+    expose_value=False,
+    help="Show the traceback of an error, and what was imported in how much time.",
+)
 
 
 def describe(error: BaseException) -> tuple[str, int]:
@@ -143,6 +153,8 @@ class Command(click.Command):
             message, code = describe(error)
             tell(error, message)
             streams.flush()
+        if "--debug" in arguments:
+            say("debug: importing " + ", ".join(f"{name} {taken:.2f} s" for name, taken in startup.seconds.items()))
         if (lost := streams.flush()) is not None:
             message, code = describe(lost)
             tell(lost, message)
@@ -169,5 +181,6 @@ class Group(Command, click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.modules and cmd_name not in self.commands:
-            self.add_command(getattr(import_module(f"tracin.cli.{cmd_name}"), cmd_name))
+            with startup.timed(f"tracin {cmd_name}"):
+                self.add_command(getattr(import_module(f"tracin.cli.{cmd_name}"), cmd_name))
         return super().get_command(ctx, cmd_name)

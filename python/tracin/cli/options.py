@@ -16,7 +16,10 @@ from click.core import ParameterSource
 from tracin.cli.command import Command
 from tracin.errors import InputError
 from tracin.influence.arguments import DEFAULT_LEARNING_RATE, PRECISIONS
+from tracin.influence.directions import DIRECTIONS
+from tracin.influence.fisher import NORMALIZE
 from tracin.influence.memory import SIZES, parse_size
+from tracin.influence.questions import METHODS
 from tracin.triples.form import COLUMNS
 from tracin_ext import backends
 from tracin_ext.ops import ORDERS
@@ -213,11 +216,9 @@ class ImageOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputOptions(DictionaryOptions):
-    edge_map: Path | None = option("--edge-map", type=FILE, help="JSON of predicates; adds names of relations.")
-    node_name_dict: Path | None = option(
-        "--node-name-dict", type=FILE, help="Lines name<TAB>id; adds names of entities."
-    )
+class ModelOptions(DictionaryOptions):
+    """How a model and its triples are read."""
+
     skip_unknown: bool = flag(
         "--skip-unknown", help="Leave out triples with unknown labels; an index then counts the triples that are kept."
     )
@@ -227,24 +228,49 @@ class InputOptions(DictionaryOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingOptions(Options):
-    top_k: int | None = option(
-        "--top-k", type=POSITIVE, help="Training triples per test triple, in mode self in all.  [default: all]"
+class InputOptions(ModelOptions):
+    edge_map: Path | None = option("--edge-map", type=FILE, help="JSON of predicates; adds names of relations.")
+    node_name_dict: Path | None = option(
+        "--node-name-dict", type=FILE, help="Lines name<TAB>id; adds names of entities."
     )
-    order: str = option(
+
+
+def order_option() -> Any:
+    return option(
         "--order",
         type=click.Choice(ORDERS),
         default="absolute",
         show_default=True,
         help="Largest |influence| first, largest first, or smallest first.",
     )
-    learning_rate: float = option(
+
+
+def learning_rate_option() -> Any:
+    return option(
         "--learning-rate",
         type=click.FloatRange(min=0, min_open=True),
         default=DEFAULT_LEARNING_RATE,
         show_default=True,
         help="Factor on all influences; the checkpoint's own is not used.",
     )
+
+
+def memory_limit_option() -> Any:
+    return option(
+        "--memory-limit",
+        type=Size(),
+        metavar="SIZE",
+        help="For the whole process, such as 4G.  [default: half of what is available]",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingOptions(Options):
+    top_k: int | None = option(
+        "--top-k", type=POSITIVE, help="Training triples per test triple, in mode self in all.  [default: all]"
+    )
+    order: str = order_option()
+    learning_rate: float = learning_rate_option()
     use_last_layers_only: bool = flag(
         "--use-last-layers-only", help="Only the gradients of the last layers, see --num-last-layers."
     )
@@ -264,6 +290,57 @@ class RankingOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuestionOptions(Options):
+    method: str = option(
+        "--method",
+        type=click.Choice(METHODS),
+        default="tracin",
+        show_default=True,
+        help="accurate: corrected by the damped Fisher matrix of the embeddings; predicts retraining better.",
+    )
+    query: str | None = option(
+        "--query",
+        metavar="QUERY",
+        help="What is asked: bce, why is the score high; ce, why does it rank there; score; against:TAIL, why not that "
+        "tail.  [default: bce; with --method accurate ce]",
+    )
+    direction: str | None = option(
+        "--direction",
+        type=click.Choice(DIRECTIONS),
+        help="Samples of a training triple in a model with inverse relations.  [default: forward; with --method "
+        "accurate both where the model has inverse relations]",
+    )
+    query_direction: str | None = option(
+        "--query-direction",
+        type=click.Choice(DIRECTIONS),
+        help="The same of test triples.  [default: as --direction; with --method accurate forward]",
+    )
+    normalize: str | None = option(
+        "--normalize",
+        type=click.Choice(NORMALIZE),
+        help="Divide by the norm of the training triple's gradient, or of both.  [default: none; with --method "
+        "accurate train]",
+    )
+    samples: int = option(
+        "--samples",
+        type=click.IntRange(min=0),
+        default=4096,
+        show_default=True,
+        help="Training samples that the accurate method's correction is made of.",
+    )
+    ridge: float = option(
+        "--ridge",
+        type=click.FloatRange(min=0, min_open=True),
+        default=1.0,
+        show_default=True,
+        help="Its damping, in mean squared norms of their gradients.",
+    )
+    seed: int = option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of these samples."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextOptions(Options):
     csv_safe: bool = flag(
         "--csv-safe", help="Write an apostrophe in CSV before labels that spreadsheets compute: = + - @ first."
@@ -272,6 +349,7 @@ class TextOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputingOptions(Options):
+    question: QuestionOptions = group(QuestionOptions)
     device: str = device_option()
     backend: str = option(
         "--backend",
@@ -292,12 +370,7 @@ class ComputingOptions(Options):
         type=POSITIVE,
         help="Training triples at a time; halved when memory runs out.  [default: what fits in memory]",
     )
-    memory_limit: int | None = option(
-        "--memory-limit",
-        type=Size(),
-        metavar="SIZE",
-        help="For the whole process, such as 4G.  [default: half of what is available]",
-    )
+    memory_limit: int | None = memory_limit_option()
     threads: int | None = option(
         "--threads",
         type=THREADS,

@@ -177,6 +177,7 @@ def run_of(tracin: TracIn, inputs: Inputs, ranking: RankingOptions, mode: str, n
         "precision": tracin.precision,
         "backend": tracin.backend,
         "loss": tracin.loss,
+        **({} if tracin.question is None else {"question": tracin.asked}),
         "learning_rate": ranking.learning_rate,
         "top_k": ranking.top_k,
         **({} if mode == "self" else {"order": ranking.order}),

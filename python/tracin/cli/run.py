@@ -12,11 +12,11 @@ from pathlib import Path
 import click
 from torch import Tensor
 
+from tracin.cli.indexed import FilesOrIndex, IndexedSession
 from tracin.cli.options import (
     FILE,
     POSITIVE,
     ComputingOptions,
-    FileOptions,
     InputOptions,
     ManyValuesCommand,
     Options,
@@ -75,7 +75,7 @@ NO_EFFECT_IN_MODE = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
-    files: FileOptions = group(FileOptions)
+    files: FilesOrIndex = group(FilesOrIndex)
     test_path: Path | None = option(
         "--test", type=FILE, help="Test triples; needed in modes test and single, or else --triple."
     )
@@ -151,7 +151,11 @@ def run(options: RunOptions) -> None:
             held.enter_context(locked(options.output))
         elif partial is not None:
             make_folder(partial)
-        inputs = session.read(None if options.mode == "self" else options.test_path or options.triples)
+        source: Session | IndexedSession = session
+        if options.files.index is not None:
+            source = IndexedSession(session, options.files.index, options.ranking)
+            options = replace(options, ranking=source.ranking(options.ranking))
+        inputs = source.read(None if options.mode == "self" else options.test_path or options.triples)
         if ranks.first:
             session.note(
                 *check_room(
@@ -159,7 +163,7 @@ def run(options: RunOptions) -> None:
                     f"{tests_of(options, inputs)} test triples x {inputs.num_train} training triples",
                 )
             )
-        tracin = session.begin(inputs, len(inputs.test))
+        tracin = source.begin(inputs, len(inputs.test))
         if partial is not None and not options.resume:
             for path in partial_files(options.output):
                 path.unlink(missing_ok=True)
@@ -190,6 +194,7 @@ def notes(options: RunOptions) -> Iterator[str]:
 
 
 def check_needed(options: RunOptions) -> None:
+    options.files.check()
     if options.mode != "self" and options.test_path is None and not options.triples:
         raise click.UsageError(f"mode {options.mode} needs --test or --triple")
 

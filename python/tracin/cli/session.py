@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,16 @@ from torch import Tensor
 import tracin_ext
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.cli.command import ARGUMENTS, speaking_of_flags, warned_once
-from tracin.cli.options import ComputingOptions, FileOptions, InputOptions, RankingOptions, spelled, valued
+from tracin.cli.options import (
+    ComputingOptions,
+    FileOptions,
+    InputOptions,
+    ModelOptions,
+    QuestionOptions,
+    RankingOptions,
+    spelled,
+    valued,
+)
 from tracin.digests import digest_file, digest_models
 from tracin.distributed.launch import launch
 from tracin.distributed.ranks import Ranks, ranks_of_environment, working_together
@@ -60,8 +69,8 @@ class SessionOptions(Protocol):
 @dataclass(frozen=True)
 class Inputs:
     checkpoint: Checkpoint
-    entity_to_id: dict[str, int]
-    relation_to_id: dict[str, int]
+    entity_to_id: Mapping[str, int]
+    relation_to_id: Mapping[str, int]
     train: Tensor  # [n_part, 3]; this rank's part, in the order of ranks
     num_train: int  # of all ranks
     test: Tensor  # [n_test, 3]; no rows where none are read
@@ -115,7 +124,7 @@ class Session:
     def begin(self, inputs: Inputs, tests: int) -> TracIn:
         """Makes the TracIn, says what runs, and warns if the model hardly fits the training triples."""
         self.report(describe_inputs(self.options.files.model_path, inputs, tests))
-        self.note(*notes_on_inputs(self.options.ranking, inputs))
+        self.note(*notes_on_inputs(self.options.ranking, inputs, self.options.computing.question.method))
         with self.clock("setting up"):
             doubted = doubt(inputs.checkpoint.model, inputs.train) if self.ranks.first else None
         if doubted is not None:
@@ -216,7 +225,7 @@ def hash_of(labels: Iterable[str]) -> str:
 
 
 def read_inputs(
-    files: FileOptions, options: InputOptions, test: Path | Sequence[Sequence[str]] | None, ranks: Ranks
+    files: FileOptions, options: ModelOptions, test: Path | Sequence[Sequence[str]] | None, ranks: Ranks
 ) -> Inputs:
     """Of the training triples each rank reads its part; what only outputs need, rank 0 alone."""
     given = read_dictionaries(options.entity_to_id, options.relation_to_id)
@@ -227,12 +236,9 @@ def read_inputs(
             flag = spelled(options, name)
             raise InputError(f"{flag} is {asked}, but {files.model_path} has {size}; leave the flag out")
     entities, relations = dictionaries_of(checkpoint, files.model_path)
-    labels = Labels(
-        dict(enumerate(entities)),  # a checkpoint's dictionaries are in the order of ids
-        dict(enumerate(relations)),
-        read_names(options.node_name_dict) if ranks.first and options.node_name_dict is not None else None,
-        read_edge_map(options.edge_map) if ranks.first and options.edge_map is not None else None,
-    )
+    names = names_of(options) if ranks.first and isinstance(options, InputOptions) else (None, None)
+    # a checkpoint's dictionaries are in the order of ids
+    labels = Labels(dict(enumerate(entities)), dict(enumerate(relations)), *names)
     given_triples = test if ranks.first and not isinstance(test, Path) else ()
     tests = [
         named_triple(texts, entities, relations, labels, options.numeric_triples, "--triple")
@@ -249,6 +255,14 @@ def read_inputs(
         rows = read_triples(test, entities, relations, *form)
     num_train = sum(count.lines - count.skipped for count in counts)
     return Inputs(checkpoint, entities, relations, part.triples, num_train, rows, labels)
+
+
+def names_of(options: InputOptions) -> tuple[dict[int, str] | None, dict[str, str] | None]:
+    """Names of entities by id and of relations by label, where files of them are given."""
+    return (
+        None if options.node_name_dict is None else read_names(options.node_name_dict),
+        None if options.edge_map is None else read_edge_map(options.edge_map),
+    )
 
 
 def dictionaries_of(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, int], dict[str, int]]:
@@ -270,9 +284,12 @@ def describe_inputs(model_path: Path, inputs: Inputs, tests: int) -> str:
     )
 
 
-def notes_on_inputs(ranking: RankingOptions, inputs: Inputs) -> Iterator[str]:
+def notes_on_inputs(ranking: RankingOptions, inputs: Inputs, method: str) -> Iterator[str]:
     own = inputs.checkpoint.learning_rate
-    if own not in (None, ranking.learning_rate) and "learning_rate" not in ranking.given:
+    if method == "accurate":
+        if "learning_rate" in ranking.given:
+            yield "--learning-rate has no effect: --method accurate takes none"
+    elif own not in (None, ranking.learning_rate) and "learning_rate" not in ranking.given:
         yield f"--learning-rate {ranking.learning_rate} is used, not the checkpoint's {own:g}"
     if len(inputs.test) and (ranking.top_k or 0) > inputs.num_train:
         yield f"--top-k {ranking.top_k} exceeds the {inputs.num_train} training triples: all are written"
@@ -304,6 +321,12 @@ def create(
         layers = layers_named(ranking.last_layer_names, checkpoint.model)
     elif ranking.use_last_layers_only:
         layers = ranking.num_last_layers
+    asked = computing.question
+    if ranks.size > 1 and not plain(asked):
+        raise InputError(
+            "on several ranks there are only the influences of --method tracin with its own query, direction and "
+            "normalisation; run in one process"
+        )
     with warned_once(ranks):
         return TracIn(
             checkpoint,
@@ -318,7 +341,18 @@ def create(
             cache_test_factors=computing.cache_test_gradients,
             recompute_activations=computing.use_gradient_checkpointing,
             memory_cleanup=not computing.disable_memory_cleanup,
+            **question_of(asked),
         )
+
+
+def question_of(asked: QuestionOptions) -> dict[str, Any]:
+    """The arguments of `TracIn` for it."""
+    return {field.name: value for field, value in valued(asked)}
+
+
+def plain(asked: QuestionOptions) -> bool:
+    """Whether TracIn is asked for as it stands."""
+    return question_of(asked) == question_of(QuestionOptions())
 
 
 def notes_on_layers(ranking: RankingOptions) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -42,8 +43,6 @@ def reason_against(
     natives = [backend for backend in backends if isinstance(backend, NativeBackend) and backend.keeps_factors]
     if len(natives) < len(backends):
         return "the backend scores no single pairs"
-    if any(backend.mixed for backend in natives):
-        return "the precision is mixed"
     if any({"entity", "relation"}.isdisjoint(backend.parameters.tracked) for backend in natives):
         return "without entities and relations, bounds tell little"
     if tests < LEAST_TESTS and not (lasting or there):
@@ -71,6 +70,19 @@ def keep_factors(
     return KeptTriples([backend for backend in backends if isinstance(backend, NativeBackend)], rates, train)
 
 
+class Kept(Protocol):
+    """Training triples whose lists are found by bounds: `KeptTriples`, or what takes its place."""
+
+    finite: bool  # whether all norms are
+    numbers_of_pair: int  # that are read for a score, in most cases
+
+    def __len__(self) -> int: ...
+
+    def serves(self, tests: int) -> bool: ...
+
+    def top_k(self, tests: Tensor, k: int, order: str, budget: int) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
 @dataclass
 class Search:
     """Lists of test triples found by bounds so far.
@@ -79,7 +91,7 @@ class Search:
     on which of them are there already: a call that goes on where another stopped ends as if that one had not.
     """
 
-    kept: KeptTriples
+    kept: Kept
     test: Tensor  # [n_test, 3]
     k: int
     order: str
@@ -128,7 +140,7 @@ class Search:
 
     def _budget(self, tests: int) -> int:
         """Numbers that a test's pairs may take, before blocks are cheaper for so many tests."""
-        pairs = len(self.kept.lists.numbers) / ALONE * (1 + PASS_TESTS / max(1, tests))
+        pairs = len(self.kept) / ALONE * (1 + PASS_TESTS / max(1, tests))
         return int(pairs * self.kept.numbers_of_pair)
 
     def _lists(

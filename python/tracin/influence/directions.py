@@ -55,6 +55,13 @@ def samples_of(
     direction: str,
 ) -> Tensor:  # [s, n, 3] of rows of the relation table, s = 2 for "both"
     """The samples that a triple stands for."""
+    relations = model.relation.num_embeddings // 2
+    if direction != "forward" and len(triples) and int(triples[:, 1].max()) >= relations:
+        raise InputError(
+            f"relation {int(triples[:, 1].max())} has no inverse: of a model with inverse relations, the first half of "
+            f"its rows are its {relations} relations; take direction 'forward' for rows as they are",
+            "direction",
+        )
     forward = relation_rows(model, triples)
     if direction == "forward":
         return forward[None]

@@ -36,6 +36,7 @@ from tracin_ext.losses import QUERIES
 from tracin_ext.ops import SampleGradients, Tables
 
 TABLE_BYTES = 512 << 20  # tables of the questions that are answered together
+NORM_ROWS = 4096  # triples whose norms are computed together: their gradients stay in the cache
 TERMS = ("head", "relation", "tail")  # the training triple's embedding through which it acts
 NORMALIZE = ("none", "train", "cosine")
 
@@ -79,7 +80,7 @@ class TripleBlock:
 
     @cached_property
     def norms(self) -> Tensor:  # [n] of the triples' gradients
-        parts = [self._squares(rows) for rows in self.place.split(1 << 14, 1)]
+        parts = [self._squares(rows) for rows in self.place.split(NORM_ROWS, 1)]
         return torch.cat(parts).sqrt() if parts else self.gradients.w.new_zeros(0)
 
     def _squares(
@@ -236,8 +237,8 @@ class EmbeddingScores:
 
     Args:
         scorers: of the checkpoints.
-        rates: their weights; None: each checkpoint's scores are divided by their standard deviation, if there are
-            several.
+        rates: their weights, of cosines their shares of the sum; None: each checkpoint's scores are divided by their
+            standard deviation, if there are several.
         free: bytes that gradients, tables and scores may take.
     """
 
@@ -245,6 +246,8 @@ class EmbeddingScores:
         self, scorers: Sequence[EmbeddingScorer], rates: Sequence[float] | None, free: Callable[[], int]
     ) -> None:
         self.scorers, self.rates, self.free = scorers, rates, free
+        if rates is not None and scorers[0].question.normalize == "cosine":
+            self.rates = [rate / sum(rates) for rate in rates]
         self.prepared: str | None = None
         self._train: Tensor | None = None
         self._known: KnownTails | None = None
@@ -260,7 +263,8 @@ class EmbeddingScores:
         self.forget()
         model = self.scorers[0].model
         both = torch.cat([train, known])
-        rows = samples_of(model, both, "both" if model.relation.num_embeddings % 2 == 0 else "forward").flatten(0, 1)
+        turned = "both" if "forward" != self.scorers[0].question.query_direction else "forward"
+        rows = samples_of(model, both, turned).flatten(0, 1)
         self._known = KnownTails.of(rows, model.num_entities, model.relation.num_embeddings)
         for scorer in self.scorers:
             scorer.prepare(train)
@@ -340,15 +344,14 @@ class EmbeddingScores:
                 total[name] = part if name not in total else total[name] + part
         return total
 
-    def own_scores(
+    def squared_norms(
         self,
-        triples: Tensor,  # [Q, 3]
-    ) -> Tensor:  # [Q]
-        """Of each triple on the question about itself."""
-        assert self._known is not None
+        triples: Tensor,  # [n, 3]
+    ) -> Tensor:  # [n]
+        """Of the triples' gradients, added up over the checkpoints."""
         total = torch.zeros(len(triples), dtype=self.scorers[0].parameters.dtype)
         for number, scorer in enumerate(self.scorers):
-            tables, norms = scorer.tables(triples, self._known)
-            own = scorer.scores(scorer.block(triples), tables, norms).diagonal()
-            total += own.cpu() * (self.rates[number] if self.rates is not None else 1.0)
+            size = max(1, self.free() // 4 // scorer.triple_bytes)
+            own = [scorer.block(some).norms.square() for some in triples.split(size)]
+            total += (self.rates[number] if self.rates is not None else 1.0) * torch.cat(own).cpu()
         return total

@@ -15,7 +15,7 @@ from tracin.errors import InputError
 from tracin.influence import outcomes
 from tracin.influence.arguments import PRECISIONS, check_ranking, check_triples
 from tracin.influence.blocks import Work, attempt
-from tracin.influence.bounded import Search, keep_factors, reason_against
+from tracin.influence.bounded import Kept, Search, keep_factors, reason_against
 from tracin.influence.fisher import Correction, EmbeddingScores, Question
 from tracin.influence.memory import (
     LEAST_BLOCK,
@@ -38,7 +38,6 @@ from tracin_ext.backends import Backend
 from tracin_ext.backends.factored import PAIR_TERMS, FactoredBackend, pair_terms
 from tracin_ext.full_float32 import full_float32
 from tracin_ext.grouping import order_by_head_relation
-from tracin_ext.kept import KeptTriples
 from tracin_ext.ops import merge_top_k
 
 
@@ -60,21 +59,30 @@ class Scorer(OneAtATime):
     _counted: tuple[str, ...]  # the layers, or parameters, whose gradients count
     _backends: list[Backend]  # of the checkpoints
     _timed: Clock
-    _kept: (
-        tuple[str, KeptTriples] | None
-    )  # the last call's, by the digest of its triples, where memory is not cleaned up
+    _kept: tuple[str, Kept] | None  # the last call's, by the digest of its triples, where memory is not cleaned up
+    _known: tuple[Tensor, str] | None = None  # training triples [n, 3] that are checked and never change, their digest
     search: str
     method: str
     correction: Correction
     question: Question | None  # None: TracIn as it stands
     _answers: EmbeddingScores | None  # for the question
-    _known: Tensor  # [m, 3] further true triples
+    _also_true: Tensor  # [m, 3]
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_kept": None}
 
     def _ids(self, triples: Any, name: str) -> Tensor:  # [n, 3] int64
+        known: Tensor | None = None if self._known is None else self._known[0]
+        if known is not None and triples is known:
+            return known
         return check_triples(triples, name, self.models[0], self._dictionaries)
+
+    def _digest(
+        self,
+        train: Tensor,  # [n, 3]
+    ) -> str:
+        known = self._known
+        return known[1] if known is not None and train is known[0] else digest({"": train})
 
     def _pair(self, train: Any, test: Any) -> tuple[Tensor, Tensor]:  # [n_train, 3], [n_test, 3], both int64
         check_same_dictionaries("test", test, "train", train)
@@ -120,7 +128,7 @@ class Scorer(OneAtATime):
         dtype = PRECISIONS[self.precision]
         indices = torch.full((len(test), k), -1, device=self.device)
         scores = torch.zeros(len(test), k, dtype=dtype, device=self.device)
-        digests = {"train_digest": digest({"": train}), "test_digest": digest({"": test})}
+        digests = {"train_digest": self._digest(train), "test_digest": digest({"": test})}
 
         def keep(tests: slice, index: Tensor, block: Tensor) -> None:
             merge_top_k(block.contiguous(), index, order, scores[tests], indices[tests])
@@ -162,9 +170,13 @@ class Scorer(OneAtATime):
         """
         work, scores, indices = saved.work, saved.results["scores"], saved.results["indices"]
         unfinished = (work.done == 0).nonzero()[:, 0]
-        kept = self._kept[1] if self._kept is not None and self._kept[0] == train_digest else None
+        there = self._kept[1] if self._kept is not None and self._kept[0] == train_digest else None
+        kept = there if there is not None and there.serves(len(test)) else None
         lasting = not self.memory_cleanup
         against = reason_against(self._backends, train, len(test), k, self.memory_limit, lasting, kept is not None)
+        if against and kept is None and there is not None:  # they serve more slowly, but without memory
+            kept = there
+            against = reason_against(self._backends, train, len(test), k, self.memory_limit, lasting, True)
         self.search = f"in blocks: {against}" if against else ""
         if against or not len(train) or not len(unfinished):
             return
@@ -192,9 +204,8 @@ class Scorer(OneAtATime):
         del kept, search.kept
         scored, compared = search.work.tolist()
         pairs = len(unfinished) * len(train)
-        self.search = (
-            f"by bounds: {scored:,} of {pairs:,} pairs scored, {compared:,} bounds, {len(left):,} lists in blocks"
-        )
+        how = "by bounds" if self.precision != "mixed" else "by bounds, in float32"
+        self.search = f"{how}: {scored:,} of {pairs:,} pairs scored, {compared:,} bounds, {len(left):,} lists in blocks"
         if len(left) < len(unfinished):
             self._score_left(train, test, saved, left, order, stage)
 
@@ -358,27 +369,20 @@ class Scorer(OneAtATime):
     ) -> None:
         """What questions to the same training triples share, unless the last call left it."""
         assert self._answers is not None
-        told = digest({"train": train, "known": self._known})
+        told = digest({"train": train, "known": self._also_true})
         if self._answers.prepared != told:
             with self._timed("training factors"):
-                self._answers.prepare(train, self._known, told)
+                self._answers.prepare(train, self._also_true, told)
 
-    def _own_scores(
+    def _squared_norms(
         self,
         triples: Tensor,  # [n, 3]
     ) -> Tensor:  # [n]
-        """Of each triple on the question about itself, with the triples for training triples."""
+        """Of the gradients at the embeddings that questions are answered with, weighted by the rates."""
         assert self._answers is not None
-        result = torch.empty(len(triples), dtype=PRECISIONS[self.precision])
-        work = self._tiles(triples, triples)
-        with self._running(Partial(None, dict, work, {}, "")) as stage:
-            self._prepare(triples)
-            advance = stage("self-influence", len(triples), "triples")
-            for index in torch.arange(len(triples)).split(work.tile):
-                with self._timed("self-influence"):
-                    result[index] = self._answers.own_scores(triples[index]).cpu()
-                outcomes.check_finite(result[index], triples[index], None, self.precision)
-                advance(len(index))
+        with torch.no_grad(), self._timed("self-influence"):
+            result = self._answers.squared_norms(triples).cpu()
+        outcomes.check_finite(result, triples, None, self.precision)
         return result
 
     def _free_bytes(self) -> int:
@@ -470,7 +474,7 @@ class Scorer(OneAtATime):
             "backend": self._backends[0].label,
             "device": str(self.device),
             "question": "" if self.question is None else f"{self.method} {self.question} {self.correction}",
-            "known triples": "" if self.question is None else digest({"": self._known}),
+            "known triples": "" if self.question is None else digest({"": self._also_true}),
         }
 
 

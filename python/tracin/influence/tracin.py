@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -111,7 +112,8 @@ class TracIn(Scorer):
             Queries, directions and normalisation other than the defaults of "tracin" take layers among entity,
             relation, bias ("all": these three).
         normalize: "none"; "train", scores are divided by the norm of the training triple's gradient; "cosine", also by
-            that of the test triple's. None: "none"; in the accurate method "train".
+            that of the test triple's (of learning rates only their shares count). None: "none"; in the accurate method
+            "train".
         samples: training samples that the Fisher matrix is made of, fewer if there are fewer; 0: no correction.
         ridge: its damping, in mean squared norms of these samples' gradients.
         seed: of the sample.
@@ -203,7 +205,7 @@ class TracIn(Scorer):
         self.backend = resolve_embedding_backend(backend, self.device, job)
         models = [model for model in self.models if isinstance(model, ConvE)]  # all: see `resolve_question`
         self._backends = [self._create(by_row(model)) for model in models]
-        self._known = self._ids(known, "known") if known is not None else torch.empty(0, 3, dtype=torch.int64)
+        self._also_true = torch.empty(0, 3, dtype=torch.int64) if known is None else self._ids(known, "known")
         scorers = [
             EmbeddingScorer(model, own, self.question, self.correction)
             for model, own in zip(models, self._backends, strict=True)
@@ -237,6 +239,14 @@ class TracIn(Scorer):
         asked = "" if self.question is None else f", {told_question(self.method, self.question, self.correction)}"
         runs = f"{self._backends[0].label}, {self.precision}, {layers}{frozen}, {self.device}{threads}{count}"
         return runs + asked + search
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Method, query, directions, normalisation and correction, as they were resolved."""
+        if self.question is None:
+            return {"method": self.method}
+        correction = asdict(self.correction) if self.method == "accurate" else {}
+        return {"method": self.method, **asdict(self.question), **correction}
 
     def __repr__(self) -> str:
         model = self.models[0]
@@ -364,6 +374,9 @@ class TracIn(Scorer):
     ) -> Tensor:  # [n_train]
         """Influence of each triple on itself: learning rate times the squared norm of its gradient.
 
+        Of method "accurate" and of other questions: of its gradient at the embeddings, in the `direction` of training
+        triples, neither corrected nor divided by a norm; in the accurate method without learning rates.
+
         Args:
             train: triples [n_train, 3], in any form that `influence` takes.
             partial, keep_finished: a file for what is finished, as in `top_k`.
@@ -380,7 +393,7 @@ class TracIn(Scorer):
         """
         train = self._ids(train, "train")
         if self._answers is not None:
-            return self._own_scores(train)
+            return self._squared_norms(train)
         result = torch.zeros(len(train), dtype=PRECISIONS[self.precision])
 
         def inputs() -> dict[str, str]:

@@ -1,0 +1,211 @@
+"""Exact top-k lists from norms alone: the factors of the few triples that bounds leave are computed when asked for.
+
+Sizes: n training triples, Q test triples, K checkpoints, N entities, R relations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tracin_ext.grouping import order_by_head_relation
+from tracin_ext.kept import Sides, keep, numbers_of_pair, slack_of
+from tracin_ext.lists import NormLists
+from tracin_ext.ops import DENSE_PARTS, OUTCOMES, FactorTensors, merge_top_k, pair_scores
+
+if TYPE_CHECKING:
+    from tracin_ext.backends.native import NativeBackend
+
+FIRST = 64  # triples that are scored before a threshold is known; as many again and more where it leaves them
+STRETCH, LONGEST = 1024, 1 << 18  # entries of a list that are looked at together, at first and at most
+S, FC, E, E_UN, RELATION, HEAD, TAIL, BIAS = range(8)  # columns of norms
+
+
+class RecomputedTriples:
+    """What `tracin_ext.kept.KeptTriples` is, without factors in memory, for few test triples at a time.
+
+    Args:
+        backends: of the checkpoints.
+        rates: their learning rates.
+        norms: [n, NORM_PARTS] of each checkpoint, all finite, by row.
+        lists: of the rows.
+        most: test triples that are found so in less time than computing all factors takes.
+    """
+
+    finite = True
+
+    def __init__(
+        self,
+        backends: Sequence[NativeBackend],
+        rates: Sequence[float],
+        norms: Sequence[Tensor],  # K of [n, NORM_PARTS]
+        lists: NormLists,
+        most: int,
+    ) -> None:
+        self.backends, self.rates, self.norms, self.lists, self.most = backends, rates, norms, lists, most
+        self.sides = Sides(backends)
+        self.slack, self.numbers_of_pair = slack_of(backends[0]), numbers_of_pair(backends)
+
+    def __len__(self) -> int:
+        return len(self.lists.numbers)
+
+    def serves(self, tests: int) -> bool:
+        """Whether so many tests are found as fast as may be."""
+        return tests <= self.most
+
+    def top_k(
+        self,
+        tests: Tensor,  # [Q, 3]
+        k: int,
+        order: str,
+        budget: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # scores [Q, k], indices [Q, k], work [Q, 4], as of `bounded_top_k`
+        by_head = order_by_head_relation(tests)
+        ordered = tests[by_head]
+        of_tests = self.sides.of_tests(ordered)
+        scores = self.norms[0].new_empty(len(tests), k)
+        indices, work = torch.full((len(tests), k), -1), torch.zeros(len(tests), 4, dtype=torch.int64)
+        for row, at in enumerate(by_head.tolist()):
+            found = _Search(self, of_tests, row, k, order, budget)
+            found.find(*ordered[row].tolist())
+            scores[at], indices[at] = found.best[0], found.best_index[0]
+            work[at] = torch.tensor([OUTCOMES.index(found.outcome), found.scored, found.compared, found.numbers])
+        return scores, indices, work
+
+
+class _Search:
+    """One test triple's list: csrc/cpu/bounded_top_k.cpp, with many rows in place of one."""
+
+    def __init__(
+        self, kept: RecomputedTriples, of_tests: list[FactorTensors], row: int, k: int, order: str, budget: int
+    ) -> None:
+        self.kept, self.lists, self.of_tests, self.row = kept, kept.lists, of_tests, row
+        self.k, self.order, self.budget = k, order, budget
+        self.norms = [each.norms[row] for each in of_tests]
+        self.best = kept.norms[0].new_zeros(1, k)
+        self.best_index = torch.full((1, k), -1)
+        self.outcome, self.scored, self.compared = "found", 0, 0
+
+    @property
+    def numbers(self) -> int:
+        return self.scored * self.kept.numbers_of_pair
+
+    @property
+    def threshold(self) -> float:
+        """The k-th best so far."""
+        if self.best_index[0, -1] < 0:
+            return -torch.inf
+        last = float(self.best[0, -1])
+        return abs(last) if self.order == "absolute" else last if self.order == "proponents" else -last
+
+    def reach(
+        self,
+        bounds: Tensor,  # [m]
+    ) -> Tensor:  # [m] bool
+        return ~(bounds + self.kept.slack * bounds < self.threshold)
+
+    def find(self, head: int, relation: int, tail: int) -> None:
+        lists = self.lists
+        self.triple = (head, relation, tail)
+        parts = []
+        for entity in {head, tail}:
+            parts.append(torch.arange(int(lists.head_from[entity]), int(lists.head_from[entity + 1])))
+            parts.append(lists.tail_rows[int(lists.tail_from[entity]) : int(lists.tail_from[entity + 1])].long())
+        self.visit(torch.cat(parts).unique())
+        of_relation = slice(int(lists.relation_from[relation]), int(lists.relation_from[relation + 1]))
+        self.go_through(lists.relation_rows[of_relation], lists.relation_totals[of_relation], DENSE_PARTS + 1, True)
+        self.go_through(lists.rows, lists.totals, DENSE_PARTS, False)
+        self.fill_up()
+
+    def bounds(
+        self,
+        rows: Tensor,  # [m]
+        ids: Tensor,  # [m, 3] theirs
+    ) -> Tensor:  # [m]
+        """The most that absolute influences may be."""
+        self.compared += len(rows)
+        head, relation, tail = self.triple
+        same_head, same_relation, same_tail = ids[:, 0] == head, ids[:, 1] == relation, ids[:, 2] == tail
+        head_is_tail, tail_is_head = ids[:, 0] == tail, ids[:, 2] == head
+        total = self.best.new_zeros(len(rows))
+        for rate, norms, y in zip(self.kept.rates, self.kept.norms, self.norms, strict=True):
+            x = norms[rows]
+            part = x[:, :DENSE_PARTS] @ y[:DENSE_PARTS]
+            part += same_relation * x[:, RELATION] * y[RELATION]
+            part += same_head * x[:, HEAD] * y[HEAD] + same_tail * (x[:, TAIL] * y[TAIL] + x[:, BIAS] * y[BIAS])
+            part += head_is_tail * x[:, HEAD] * y[TAIL] + tail_is_head * x[:, TAIL] * y[HEAD]
+            total += abs(rate) * part
+        return total
+
+    def visit(
+        self,
+        rows: Tensor,  # [m] distinct, not visited before
+    ) -> None:
+        """Scores those whose bounds reach the k-th best, the largest first."""
+        bounds = self.bounds(rows, self.lists.triples[rows])
+        wanted = self.reach(bounds) & (bounds != 0)
+        bounds, by_bound = bounds[wanted].sort(descending=True)
+        rows = rows[wanted][by_bound]
+        start, size = 0, max(FIRST, self.k)
+        while start < len(rows) and self.outcome == "found":
+            some = rows[start : start + size][self.reach(bounds[start : start + size])]
+            if not len(some):
+                return
+            self.score(some)
+            start, size = start + size, 2 * size
+
+    def score(
+        self,
+        rows: Tensor,  # [m]
+    ) -> None:
+        rows = rows.sort().values
+        triples = self.lists.triples[rows].long()
+        of_rows = [keep(backend, triples) for backend in self.kept.backends]
+        scores = self.best.new_empty(len(rows))
+        pairs = torch.stack([torch.full_like(rows, self.row), torch.arange(len(rows))], 1)
+        sides = self.kept.sides
+        rates = torch.tensor(self.kept.rates, dtype=torch.float64)
+        pair_scores(sides.joined(of_rows, self.of_tests), sides.tracked, rates, pairs, scores)
+        self.scored += len(rows)
+        if not scores.isfinite().all():
+            self.outcome = "not finite"
+        elif self.numbers > self.budget:
+            self.outcome = "too many"
+        merge_top_k(scores[None], self.lists.numbers[rows].long(), self.order, self.best, self.best_index)
+
+    def go_through(
+        self,
+        rows: Tensor,  # [m]
+        totals: Tensor,  # [m] falling
+        parts: int,
+        of_relation: bool,
+    ) -> None:
+        """Triples that share no entity with the test: those of its relation, or those of all others."""
+        rates = zip(self.kept.rates, self.norms, strict=True)
+        weighted = torch.cat([abs(rate) ** 0.5 * y[:parts].double() for rate, y in rates])
+        total = math.hypot(*weighted.tolist()) * (1 + 4 * torch.finfo(self.best.dtype).eps)  # no square vanishes
+        head, relation, tail = self.triple
+        start, size = 0, STRETCH
+        while total > 0 and start < len(rows) and self.outcome == "found":
+            first = totals[start]
+            if first == 0 or not self.reach(first * total):
+                return
+            some = rows[start : start + size].long()
+            ids = self.lists.triples[some]
+            shared = ((ids[:, 0::2] == head) | (ids[:, 0::2] == tail)).any(1)
+            self.visit(some[~shared & ((ids[:, 1] == relation) == of_relation)])
+            start, size = start + size, min(4 * size, LONGEST)
+
+    def fill_up(self) -> None:
+        """Where the k-th best is 0 or worse: triples whose bound is 0, lowest index first."""
+        if self.threshold > 0 or self.outcome != "found":
+            return
+        for start in range(0, len(self.lists.triples), LONGEST):
+            ids = self.lists.triples[start : start + LONGEST]
+            rows = torch.arange(start, start + len(ids))
+            numbers = self.lists.numbers[rows[self.bounds(rows, ids) == 0]].long().sort().values[: self.k]
+            merge_top_k(self.best.new_zeros(1, len(numbers)), numbers, self.order, self.best, self.best_index)
