@@ -147,8 +147,12 @@ def test_two_hosts_or_none_are_refused(server: Server) -> None:
 def test_a_thousand_requests_leave_memory_flat(server: Server) -> None:
     def load(count: int) -> None:
         for number in range(count):
-            address = ("entity" + query(id=number % len(LABELS)), "ask" + query(head=number % len(LABELS), relation=0),
-                       "why" + query(head=number % len(LABELS), relation=number % 3, tail=number % 7))[number % 3]  # fmt: skip
+            head, relation = number % len(LABELS), number % 3
+            address = (
+                "entity" + query(id=head),
+                "ask" + query(head=head, relation=relation),
+                "why" + query(head=head, relation=relation, tail=number % 7),
+            )[number // 3 % 3]
             assert get(server, address)[0] == 200
 
     load(200)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tracin.errors import InputError
 from tracin.explanation.question import Question
+from tracin.influence.directions import by_row
+from tracin.model import inverse_rows
 from tracin.subject import Subject
-from tracin.training.ranking import inverse_rows
 
 BLOCK = 4096  # triples whose scores are computed at a time, where a model scores triples alone
 
@@ -87,7 +86,7 @@ def _scores(subject: Subject, question: Question, turned: bool) -> Tensor:  # [N
             assert question.tail is not None
             rows = inverse_rows(model, torch.tensor([[0, question.relation, question.tail]]))
             table = model.entity.weight
-            hidden = _by_row(model).hidden(rows[:, 0].to(table.device), rows[:, 1].to(table.device))
+            hidden = by_row(model).hidden(rows[:, 0].to(table.device), rows[:, 1].to(table.device))
             scores = hidden @ table.T
             turned_scores: Tensor = scores if model.bias is None else scores + model.bias
             return turned_scores[0].double().cpu()
@@ -103,13 +102,6 @@ def _scores(subject: Subject, question: Question, turned: bool) -> Tensor:  # [N
         return torch.cat([model(some.to(device)).double().cpu() for some in triples.split(BLOCK)])
     finally:
         model.train(was_training)
-
-
-def _by_row(model: Any) -> Any:
-    """The same model, whose relation ids are rows of its table."""
-    other = copy.copy(model)
-    other.relation_step = 1
-    return other
 
 
 def _true(
