@@ -63,7 +63,9 @@ def deletion(content: dict[str, Any]) -> Iterator[str]:
 def sanity(content: dict[str, Any]) -> Iterator[str]:
     yield from header(["score", "distinct", "most used", "correlation", "overlap"])
     for score, found in content["results"]["scores"].items():
-        rest = ("" if found[name] is None else f"{found[name]:.2f}" for name in ("random_correlation", "random_overlap"))
+        rest = (
+            "" if found[name] is None else f"{found[name]:.2f}" for name in ("random_correlation", "random_overlap")
+        )
         yield row([f"`{score}`", f"{found['distinct']:,}", f"{found['most']:.0%}", *rest])
 
 
