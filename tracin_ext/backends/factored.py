@@ -66,17 +66,6 @@ def features(p: ConvEParameters, xn: Tensor) -> Tensor:  # [G, I, H, W] -> [G, F
     return y.relu().flatten(1)
 
 
-def linear_image(
-    p: ConvEParameters,
-    direction: Tensor,  # [B, 2 D] a change of the raw pixels, head's first
-) -> Tensor:  # [B, C, rows, columns]
-    """How BN1's output changes with it, before ReLU."""
-    halves = direction.view(len(direction), 2, *p.plane).unbind(1)
-    stacked = torch.cat(halves, dim=2 if p.stack == "height" else 3)
-    stacked = stacked * (p.image_gamma * p.image_rstd)[:, None, None]
-    return functional.conv2d(stacked, p.conv_weight) * p.conv_scale[:, None, None]
-
-
 def hidden(
     p: ConvEParameters,
     grouped: Grouped,

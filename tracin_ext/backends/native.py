@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import tracin_ext
-from tracin_ext.backends.factored import Factors, compute_factors, features, image, linear_image
-from tracin_ext.grouping import Grouped, group_triples, order_by_head_relation
+from tracin_ext.backends.factored import features
+from tracin_ext.grouping import group_triples, order_by_head_relation
 from tracin_ext.halves import half_tensors
+from tracin_ext.kept import keep
 from tracin_ext.losses import Loss, bce
 from tracin_ext.ops import (
+    FactorTensors,
     HalfTensors,
     ModelTensors,
     TestSizes,
@@ -164,30 +167,23 @@ class NativeBackend:
         return model._replace(relation_u=u, jacobians=jacobians), v
 
     def test_factors(self, triples: Tensor) -> NativeTests:  # [Q, 3]
-        """Computed in PyTorch, a chunk of tests at a time, in the order that shares the most forward passes."""
+        """By `factor_block`, in the order that shares the most forward passes; what halves add, in PyTorch."""
         p, (head_half, middle, _) = self.parameters, self.parts
         triples = triples.to(self.device)
-        channels = p.conv_weight.shape[0]
         order = order_by_head_relation(triples)
-        ordered = triples[order]
-        pairs = group_triples(ordered)
-        heads, pair_head = pairs.heads.unique_consecutive(return_inverse=True)
-        relations, pair_relation = pairs.relations.unique(return_inverse=True)
-        v_of_heads = p.fc_weight.new_empty(len(heads), channels * len(head_half.positions))
-        v_of_pairs = p.fc_weight.new_empty(len(pairs.heads), channels * len(middle.positions))
+        kept = keep(self, triples[order])
         rows: list[TestRows] = []
-        start, threads = 0, torch.get_num_threads()
-        chunk = max(LEAST_CHUNK, min(TEST_CHUNK // threads, -(-len(ordered) // threads)))
-        for of_chunk, v_of_head, v_of_middle in each_in_a_thread(self._test_chunk, ordered.split(chunk)):
-            group = pairs.group[start : start + len(of_chunk.linear)]
-            if v_of_head is not None and v_of_middle is not None:
-                v_of_pairs[group], v_of_heads[pair_head[group]] = v_of_middle, v_of_head
+        threads = torch.get_num_threads()
+        chunk = max(LEAST_CHUNK, min(TEST_CHUNK // threads, -(-len(order) // threads)))
+        for of_chunk in each_in_a_thread(lambda some: self._rows(kept, some), torch.arange(len(order)).split(chunk)):
             rows.append(of_chunk)
-            start += len(group)
         back = order.argsort()
         each = joined(rows, back)
-        head_half_v, narrow_head_half_v = self._operands(v_of_heads, head_half)
-        middle_v, narrow_middle_v = self._operands(v_of_pairs, middle)
+        pairs = group_triples(triples[order])
+        heads, pair_head = pairs.heads.unique_consecutive(return_inverse=True)
+        relations, pair_relation = pairs.relations.unique(return_inverse=True)
+        head_half_v, narrow_head_half_v = self._operands(kept.head_v, head_half)
+        middle_v, narrow_middle_v = self._operands(kept.middle_v, middle)
         delta, narrow_delta = self._operands(each.delta)
         linear, narrow_linear = self._operands(each.linear)
         tensors = TestTensors(
@@ -213,15 +209,6 @@ class NativeBackend:
         )
         return NativeTests(tensors, TestSizes(len(heads), p.M is not None, "fc.bias" in p.tracked))
 
-    def _test_chunk(self, triples: Tensor) -> tuple[TestRows, Tensor | None, Tensor | None]:
-        """Of some tests [n, 3]: their rows, and v [n, C P] of the head's half and of the middle, None without fc."""
-        p, (head_half, middle, _), channels = self.parameters, self.parts, self.parameters.conv_weight.shape[0]
-        f = compute_factors(p, group_triples(triples), self.exact)
-        if "fc" not in p.tracked:
-            return self._rows(f), None, None
-        of_head, of_middle = (columns_of(f.v, part, channels)[f.group] for part in (head_half, middle))
-        return self._rows(f), of_head, of_middle
-
     def _or_empty(self, x: Tensor | None) -> Tensor:
         return self.parameters.conv_weight.new_empty(0) if x is None else x.contiguous()
 
@@ -240,50 +227,70 @@ class NativeBackend:
 
         return packed(pack), packed(pack_narrow) if self.mixed else nothing.bfloat16()
 
-    def _rows(self, f: Factors) -> TestRows:
-        p, tracked, (head_half, _, relation_half) = self.parameters, self.parameters.tracked, self.parts
-        linear = [f.e * float("bn2.bias" in tracked), f.e_un * float("bn2.weight" in tracked)]
+    def _rows(
+        self,
+        f: FactorTensors,
+        some: Tensor,  # [n] of its rows
+    ) -> TestRows:
+        p, tracked, triples = self.parameters, self.parameters.tracked, f.triples[some]
+        pair, w = f.pair[some], f.w[some]
+        z = f.z[pair]
+        e = w[:, None] * p.entity[triples[:, 2]] * (z > 0)
+        linear = [e * float("bn2.bias" in tracked), e * f.un[pair] * float("bn2.weight" in tracked)]
         if p.M is not None:
-            linear.append(f.S @ p.M)
+            linear.append(f.S[some] @ p.M)
+        scale = p.hidden_gamma * p.hidden_rstd  # delta is a multiple of e, and the training side's is of e as well
         rows = TestRows(
-            delta=f.delta * (p.hidden_gamma * p.hidden_rstd) if "fc" in tracked else None,
+            delta=e * scale.square() if "fc" in tracked else None,
             linear=torch.cat(linear, 1),
-            w=f.w if "bias" in tracked else None,
+            w=w if "bias" in tracked else None,
         )
-        wz, v = f.w[:, None] * f.z, f.v[f.group]
-        zeros = torch.zeros_like(wz)
         if "entity" in tracked:
-            swapped = features(p, image(p, Grouped(f.tails, f.relations, f.group, f.tails)))
+            c, wz = f.c[some], w[:, None] * z
+            of_head = f.head_v[f.pair_head[pair]] > 0 if len(f.head_v) else None
+            of_tail = self._head_half_mask(triples[:, 2])
             rows = rows._replace(
                 wz=wz,
-                c=f.c,
-                along_c=self._along(torch.cat([f.c, zeros], 1), v, head_half, self._head_half_W),
-                along_wz=self._along(torch.cat([wz, zeros], 1), swapped, head_half, self._head_half_W),
+                c=c,
+                along_c=self._along(c, of_head, 0, self._head_half_W),
+                along_wz=self._along(wz, of_tail, 0, self._head_half_W),
             )
         if "relation" in tracked:
-            q = torch.cat([zeros, f.q], 1)
-            rows = rows._replace(along_q=self._along(q, v, relation_half, self._relation_half_W))
+            of_relation = self.relation_v[triples[:, 1]] > 0
+            rows = rows._replace(along_q=self._along(f.q[some], of_relation, 1, self._relation_half_W))
         return rows
+
+    def _head_half_mask(
+        self,
+        entities: Tensor,  # [n]
+    ) -> Tensor | None:  # [n, C P] whether the head's half lets through, with these entities for heads
+        if not len(self.parts[0].positions):
+            return None
+        p = self.parameters
+        plane = p.entity[entities].view(-1, *p.plane) - p.image_mean[:, None, None]
+        return features(p, plane * p.image_rstd[:, None, None]) > 0
 
     def _along(
         self,
-        direction: Tensor,  # [Q, 2 D] a change of the raw pixels of one half
-        v: Tensor,  # [Q, F] whose signs are the mask
-        half: Part,
+        direction: Tensor,  # [n, D] a change of the raw pixels of one half
+        mask: Tensor | None,  # [n, C P] of the half; None: the image is taken whole
+        half: int,  # 0: the head's, 1: the relation's
         W: Tensor,  # [D, C P] the columns of fc that belong to the half
-    ) -> Tensor:  # [Q, D + X]
+    ) -> Tensor:  # [n, D + X]
         """What a sample's (delta, gradient at the middle's pixels) is multiplied by to give its gradient . direction.
 
-        Through the half, the gradient is linear in delta: u changes by W (mask * conv(direction)).
+        Through the half, the gradient is linear in delta: u changes by W (mask * conv(direction)). The half's windows
+        are all that lie within its plane, in the same order.
         """
-        p, middle = self.parameters, self.parts[1]
-        through_middle = direction[:, middle.pixels.long()]
-        if not len(half.positions):
-            return torch.cat([torch.zeros_like(direction[:, : p.entity.shape[1]]), through_middle], 1)
-        channels = p.conv_weight.shape[0]
-        response = columns_of(linear_image(p, direction).flatten(1), half, channels)
-        response = response * (columns_of(v, half, channels) > 0)
-        return torch.cat([response @ W.T, through_middle], 1)
+        p, dim = self.parameters, direction.shape[1]
+        pixels = self.parts[1].pixels.long() - half * dim
+        within = (pixels >= 0) & (pixels < dim)
+        through_middle = direction[:, pixels.clamp(0, dim - 1)] * within
+        if mask is None or not mask.shape[1]:
+            return torch.cat([torch.zeros_like(direction), through_middle], 1)
+        plane = direction.view(-1, *p.plane) * (p.image_gamma * p.image_rstd)[:, None, None]
+        response = (functional.conv2d(plane, p.conv_weight) * p.conv_scale[:, None, None]).flatten(1)
+        return torch.cat([(response * mask) @ W.T, through_middle], 1)
 
     @cached_property
     def _head_half_W(self) -> Tensor:  # [D, C P]
