@@ -12,6 +12,7 @@ import torch
 from tracin.checkpoints.load import Checkpoint
 from tracin.cli.index import checked_index
 from tracin.cli.options import (
+    FILE,
     ComputingOptions,
     FileOptions,
     InputOptions,
@@ -46,13 +47,11 @@ NO_CHOICE = ("use_last_layers_only", "num_last_layers", "last_layer_names", "use
 class FilesOrIndex(FileOptions):
     """A model and its training triples, or an index of them."""
 
-    model_path: Path = option("--model-path", type=click.Path(path_type=Path), help="Checkpoint of the trained ConvE.")
-    train_path: Path = option(
-        "--train", type=click.Path(path_type=Path), help="Training triples: head, relation, tail labels."
-    )
+    model_path: Path = option("--model-path", type=FILE, help="Checkpoint of the trained ConvE.")
+    train_path: Path = option("--train", type=FILE, help="Training triples: head, relation, tail labels.")
     index: Path | None = option(
         "--index",
-        type=click.Path(path_type=Path),
+        type=FILE,
         help="Folder that tracin index build wrote, in place of --model-path, --train and the dictionaries.",
     )
 
