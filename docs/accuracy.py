@@ -1,4 +1,4 @@
-"""Puts the tables of results/accuracy into docs/accuracy.md, between marks that name the file: python -m docs.accuracy."""
+"""Puts the tables of results/accuracy into docs/accuracy.md, where marks name them: python -m docs.accuracy."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def deletion(content: dict[str, Any]) -> Iterator[str]:
 def sanity(content: dict[str, Any]) -> Iterator[str]:
     yield from header(["score", "distinct", "most used", "correlation", "overlap"])
     for score, found in content["results"]["scores"].items():
-        rest = ("" if found[name] is None else f"{found[name]:.2f}" for name in ("random_correlation", "random_overlap"))
+        rest = (
+            "" if found[name] is None else f"{found[name]:.2f}" for name in ("random_correlation", "random_overlap")
+        )
         yield row([f"`{score}`", f"{found['distinct']:,}", f"{found['most']:.0%}", *rest])
 
 
