@@ -26,7 +26,7 @@ from tracin.errors import InputError
 from tracin.evaluation.graph import Graph, Recipe
 from tracin.evaluation.outcomes import Outcomes, outcomes
 from tracin.files import locked, remove_parts, replacing
-from tracin.progress import progress_bar
+from tracin.progress import progress_stages
 from tracin.streams import say
 from tracin.training.loop import train
 
@@ -106,8 +106,9 @@ def retrain(
                 missing.append(job)
             else:
                 done[job.name] = result
-        with progress_bar("retraining", len(jobs), progress, unit="models") as advance:
-            advance(len(done))
+        with progress_stages(progress) as stage:
+            advance = stage("retraining", len(jobs), "models", len(done))
+            advance(0)
             with _trained(graph, recipe, missing, min(processes, len(missing))) as results:
                 for job, result in results:
                     _write_result(folder, graph, recipe, job, result)
