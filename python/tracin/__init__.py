@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tracin import index as index
+    from tracin.auditing.audit import Audit, audit
     from tracin.checkpoints.load import Checkpoint, load_checkpoint, load_model
     from tracin.checkpoints.save import save_checkpoint
+    from tracin.checkpoints.several import load_checkpoints
     from tracin.errors import InputError
+    from tracin.explanation.answer import Explanation
+    from tracin.explanation.ask import explain
     from tracin.index.query import Index
     from tracin.influence.top_k import TopK
     from tracin.influence.tracin import TracIn
@@ -24,21 +28,27 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "Checkpoint", "ConvE", "Index", "InputError", "TopK", "TracIn", "from_pykeen", "info", "load_checkpoint",
-    "load_model", "read_dictionary", "read_triples", "save_checkpoint", "self_influence_frame", "train",
+    "Audit", "Checkpoint", "ConvE", "Explanation", "Index", "InputError", "TopK", "TracIn", "audit", "explain",
+    "from_pykeen", "info", "load_checkpoint", "load_checkpoints", "load_model", "read_dictionary", "read_triples",
+    "save_checkpoint", "self_influence_frame", "train",
 ]  # fmt: skip
 
 # Where the public names are: a module is imported with the first use of one, PyTorch with it.
 _MODULES = {
+    "Audit": "auditing.audit",
     "Checkpoint": "checkpoints.load",
     "ConvE": "model",
+    "Explanation": "explanation.answer",
     "Index": "index.query",
     "InputError": "errors",
     "TopK": "influence.top_k",
     "TracIn": "influence.tracin",
+    "audit": "auditing.audit",
+    "explain": "explanation.ask",
     "from_pykeen": "pykeen",
     "info": "machine",
     "load_checkpoint": "checkpoints.load",
+    "load_checkpoints": "checkpoints.several",
     "load_model": "checkpoints.load",
     "read_dictionary": "triples.dictionaries",
     "read_triples": "triples.read",

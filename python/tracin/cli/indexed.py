@@ -56,10 +56,26 @@ class FilesOrIndex(FileOptions):
         help="Folder that tracin index build wrote, in place of --model-path, --train and the dictionaries.",
     )
 
+    checkpoints: tuple[Path, ...] = option(
+        "--checkpoints",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="PATH...",
+        help="Several checkpoints of one training run in place of --model-path, or a folder of them: influences are "
+        "added up, each weighted by the learning rate that it was trained with.",
+    )
+
+    @property
+    def several(self) -> tuple[Path, ...]:
+        return self.checkpoints
+
     def check(self) -> None:
         """Raises UsageError unless there is either an index, or a model and its triples."""
+        if self.checkpoints and (self.model_path is not None or self.index is not None):
+            other = "--model-path" if self.model_path is not None else "--index"
+            raise click.UsageError(f"--checkpoints and {other} both say which model; leave one out")
         if self.index is None:
-            for name in ("model_path", "train_path"):
+            for name in ("train_path",) if self.checkpoints else ("model_path", "train_path"):
                 if getattr(self, name) is None:
                     raise click.UsageError(f"Missing option '{spelled(self, name)}'.")
 

@@ -19,8 +19,10 @@ from tracin.results.writers import Influences
 from tracin.triples.labels import Labels
 from tracin.triples.read import Triple
 
-NUMBERS = ("influence", "self-influence", "row")
-LABELS = ("head", "relation", "tail")  # the columns that give way where a table is wider than the terminal
+NUMBERS = ("influence", "self-influence", "row", "share", "score", "two rules", "rank", "loss", "unusual", "triples")
+LABELS = ("head", "relation", "tail")
+TRIPLE = "training triple"
+YIELDING = (*LABELS, TRIPLE)  # the columns that give way where a table is wider than the terminal
 MARK = r"\s_/.,:;|"
 BREAKS = re.compile(rf"(?<=[{MARK}])(?![{MARK}])|(?<=\w-)(?=\w)")  # in a label: after marks between its words
 
@@ -40,8 +42,10 @@ class LabelTable:
 
     def _narrower(self, excess: int) -> dict[str, int]:
         """Widths of the label columns that take so much less than whole labels would."""
-        names = [name for name in self.columns if name in LABELS]
-        cells = [[row[self.columns.index(name)].plain for row in self.rows] for name in names]
+        names = [name for name in self.columns if name in YIELDING]
+        cells = [
+            [line for row in self.rows for line in row[self.columns.index(name)].plain.split("\n")] for name in names
+        ]
         whole = [max(map(cell_len, (name, *texts))) for name, texts in zip(names, cells, strict=True)]
         words = [
             max(cell_len(word.rstrip()) for text in (name, *texts) for word in BREAKS.split(text))
@@ -90,6 +94,11 @@ def broken(text: Text, width: int) -> Text:
     for line in lines:
         line.rstrip()
     return Text("\n").join(lines)
+
+
+def arrowed(head: str, relation: str, tail: str) -> str:
+    """A triple on the terminal."""
+    return printable(f"{head} --{relation}-> {tail}")
 
 
 def influence_table(result: Influences, labels: Labels, limit: int | None = None, remark: str = "") -> LabelTable:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections.abc import Iterable
+from itertools import islice
 
 import polars as pl
 
 MARK = '"'
+COMPARED = 100_000  # labels, which take about a second
 
 
 def folded(label: str) -> str:
@@ -34,6 +37,18 @@ def difference(label: str, other: str) -> str:
     if normal[0].strip(MARK) == normal[1].strip(MARK):
         return "in quotation marks"
     return "in case, white space, quotation marks or Unicode form"
+
+
+def near_misses(label: str, labels: Iterable[str], count: int = 3) -> list[str]:
+    """The labels that an unknown one may be a slip of, most alike first."""
+    start, long = folded(label), len(label)
+    forms: dict[str, str] = {}
+    for other in islice(labels, COMPARED):
+        if abs(len(other) - long) <= max(2, long // 2) or start in other.casefold():
+            forms.setdefault(folded(other), other)
+    found = [forms[form] for form in difflib.get_close_matches(start, forms, count, 0.7)]
+    parts = (other for form, other in forms.items() if len(start) >= 3 and start in form)
+    return list(dict.fromkeys([*found, *islice(parts, count)]))[:count]
 
 
 def unquoted(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 from tracin.errors import InputError, quote
 from tracin.triples.dictionaries import argument_of
 from tracin.triples.form import TRIPLE
 from tracin.triples.labels import Labels
-from tracin.triples.likeness import difference, folded, folded_labels
+from tracin.triples.likeness import difference, folded, folded_labels, near_misses
 from tracin.triples.read import Triple
 
 ID = re.compile(r"[0-9]{1,18}")
@@ -74,6 +75,10 @@ def _id_of(
     if numeric:
         raise InputError(f"{told} is not {last} of {called}", argument, called)
     like = folded_labels(ids).get(folded(text))
-    hint = "" if like is None else f"; it has {quote(like)}, which differs {difference(text, like)}"
+    hint = f"; it has {quote(like)}, which differs {difference(text, like)}" if like is not None else ""
+    if like is None:
+        known = chain(ids, () if name is None else map(name, ids.values()))
+        near = [quote(label) for label in near_misses(text, known)]
+        hint = f"; is it {' or '.join(near)}?" if near else ""
     names = "" if name is None else "nor the name of one, "
     raise InputError(f"{told} is not in {called} ({len(ids)} labels), {names}nor {last}{hint}", argument, called)

@@ -1,0 +1,165 @@
+"""What is asked about: a model, the triples it was trained on, and what their ids are called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tracin.checkpoints.load import Checkpoint, load_checkpoint
+from tracin.errors import InputError
+from tracin.influence.tracin import TracIn
+from tracin.model import ConvE
+from tracin.pykeen import from_pykeen, is_pykeen
+from tracin.triples.given import ids_of
+from tracin.triples.ids import check_ids
+from tracin.triples.labels import Labels
+from tracin.triples.read import read_triples
+
+PYKEEN_TRIPLES = Path("training_triples", "numeric_triples.tsv.gz")  # in a folder of save_to_directory
+SAMPLES = 1024  # that correct scores: with four times as many they take longer than the scores themselves
+Image = tuple[int | None, int | None, str | None]  # rows, columns, stacking
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with its triples.
+
+    Args:
+        checkpoint: the model.
+        train: its training triples.
+        others: further triples taken as true, such as those of validation and test, which rankings leave out.
+        labels: what ids are called.
+        name: of the model, for people.
+        labelled: whether ids have labels, or are shown as numbers.
+    """
+
+    checkpoint: Checkpoint
+    train: Tensor  # [n, 3]
+    others: Tensor  # [m, 3]
+    labels: Labels
+    name: str
+    labelled: bool = True
+
+    @property
+    def model(self) -> Any:
+        return self.checkpoint.model
+
+    @property
+    def entity_to_id(self) -> dict[str, int]:
+        return _by_label(self.labels.entities)
+
+    @property
+    def relation_to_id(self) -> dict[str, int]:
+        return _by_label(self.labels.relations)
+
+    @property
+    def both_directions(self) -> bool:
+        """Whether the model has a row for the inverse of each relation."""
+        table = getattr(self.model, "relation", None)
+        return table is not None and len(table.weight) == 2 * len(self.labels.relations)
+
+
+def open_subject(
+    model: Any,
+    train: Any = None,  # [n, 3]
+    others: Iterable[Any] = (),  # each [m, 3]
+    *,
+    entity_to_id: Mapping[str, int] | None = None,
+    relation_to_id: Mapping[str, int] | None = None,
+    node_names: Mapping[int, str] | None = None,
+    relation_names: Mapping[str, str] | None = None,
+    image: Image = (None, None, None),
+    numeric: bool | None = None,
+    columns: str = "hrt",
+) -> Subject:
+    """A model with its triples, from whatever people have.
+
+    Args:
+        model: the path of a checkpoint or of a folder of PyKEEN's save_to_directory, a Checkpoint, a ConvE, a PyKEEN
+            model, or the result of a PyKEEN pipeline.
+        train: training triples, in any form that `TracIn.top_k` takes; None: those of the folder or of the result.
+        others: further triples taken as true.
+        entity_to_id, relation_to_id: label -> id, where the checkpoint has none.
+        node_names, relation_names: names for people: of entity ids, of relation labels.
+        image: as `load_checkpoint` takes it.
+        numeric, columns: of files of triples, as `read_triples` takes them.
+
+    Raises:
+        InputError: if there are no training triples, ids exceed the model, or as `load_checkpoint` and `read_triples`.
+    """
+    given = train
+    if isinstance(model, str | os.PathLike):
+        checkpoint = load_checkpoint(model, *image, entity_to_id, relation_to_id)
+        inside = Path(model) / PYKEEN_TRIPLES
+        given = inside if given is None and inside.is_file() else given
+        name = Path(model).name or str(model)
+    elif is_pykeen(model):
+        checkpoint = from_pykeen(model)
+        given = getattr(model, "training", None) if given is None and not isinstance(model, nn.Module) else given
+        if hasattr(given, "entity_to_id") and checkpoint.entity_to_id is None:
+            checkpoint = from_pykeen(model, given)
+        name = checkpoint.format
+    elif isinstance(model, Checkpoint):
+        checkpoint, name = model, Path(model.path).name or model.format or "model in memory"
+    elif isinstance(model, nn.Module) and hasattr(model, "num_entities") and hasattr(model, "num_relations"):
+        checkpoint, name = Checkpoint(model, None, None, None, None), f"{type(model).__name__} in memory"
+    else:
+        raise InputError(
+            f"model is a {type(model).__name__}; expected a checkpoint's path, a Checkpoint, a ConvE, a PyKEEN model "
+            "or the result of a PyKEEN pipeline",
+            "model",
+        )
+    if given is None:
+        raise InputError(
+            f"{name} comes without its training triples, which are what explains it; give them with train", "train"
+        )
+    entities = checkpoint.entity_to_id if checkpoint.entity_to_id is not None else entity_to_id
+    relations = checkpoint.relation_to_id if checkpoint.relation_to_id is not None else relation_to_id
+    net = checkpoint.model
+    labels = Labels(
+        _by_id(entities, net.num_entities), _by_id(relations, net.num_relations), node_names, relation_names
+    )
+    source = checkpoint if entities is not None and relations is not None else None
+
+    def rows(triples: Any, called: str) -> Tensor:
+        if isinstance(triples, str | os.PathLike):
+            known = (_by_label(labels.entities), _by_label(labels.relations))
+            found = read_triples(triples, *known, called != "train", numeric, columns)
+        else:
+            found = ids_of(triples, called, source)
+        check_ids(found, net.num_entities, net.num_relations, called)
+        return found
+
+    ids = rows(given, "train")
+    if not len(ids):
+        raise InputError("train holds no triples; expected those that the model was trained on", "train")
+    more = [rows(some, "known") for some in others]
+    return Subject(checkpoint, ids, torch.cat([ids[:0], *more]), labels, name, source is not None)
+
+
+def scorer(subject: Subject, **arguments: Any) -> TracIn:
+    """What scores the training triples of a subject; what all questions share is kept.
+
+    Args:
+        arguments: of `TracIn`; the method is "accurate" by default, and for a model that is no ConvE "tracin".
+    """
+    arguments.setdefault("method", "accurate" if isinstance(subject.model, ConvE) else "tracin")
+    if arguments["method"] == "accurate":
+        arguments = {"samples": SAMPLES, "known": subject.others} | arguments
+    return TracIn(subject.checkpoint, memory_cleanup=False, **arguments)
+
+
+def _by_label(table: Mapping[int, str]) -> dict[str, int]:
+    return {label: number for number, label in table.items()}
+
+
+def _by_id(dictionary: Mapping[str, int] | None, size: int) -> dict[int, str]:
+    if dictionary is None:
+        return {number: str(number) for number in range(size)}
+    return {number: label for label, number in sorted(dictionary.items(), key=lambda item: item[1])}

@@ -1,0 +1,162 @@
+"""`tracin explain`, `tracin audit` and `tracin explore`: what they print and write, and what they refuse."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import tracin
+from tests.samples.pykeen_examples import factory, pykeen_model
+from tests.samples.small_graph import Graph
+from tracin.cli import main
+
+TRIPLE = ("entity 1", "relation:0", "entity 2")
+
+
+def run(graph: Graph, command: str, *arguments: str, train: bool = True) -> Result:
+    given = ["--train", str(graph.folder / "train.txt")] if train else []
+    return CliRunner().invoke(main, [command, str(graph.folder / "model.pt"), *arguments, *given])
+
+
+def test_tables_and_files(graph: Graph) -> None:
+    outputs = [graph.folder / f"out/why.{ending}" for ending in ("html", "json", "csv", "parquet", "md")]
+    named = [part for path in outputs for part in ("-o", str(path))]
+    result = run(graph, "explain", *TRIPLE, "--known", str(graph.folder / "test.txt"), *named)
+    assert result.exit_code == 0, result.stderr
+    why = tracin.explain(graph.checkpoint, *TRIPLE, train=graph.train, known=[graph.test])
+    assert json.loads(outputs[1].read_text())["for"]["reasons"] == why.to_dict()["for"]["reasons"]
+    assert "entity 1 --relation:0-> entity 2" in result.stdout
+    assert "what the model answers, of 12" in result.stdout
+    assert [line for line in result.stderr.splitlines() if line.startswith("wrote")] == [f"wrote {p}" for p in outputs]
+    assert pl.read_parquet(outputs[3]).height == len(why.reasons)
+
+
+def test_json_alone_on_stdout(graph: Graph) -> None:
+    result = run(graph, "explain", *TRIPLE, "--json", "--top-k", "2", "--answers", "3", "--quiet")
+    found = json.loads(result.stdout)
+    assert (len(found["answers"]), found["triple"]["tail_label"]) == (3, "entity 2")
+    assert result.stderr == ""
+
+
+def test_questions_from_a_file(graph: Graph) -> None:
+    questions = graph.folder / "questions.txt"
+    questions.write_text("\n".join(["\t".join(TRIPLE), "", "entity 3\trelation:1\t?\r", "?\trelation:2\tentity 0"]))
+    result = run(graph, "explain", "--questions", str(questions), "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [each["open"] for each in json.loads(result.stdout)] == [None, "tail", "head"]
+    page = graph.folder / "why.html"
+    assert run(graph, "explain", "--questions", str(questions), "-o", str(page)).exit_code == 0
+    assert page.read_text().count("<article") == 3
+    questions.write_text("\n")
+    assert "holds no questions" in run(graph, "explain", "--questions", str(questions)).stderr
+    questions.write_text("entity 1\trelation:0\n")
+    assert "line 1 has 2 parts" in run(graph, "explain", "--questions", str(questions)).stderr
+    questions.write_text("entity 1\trelation:0\tentity 99\n")
+    assert "line 1: tail 'entity 99' is not in" in run(graph, "explain", "--questions", str(questions)).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("entity 1", "relation:0"), "expected HEAD RELATION TAIL after MODEL"),
+        ((*TRIPLE, "--questions", "q.txt"), "leave one out"),
+        ((*TRIPLE, "-o", "a.xlsx"), "the ending .xlsx"),
+        ((*TRIPLE, "-o", "same.html", "-o", "./same.html"), "names the same file twice"),
+        ((*TRIPLE, "--against", "entity 2"), "is the tail itself"),
+        (("?", "relation:0", "?"), "leaves head and tail open"),
+        (("entity 1", "relation:0", "entity 22"), "is not in the entity dictionary"),
+        ((*TRIPLE, "--top-k", "0"), "--top-k"),
+        ((*TRIPLE, "--questions", "missing.txt"), "leave one out"),
+        (("--questions", "missing.txt"), "missing.txt: No such file"),
+    ],
+)
+def test_what_is_refused_is_one_line(
+    graph: Graph, arguments: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(graph.folder)
+    result = run(graph, "explain", *arguments)
+    assert result.exit_code != 0
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("tracin: error:")]
+    assert told in line
+
+
+def test_an_input_is_never_an_output(graph: Graph) -> None:
+    train = graph.folder / "train.csv"
+    shutil.copy(graph.folder / "train.txt", train)
+    before = train.read_bytes()
+    for command, asked in (("explain", TRIPLE), ("audit", ())):
+        arguments = [command, str(graph.folder / "model.pt"), *asked, "--train", str(train), "-o", str(train)]
+        result = CliRunner().invoke(main, arguments)
+        assert "would be overwritten" in result.stderr
+        known = run(graph, command, *asked, "--known", str(train), "-o", str(train))
+        assert "would be overwritten" in known.stderr
+    assert train.read_bytes() == before
+
+
+def test_missing_training_triples_name_the_flag(graph: Graph) -> None:
+    result = run(graph, "explain", *TRIPLE, train=False)
+    assert "name them with --train" in result.stderr
+
+
+def test_a_pykeen_folder_needs_nothing_else(tmp_path: Path) -> None:
+    """As PipelineResult.save_to_directory writes it."""
+    triples, folder = factory(labels=True), tmp_path / "my_model"
+    inside = folder / "training_triples"
+    inside.mkdir(parents=True)
+    torch.save(pykeen_model("ConvE"), folder / "trained_model.pkl")
+    for kind, labels in (("entity", triples.entity_to_id), ("relation", triples.relation_to_id)):
+        lines = [f"{number}\t{label}\n" for label, number in sorted(labels.items(), key=lambda item: item[1])]
+        (inside / f"{kind}_to_id.tsv.gz").write_bytes(gzip.compress("".join(["id\tlabel\n", *lines]).encode()))
+    rows = ["head\trelation\ttail\n", *("\t".join(map(str, row)) + "\n" for row in triples.mapped_triples.tolist())]
+    (inside / "numeric_triples.tsv.gz").write_bytes(gzip.compress("".join(rows).encode()))
+    for arguments in (["explain", str(folder), "e 1", "r 0", "?"], ["audit", str(folder)]):
+        result = CliRunner().invoke(main, [*arguments, "--json"])
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["training_triples"] == len(triples.mapped_triples)
+    page = inside / "why.html"
+    page.write_text("not ours")
+    result = CliRunner().invoke(main, ["explain", str(folder), "e 1", "r 0", "?", "-o", str(page)])
+    assert "would be overwritten" in result.stderr
+
+
+def test_audit_prints_and_writes(graph: Graph) -> None:
+    outputs = [graph.folder / f"audit.{ending}" for ending in ("html", "json", "csv", "parquet")]
+    named = [part for path in outputs for part in ("-o", str(path))]
+    result = run(graph, "audit", "--test", str(graph.folder / "test.txt"), "--show", "3", *named)
+    assert result.exit_code == 0, result.stderr
+    assert "of 6 test triples are told by training ones" in result.stdout
+    found = json.loads(outputs[1].read_text())
+    rows = graph.train.tolist()
+    copies = [(row, rows.index(triple)) for row, triple in enumerate(rows) if rows.index(triple) < row]
+    assert [(each["train_index"], each["first"]) for each in found["copies"]] == copies
+    assert f"{len(copies)} exact cop" in result.stdout
+    assert len(found["suspects"]) == len(graph.train) == pl.read_csv(outputs[2]).height
+    same = run(graph, "audit", "--test", str(graph.folder / "test.txt"), "--json", "--quiet")
+    assert json.loads(same.stdout) == found
+
+
+def test_explore_serves_until_it_is_ended(graph: Graph) -> None:
+    command = [sys.executable, "-m", "tracin", "explore", str(graph.folder / "model.pt"), "--quiet"]
+    process = subprocess.Popen(
+        [*command, "--train", str(graph.folder / "train.txt")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        with urllib.request.urlopen(address, timeout=30) as response:
+            assert "Look around" in response.read().decode()
+    finally:
+        process.terminate()
+        process.wait(30)
+        assert process.stdout is not None
+        process.stdout.close()
