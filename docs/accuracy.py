@@ -1,4 +1,4 @@
-"""Puts the tables of results/accuracy into docs/accuracy.md, between marks that name the file: python -m docs.accuracy."""
+"""Puts the tables of results/accuracy into docs/accuracy.md, where marks name them: python -m docs.accuracy."""
 
 from __future__ import annotations
 

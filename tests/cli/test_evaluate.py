@@ -92,6 +92,8 @@ def test_the_folder_of_runs_can_be_named(folder: Path, tmp_path: Path) -> None:
         ("lds", ["--subsets", "1"], "1 is not in the range x>=2"),
         ("lds", ["--score", "nonsense"], "there is no score 'nonsense'"),
         ("lds", ["--control", "neighbours"], "--control neighbours is none of the scores"),
+        ("lds", ["--score", "two-rules", "--score", "tracin:layers=fcc"], "fcc"),
+        ("lds", ["--score", "two-rules", "--score", "accurate:depth=1"], "setting 'depth' is none of TracIn's"),
         ("noise", ["--share", "1"], "1.0 is not in the range"),
         ("noise", ["--self-score", "two-rules"], "--self-score two-rules: expected tracin or accurate"),
         ("noise", ["--self-score", "tracin + tracin"], "expected tracin or accurate"),
@@ -108,7 +110,7 @@ def test_what_is_wrong_is_said(command: str, arguments: list[str], message: str,
     result = run(command, folder, tmp_path / "out.json", *arguments)
     assert result.exit_code != 0 and message in result.stderr
     assert "unexpected" not in result.stderr
-    assert not (tmp_path / "out.json").exists()
+    assert not (tmp_path / "out.json").exists() and not list(tmp_path.glob("out.runs/subset*"))
 
 
 def test_outputs_that_cannot_be_written_are_said_before_the_work(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -123,6 +128,60 @@ def test_results_of_other_triples_or_options_are_refused(tmp_path: Path) -> None
 def test_results_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     alone = retrain(GRAPH, RECIPE, jobs(), tmp_path / "alone")
     assert_same(retrain(GRAPH, RECIPE, jobs(), tmp_path / "several", processes=2), alone)
+
+
+ENDLESS = """
+import os
+import sys
+import time
+from pathlib import Path
+from tests.evaluation.test_retraining import GRAPH, RECIPE, jobs
+from tracin.evaluation import retraining
+
+folder = Path(sys.argv[1])
+
+
+def endless(graph, recipe, job):
+    (folder / f"process_{os.getpid()}").touch()
+    time.sleep(1000)
+
+
+if __name__ == "__main__":
+    retraining.retrain(GRAPH, RECIPE, jobs(1), folder)
+    retraining._outcomes_of = endless
+    retraining.retrain(GRAPH, RECIPE, jobs(3), folder, processes=2)
+"""
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_run_leaves_no_processes_and_what_it_finished(tmp_path: Path) -> None:
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    folder, root = tmp_path / "runs", Path(__file__).parents[2]
+    path = os.pathsep.join([str(root / "python"), str(root), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.Popen([sys.executable, str(script), str(folder)], env={**os.environ, "PYTHONPATH": path})
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("process_*"))) < 2 and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    run.kill()
+    run.wait()
+    processes = [int(path.name.partition("_")[2]) for path in folder.glob("process_*")]
+    while any(map(alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = [process for process in processes if alive(process)]
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert len(processes) == 2 and not left
+    assert [path.name for path in folder.glob("*.json")] == ["subset_0.json"]
+    assert_same(retrain(GRAPH, RECIPE, jobs(), folder), retrain(GRAPH, RECIPE, jobs(), tmp_path / "whole"))
 
 
 @pytest.mark.slow

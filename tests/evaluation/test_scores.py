@@ -98,7 +98,9 @@ def test_what_is_no_score_is_refused(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tracin:depth=1", "do not suit TracIn: .*depth"),
+        ("tracin:depth=1", "setting 'depth' is none of TracIn's; expected one of learning_rates, loss"),
+        ("tracin:known=1", "setting 'known' is none of TracIn's"),
+        ("accurate:method=tracin2", "method is 'tracin2'"),
         ("tracin:layers=fcc", "fcc"),
         ("tracin:checkpoints=3", "asks for 3 checkpoints, of which there are 2"),
         ("tracin:checkpoints=0", "asks for 0 checkpoints"),

@@ -110,6 +110,9 @@ def lds(options: LdsOptions) -> None:
     work = Work.begun("lds", options, options.evaluation)
     questions = work.questions()
     chosen = drawn(len(questions), options.queries, work.seed)
+    model = work.model(options.checkpoints)
+    for score in scores.values():
+        score.of(work.graph, model, questions[:1])  # a wrong setting shows before the work
     members, by_outcome = subset_outcomes(
         work.graph,
         work.recipe,
@@ -122,7 +125,6 @@ def lds(options: LdsOptions) -> None:
         processes=options.evaluation.processes,
         progress=work.progress,
     )
-    model = work.model(options.checkpoints)
     sums = {}
     for name, score in scores.items():
         work.say(f"scoring by {name}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -24,7 +26,7 @@ from tracin.errors import InputError
 from tracin.evaluation.graph import Graph, Recipe
 from tracin.evaluation.outcomes import Outcomes, outcomes
 from tracin.files import locked, remove_parts, replacing
-from tracin.progress import progress_bar
+from tracin.progress import progress_stages
 from tracin.streams import say
 from tracin.training.loop import train
 
@@ -104,8 +106,9 @@ def retrain(
                 missing.append(job)
             else:
                 done[job.name] = result
-        with progress_bar("retraining", len(jobs), progress, unit="models") as advance:
-            advance(len(done))
+        with progress_stages(progress) as stage:
+            advance = stage("retraining", len(jobs), "models", len(done))
+            advance(0)
             with _trained(graph, recipe, missing, min(processes, len(missing))) as results:
                 for job, result in results:
                     _write_result(folder, graph, recipe, job, result)
@@ -128,7 +131,7 @@ def _trained(
             torch.set_num_threads(threads)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(processes, context, initializer=_begin)
     try:
         futures = {pool.submit(_outcomes_of, graph, recipe, job): job for job in jobs}
         yield ((futures[future], future.result()) for future in as_completed(futures))
@@ -139,6 +142,19 @@ def _trained(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """In a process of the pool: on one thread, and not longer than the process that wants its results."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _outcomes_of(graph: Graph, recipe: Recipe, job: Job) -> Outcomes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ TRACIN: dict[str, dict[str, Any]] = {
     "tracin": {},
     "accurate": {"method": "accurate"},
 }  # names, and what TracIn is given for them
+GIVEN = ("model_or_checkpoints", "progress", "known")  # of TracIn's arguments, not by users
 QUERIES_AT_A_TIME = 1024
 
 
@@ -93,10 +95,11 @@ def tracin_of(graph: Graph, checkpoints: Sequence[Checkpoint], settings: Mapping
     Raises:
         InputError: on a setting that it does not have, or a wrong value.
     """
-    try:
-        return TracIn(list(checkpoints), progress=False, known=graph.known, **settings)
-    except TypeError as error:
-        raise InputError(f"a score's settings {dict(settings)} do not suit TracIn: {error}") from None
+    known = [name for name in inspect.signature(TracIn).parameters if name not in GIVEN]
+    for name in settings:
+        if name not in known:
+            raise InputError(f"a score's setting {name!r} is none of TracIn's; expected one of {', '.join(known)}")
+    return TracIn(list(checkpoints), progress=False, known=graph.known, **settings)
 
 
 @dataclass(frozen=True)
