@@ -87,7 +87,7 @@ def explain(
     relation_names: Mapping[str, str] | None = None,
     **arguments: Any,
 ) -> Explanation:
-    """Why does the model predict this: the training triples that speak for it and against it, by name.
+    """Says why the model predicts a triple: the training triples that speak for it and against it, by name.
 
     Args:
         model: the path of a checkpoint or of a folder of PyKEEN's save_to_directory, a Checkpoint, a ConvE, a PyKEEN
