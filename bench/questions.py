@@ -1,8 +1,8 @@
 """Questions to an index, from the start of the process: a line after each part, for the harness.
 
-python -m bench.questions DIRECTORY TESTS COUNT [ONE]
+python -m bench.questions DIRECTORY TESTS COUNT [ALL]
 
-TESTS: an .npy file of test triples [n, 3] of ids; the first COUNT of them are asked one by one, or with ONE all at once.
+TESTS: an .npy file of test triples [n, 3] of ids; the first COUNT of them are asked one by one, with ALL at once.
 """
 
 from __future__ import annotations

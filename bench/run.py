@@ -87,7 +87,8 @@ def main(
 
     Writes <section>.json, table.md, time_by_backend.png and roofline.png. Sections: w1, every method on 32,768
     training x 100 test triples; w2, the top 10 of every test triple of FB15k-237; w3, 18.6 million triples from text
-    through `tracin run`; cold, one test triple by a fresh process; index, w3q: questions to indexes; scaling; ops, each native op.
+    through `tracin run`; cold, one test triple by a fresh process; index and w3q, questions to indexes; scaling; ops,
+    each native op.
     """
     names = chosen(only, SECTIONS, "--only")
     every = {method.name.replace(", ", "-").replace(" ", "-"): method for method in (*METHODS, *PEERS)}

@@ -16,11 +16,18 @@ SCRIPTS = {"run": "run_tracin.py", "batch": "batch_tracin_with_filtering.py"}
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
-    context = click.Context(main, info_name="tracin")
-    for name in main.list_commands(context):
-        command = main.get_command(context, name)
+    """Those of groups by both names, after the group."""
+    yield from commands_of(main, "")
+
+
+def commands_of(group: click.Group, before: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group, info_name="tracin")
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if command is not None:
-            yield name, command
+            yield before + name, command
+        if isinstance(command, click.Group):
+            yield from commands_of(command, f"{before}{name} ")
 
 
 def page() -> str:

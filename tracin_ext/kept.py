@@ -81,13 +81,14 @@ def keep(
         head_squares=new(heads),
         norms=new(n, NORM_PARTS),
     )
+    model, halves = backend.for_factors(n)
     for start in range(0, n, BLOCK):
         factor_block(
-            backend.full_model,
+            model,
             backend.sizes,
             backend.packed_M,
             backend.tracked,
-            backend.halves,
+            halves,
             factors,
             start,
             min(BLOCK, n - start),
@@ -182,6 +183,8 @@ class KeptTriples:
         rates: their learning rates.
         triples: [n, 3] training triples.
     """
+
+    alone = 72  # pairs in blocks that take as long as one that is scored alone
 
     def __init__(self, backends: Sequence[NativeBackend], rates: Sequence[float], triples: Tensor) -> None:
         order = order_by_head_relation(triples)

@@ -37,6 +37,7 @@ class RecomputedTriples:
     """
 
     finite = True
+    alone = 1000  # pairs in blocks that take as long as one whose triple's factors are computed for it
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tracin.auditing.audit import Audit, audit
     from tracin.checkpoints.load import Checkpoint, load_checkpoint, load_model
     from tracin.checkpoints.save import save_checkpoint
+    from tracin.checkpoints.several import load_checkpoints
     from tracin.errors import InputError
     from tracin.explanation.answer import Explanation
     from tracin.explanation.ask import explain
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Audit", "Checkpoint", "ConvE", "Explanation", "Index", "InputError", "TopK", "TracIn", "audit", "explain",
-    "from_pykeen", "info", "load_checkpoint", "load_model", "read_dictionary", "read_triples", "save_checkpoint",
-    "self_influence_frame", "train",
+    "from_pykeen", "info", "load_checkpoint", "load_checkpoints", "load_model", "read_dictionary", "read_triples",
+    "save_checkpoint", "self_influence_frame", "train",
 ]  # fmt: skip
 
 # Where the public names are: a module is imported with the first use of one, PyTorch with it.
@@ -47,6 +48,7 @@ _MODULES = {
     "from_pykeen": "pykeen",
     "info": "machine",
     "load_checkpoint": "checkpoints.load",
+    "load_checkpoints": "checkpoints.several",
     "load_model": "checkpoints.load",
     "read_dictionary": "triples.dictionaries",
     "read_triples": "triples.read",

@@ -77,6 +77,15 @@ class TripleScorer(nn.Module):
         return scores.squeeze(1)
 
 
+def __getattr__(name: str) -> Any:
+    """TracInCallback, which needs PyKEEN."""
+    if name == "TracInCallback":
+        from tracin.callbacks import TracInCallback
+
+        return TracInCallback
+    raise AttributeError(f"module 'tracin.pykeen' has no attribute {name!r}")
+
+
 def from_pykeen(model: Any, triples_factory: Any = None) -> Checkpoint:
     """A PyKEEN model as it is now, for `tracin.TracIn`; training it further does not change the result.
 

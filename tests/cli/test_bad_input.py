@@ -263,4 +263,6 @@ def test_what_else_can_happen(
 def test_debug_shows_the_traceback(folder: Path) -> None:
     result = run(folder, "--debug", "--device", "cpu", "--mode", "single", "--test-indices", "7")
     assert result.exit_code == 1
-    assert "Traceback" in result.stderr and result.stderr.splitlines()[-1].startswith("tracin: error: --test-indices 7")
+    *_, error, imports = result.stderr.splitlines()
+    assert "Traceback" in result.stderr and error.startswith("tracin: error: --test-indices 7")
+    assert imports.startswith("debug: importing ")

@@ -237,6 +237,8 @@ def test_run_with_an_index_by_triple(graph: Graph) -> None:
         (("--train", "t.txt"), "--train is decided by --index"),
         (("--entity-to-id", "e.txt"), "--entity-to-id is decided by --index"),
         (("--use-last-layers-only",), "--use-last-layers-only is decided by --index"),
+        (("--method", "accurate"), "--method is decided by --index"),
+        (("--query", "ce"), "--query is decided by --index"),
         (("--backend", "factored"), "--index needs the native backend"),
         (("--precision", "float64"), "is of precision float32, not float64"),
         (("--learning-rate", "1"), "is of learning rate 0.001, not 1"),

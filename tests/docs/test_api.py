@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import tracin
+import tracin_ext
 from docs.api import PAGE, divided, entries, named, names, page, public_members
 
 ENTITIES, RELATIONS = 30, 5  # of the graph that the examples run on
@@ -68,7 +69,8 @@ def test_arguments_are_explained_all_and_in_order(name: str) -> None:
 
 
 # from_pykeen's trains a model; examples/explain_pykeen_model.py does the same and is run.
-RUN = [name for name in CASES if section(name, "Example") is not None and name != "from_pykeen"]
+OF_INDEXES = () if tracin_ext.status()["available"] else ("Index", "Index.top_k", "index.build")
+RUN = [name for name in CASES if section(name, "Example") is not None and name not in ("from_pykeen", *OF_INDEXES)]
 
 
 @pytest.fixture
@@ -86,6 +88,8 @@ def names_of_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
     Path("train.txt").write_text("".join(f"entity {h}\tpredicate:{r}\tentity {t}\n" for h, r, t in train.tolist()))
     model = tracin.ConvE(ENTITIES, RELATIONS, 12, embedding_height=4, embedding_width=3, output_channels=2).eval()
     tracin.save_checkpoint("model.pt", model, entity_to_id=entities, relation_to_id=relations)
+    if tracin_ext.status()["available"]:
+        tracin.index.build(tracin.load_checkpoint("model.pt"), train, "my_index")
     public = {name: getattr(tracin, name) for name in tracin.__all__}
     return public | {
         "tracin": tracin, "torch": torch, "model": model, "checkpoint": tracin.load_checkpoint("model.pt"),

@@ -36,8 +36,12 @@ def commands(text: str) -> list[list[str]]:
     found = []
     for line in words:
         for at, word in enumerate(line[:-1]):
-            if Path(word).name == "tracin" and line[at + 1] in COMMANDS:
-                found.append(line[at + 1 :])
+            name = next(
+                (" ".join(line[at + 1 : end]) for end in (at + 3, at + 2) if " ".join(line[at + 1 : end]) in COMMANDS),
+                None,
+            )
+            if Path(word).name == "tracin" and name is not None:
+                found.append([name, *line[at + 1 + name.count(" ") + 1 :]])
     return found
 
 

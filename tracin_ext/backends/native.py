@@ -33,6 +33,7 @@ from tracin_ext.threads import each_in_a_thread
 
 TEST_CHUNK = 256  # test triples whose factors are computed at a time, by all threads together
 LEAST_CHUNK = 16  # by one
+FEW = 512  # triples whose factors are not worth tables of all relations
 FEATURE_COPIES = 7  # of their feature maps while they are
 THREAD_BYTES = 8 << 20  # buffers of one thread
 PRODUCTS = ("own", "torch")  # product kernels that TRACIN_PRODUCTS names
@@ -64,6 +65,13 @@ def joined(
 ) -> TestRows:
     columns: list[Any] = [None if parts[0] is None else torch.cat(parts)[order] for parts in zip(*rows, strict=True)]
     return TestRows(*columns)
+
+
+def in_float32(model: ModelTensors) -> ModelTensors:
+    """The model without products in bfloat16."""
+    none = torch.empty(0, dtype=torch.bfloat16)
+    parts = {name: getattr(model, name) for name in ("head_half", "middle", "relation_half")}
+    return model._replace(**{name: part._replace(narrow_backward=none) for name, part in parts.items()})
 
 
 def covers(targets: list[str], capability: tuple[int, int]) -> bool:
@@ -134,9 +142,14 @@ class NativeBackend:
         p = self.parameters
         self.triple_bytes += 4 * p.entity.shape[1] * p.conv_weight.element_size()  # gradients at both embeddings
         model, self.sizes, self.parts = pack_model(p, self.wide, self.height, True, self.mixed)
-        self.model, self.relation_v = self._with_relation_tables(model)
+        self.lean_model, self.relation_v = self._with_relation_tables(model, False)
 
-    def _with_relation_tables(self, model: ModelTensors) -> tuple[ModelTensors, Tensor]:
+    @cached_property
+    def model(self) -> ModelTensors:
+        """With the relations' jacobians where they fit in memory: worth their time for many triples."""
+        return self._with_relation_tables(self.lean_model, True)[0]
+
+    def _with_relation_tables(self, model: ModelTensors, with_jacobians: bool) -> tuple[ModelTensors, Tensor]:
         """And v of the relations' half [R, C P]."""
         p, (_, _, half) = self.parameters, self.parts
         relations = self.sizes.relations
@@ -146,7 +159,7 @@ class NativeBackend:
         u, v = p.fc_weight.new_empty(relations, dim), p.fc_weight.new_empty(relations, channels * len(half.positions))
         shape = (relations, -(-self.size_S // lanes), dim, lanes)
         fits = torch.Size(shape).numel() * p.fc_weight.element_size() <= JACOBIAN_BYTES
-        jacobians = p.fc_weight.new_empty(shape if fits and p.M is not None else 0)
+        jacobians = p.fc_weight.new_empty(shape if with_jacobians and fits and p.M is not None else 0)
         relation_tables(model, self.sizes, u, v, jacobians)
         return model._replace(relation_u=u, jacobians=jacobians), v
 
@@ -292,16 +305,26 @@ class NativeBackend:
         self.buffer = self.buffer.new_empty(0)
 
     @cached_property
-    def full_model(self) -> ModelTensors:
-        """The model without products in bfloat16."""
-        model, none = self.model, torch.empty(0, dtype=torch.bfloat16)
-        parts = {name: getattr(model, name) for name in ("head_half", "middle", "relation_half")}
-        return model._replace(**{name: part._replace(narrow_backward=none) for name, part in parts.items()})
-
-    @cached_property
     def halves(self) -> HalfTensors:
         """For the gradients at whole embeddings."""
         return half_tensors(self.parameters, self.model, self.sizes, self.parts, self.relation_v)
+
+    @cached_property
+    def _of_many(self) -> tuple[ModelTensors, HalfTensors]:
+        return in_float32(self.model), self.halves
+
+    @cached_property
+    def _of_few(self) -> tuple[ModelTensors, HalfTensors]:
+        lean = in_float32(self.lean_model)
+        return lean, half_tensors(self.parameters, lean, self.sizes, self.parts, self.relation_v)
+
+    def for_factors(self, triples: int) -> tuple[ModelTensors, HalfTensors]:
+        """What the factors of so many triples are computed with, without products in bfloat16.
+
+        Few triples do without what is computed once per relation, until that is there.
+        """
+        few = triples <= FEW and "_of_many" not in vars(self)
+        return self._of_few if few else self._of_many
 
     @cached_property
     def tracked(self) -> Tracked:

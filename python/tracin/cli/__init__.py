@@ -7,7 +7,7 @@ import click
 from tracin.cli.command import Command, Group
 from tracin.machine import format_info, info, version
 
-COMMANDS = ("audit", "batch", "check", "explain", "explore", "index", "query", "run", "train")
+COMMANDS = ("audit", "batch", "check", "evaluate", "explain", "explore", "index", "query", "run", "train")
 
 
 @click.group("tracin", cls=Group, modules=COMMANDS)

@@ -11,7 +11,17 @@ import torch
 
 from tracin.checkpoints.load import Checkpoint
 from tracin.cli.index import checked_index
-from tracin.cli.options import ComputingOptions, FileOptions, InputOptions, RankingOptions, option, spelled
+from tracin.cli.options import (
+    ComputingOptions,
+    FileOptions,
+    InputOptions,
+    Options,
+    QuestionOptions,
+    RankingOptions,
+    fields_of,
+    option,
+    spelled,
+)
 from tracin.cli.session import Inputs, Session, enabled, names_of
 from tracin.errors import InputError
 from tracin.index.query import Index
@@ -46,21 +56,38 @@ class FilesOrIndex(FileOptions):
         help="Folder that tracin index build wrote, in place of --model-path, --train and the dictionaries.",
     )
 
+    checkpoints: tuple[Path, ...] = option(
+        "--checkpoints",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="PATH...",
+        help="Several checkpoints of one training run in place of --model-path, or a folder of them: influences are "
+        "added up, each weighted by the learning rate that it was trained with.",
+    )
+
+    @property
+    def several(self) -> tuple[Path, ...]:
+        return self.checkpoints
+
     def check(self) -> None:
         """Raises UsageError unless there is either an index, or a model and its triples."""
+        if self.checkpoints and (self.model_path is not None or self.index is not None):
+            other = "--model-path" if self.model_path is not None else "--index"
+            raise click.UsageError(f"--checkpoints and {other} both say which model; leave one out")
         if self.index is None:
-            for name in ("model_path", "train_path"):
+            for name in ("train_path",) if self.checkpoints else ("model_path", "train_path"):
                 if getattr(self, name) is None:
                     raise click.UsageError(f"Missing option '{spelled(self, name)}'.")
 
 
 def check_choices(index: Path, ranking: RankingOptions, computing: ComputingOptions, inputs: InputOptions) -> None:
     """Raises UsageError for flags that say otherwise than an index can."""
-    own: Sequence[tuple[str, FilesOrIndex | InputOptions | RankingOptions | ComputingOptions]] = [
+    own: list[tuple[str, Options]] = [
         *((name, FilesOrIndex()) for name in OF_THE_INDEX[:2]),
         *((name, inputs) for name in OF_THE_INDEX[2:]),
         *((name, ranking) for name in NO_CHOICE[:3]),
         (NO_CHOICE[3], computing),
+        *((field.name, computing.question) for field in fields_of(QuestionOptions)),
     ]
     for name, options in own:
         if name in ranking.given:

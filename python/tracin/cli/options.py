@@ -114,7 +114,7 @@ def takes(options: type[T]) -> Callable[[Callable[[T], Any]], Callable[..., Any]
 
 
 # Options that take several values after one flag, as argparse's nargs="+" does.
-SEVERAL_VALUES = ("--test-indices", "--last-layer-names")
+SEVERAL_VALUES = ("--test-indices", "--last-layer-names", "--checkpoints")
 
 
 class ManyValuesCommand(Command):
@@ -174,6 +174,11 @@ class FileOptions(Options):
     train_path: Path = option(
         "--train", type=FILE, required=True, help="Training triples: head, relation, tail labels."
     )
+
+    @property
+    def several(self) -> tuple[Path, ...]:
+        """Files of checkpoints, or their folder, in place of the one of `model_path`."""
+        return ()
 
 
 def columns_option() -> Any:

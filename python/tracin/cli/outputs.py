@@ -167,18 +167,23 @@ def row_bytes(path: Path, plain: float) -> float:
     return PARQUET_ROW if is_parquet(path) else plain
 
 
+def learning_rate_of(tracin: TracIn, ranking: RankingOptions) -> float | list[float]:
+    """As outputs have it: of several checkpoints a list."""
+    return ranking.learning_rate if len(tracin.models) == 1 else tracin.learning_rates
+
+
 def run_of(tracin: TracIn, inputs: Inputs, ranking: RankingOptions, mode: str, num_test: int | None) -> dict[str, Any]:
     """What made the outputs, in each of them: nothing that depends on the machine, the time or the number of ranks."""
     return {
         "tracin": version(),
         "mode": mode,
-        "model": digest_models([inputs.checkpoint.model]),
+        "model": digest_models(inputs.models),
         "layers": list(tracin.layers),
         "precision": tracin.precision,
         "backend": tracin.backend,
         "loss": tracin.loss,
         **({} if tracin.question is None else {"question": tracin.asked}),
-        "learning_rate": ranking.learning_rate,
+        "learning_rate": learning_rate_of(tracin, ranking),
         "top_k": ranking.top_k,
         **({} if mode == "self" else {"order": ranking.order}),
         "entities": len(inputs.entity_to_id),

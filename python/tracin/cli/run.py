@@ -35,6 +35,7 @@ from tracin.cli.outputs import (
     csv_bytes,
     inputs_of,
     json_bytes,
+    learning_rate_of,
     make_folder,
     row_bytes,
     run_of,
@@ -347,7 +348,7 @@ def run_test(run: Run) -> str:
             results,
             inputs.labels,
             top_k=options.ranking.top_k,
-            learning_rate=options.ranking.learning_rate,
+            learning_rate=learning_rate_of(run.shards.tracin, options.ranking),
             form=run.form(len(test)),
         )
         csv = "" if options.csv_output is None else f", {numbered(options.csv_output, 0)}, ..."
@@ -362,7 +363,7 @@ def run_test(run: Run) -> str:
         num_test=len(test),
         num_train=inputs.num_train,
         top_k=options.ranking.top_k,
-        learning_rate=options.ranking.learning_rate,
+        learning_rate=learning_rate_of(run.shards.tracin, options.ranking),
         form=run.form(len(test)),
     )
     csv = "" if options.csv_output is None else f", {options.csv_output} (one file of all test triples)"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import tracin_ext
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
+from tracin.checkpoints.several import load_checkpoints
 from tracin.cli.command import ARGUMENTS, speaking_of_flags, warned_once
 from tracin.cli.options import (
     ComputingOptions,
@@ -75,6 +76,11 @@ class Inputs:
     num_train: int  # of all ranks
     test: Tensor  # [n_test, 3]; no rows where none are read
     labels: Labels
+    earlier: Sequence[Checkpoint] = ()  # of the same training run
+
+    @property
+    def models(self) -> list[Any]:
+        return [checkpoint.model for checkpoint in (*self.earlier, self.checkpoint)]
 
 
 @contextmanager
@@ -123,7 +129,7 @@ class Session:
 
     def begin(self, inputs: Inputs, tests: int) -> TracIn:
         """Makes the TracIn, says what runs, and warns if the model hardly fits the training triples."""
-        self.report(describe_inputs(self.options.files.model_path, inputs, tests))
+        self.report(describe_inputs(inputs, tests))
         self.note(*notes_on_inputs(self.options.ranking, inputs, self.options.computing.question.method))
         with self.clock("setting up"):
             doubted = doubt(inputs.checkpoint.model, inputs.train) if self.ranks.first else None
@@ -131,7 +137,7 @@ class Session:
             warnings.warn(f"{doubted}; tracin check says more", stacklevel=1)
         with self.clock("setting up"):
             ranking, computing = self.options.ranking, self.options.computing
-            tracin = create(ranking, computing, inputs.checkpoint, self.backend, self.ranks)
+            tracin = create(ranking, computing, [*inputs.earlier, inputs.checkpoint], self.backend, self.ranks)
         for line in enabled(computing, tracin, self.ranks):
             self.report(line)
         self.note(*notes_on_computing(computing, tracin, self.ranks))
@@ -191,7 +197,7 @@ def check_alike(options: SessionOptions, inputs: Inputs, ranks: Ranks) -> None:
     if ranks.size == 1:
         return
     own = {
-        "weights": digest_models([inputs.checkpoint.model]),
+        "weights": digest_models(inputs.models),
         "dictionaries": [hash_of(inputs.entity_to_id), hash_of(inputs.relation_to_id)],
         "training files": digest_file(options.files.train_path),
     }
@@ -229,13 +235,17 @@ def read_inputs(
 ) -> Inputs:
     """Of the training triples each rank reads its part; what only outputs need, rank 0 alone."""
     given = read_dictionaries(options.entity_to_id, options.relation_to_id)
-    checkpoint = load_checkpoint(files.model_path, *options.image.shape, *given)
+    if files.several:
+        *earlier, checkpoint = load_checkpoints(files.several, *options.image.shape, *given)
+    else:
+        earlier, checkpoint = [], load_checkpoint(files.model_path, *options.image.shape, *given)
+    path = Path(checkpoint.path)
     for name, asked in (("embedding_dim", options.embedding_dim), ("output_channels", options.output_channels)):
         size = checkpoint.model.config[name]
         if asked not in (None, size):
             flag = spelled(options, name)
-            raise InputError(f"{flag} is {asked}, but {files.model_path} has {size}; leave the flag out")
-    entities, relations = dictionaries_of(checkpoint, files.model_path)
+            raise InputError(f"{flag} is {asked}, but {path} has {size}; leave the flag out")
+    entities, relations = dictionaries_of(checkpoint, path)
     names = names_of(options) if ranks.first and isinstance(options, InputOptions) else (None, None)
     # a checkpoint's dictionaries are in the order of ids
     labels = Labels(dict(enumerate(entities)), dict(enumerate(relations)), *names)
@@ -254,7 +264,7 @@ def read_inputs(
     if ranks.first and isinstance(test, Path):
         rows = read_triples(test, entities, relations, *form)
     num_train = sum(count.lines - count.skipped for count in counts)
-    return Inputs(checkpoint, entities, relations, part.triples, num_train, rows, labels)
+    return Inputs(checkpoint, entities, relations, part.triples, num_train, rows, labels, earlier)
 
 
 def names_of(options: InputOptions) -> tuple[dict[int, str] | None, dict[str, str] | None]:
@@ -274,10 +284,11 @@ def dictionaries_of(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, int],
     return entities, relations
 
 
-def describe_inputs(model_path: Path, inputs: Inputs, tests: int) -> str:
+def describe_inputs(inputs: Inputs, tests: int) -> str:
     config = inputs.checkpoint.model.config
+    earlier = f" and {len(inputs.earlier)} earlier" if inputs.earlier else ""
     return (
-        f"{model_path}: {inputs.checkpoint.format}, {len(inputs.labels.entities)} entities, "
+        f"{inputs.checkpoint.path}{earlier}: {inputs.checkpoint.format}, {len(inputs.labels.entities)} entities, "
         f"{len(inputs.labels.relations)} relations, embeddings of {config['embedding_dim']} as "
         f"{config['embedding_height']} x {config['embedding_width']} stacked in {config['stack']}; "
         f"{inputs.num_train} training triples" + (f", {tests} test triples" if tests else "")
@@ -289,6 +300,10 @@ def notes_on_inputs(ranking: RankingOptions, inputs: Inputs, method: str) -> Ite
     if method == "accurate":
         if "learning_rate" in ranking.given:
             yield "--learning-rate has no effect: --method accurate takes none"
+    elif inputs.earlier:
+        rates = [checkpoint.learning_rate for checkpoint in [*inputs.earlier, inputs.checkpoint]]
+        if "learning_rate" not in ranking.given and None not in rates:  # else they are asked for
+            yield "the checkpoints are weighted by their learning rates " + ", ".join(f"{rate:g}" for rate in rates)
     elif own not in (None, ranking.learning_rate) and "learning_rate" not in ranking.given:
         yield f"--learning-rate {ranking.learning_rate} is used, not the checkpoint's {own:g}"
     if len(inputs.test) and (ranking.top_k or 0) > inputs.num_train:
@@ -314,11 +329,12 @@ def chosen_backend(computing: ComputingOptions) -> str:
 
 
 def create(
-    ranking: RankingOptions, computing: ComputingOptions, checkpoint: Checkpoint, backend: str, ranks: Ranks
+    ranking: RankingOptions, computing: ComputingOptions, checkpoints: Sequence[Checkpoint], backend: str, ranks: Ranks
 ) -> TracIn:
+    """Of one checkpoint with the learning rate of the command line, of several with their own unless one is given."""
     layers: str | int | list[str] = "all"
     if ranking.last_layer_names:
-        layers = layers_named(ranking.last_layer_names, checkpoint.model)
+        layers = layers_named(ranking.last_layer_names, checkpoints[0].model)
     elif ranking.use_last_layers_only:
         layers = ranking.num_last_layers
     asked = computing.question
@@ -329,8 +345,8 @@ def create(
         )
     with warned_once(ranks):
         return TracIn(
-            checkpoint,
-            ranking.learning_rate,
+            checkpoints,
+            ranking.learning_rate if len(checkpoints) == 1 or "learning_rate" in ranking.given else None,
             layers=layers,
             precision="mixed" if computing.use_mixed_precision else computing.precision,
             backend=backend,

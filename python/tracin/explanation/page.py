@@ -79,7 +79,7 @@ def values(explanation: Explanation, number: int = 1) -> dict[str, Any]:
         "meaning": meaning(explanation),
         "picture": _picture(explanation, number),
         "picture_words": "Numbers are those of the lists above. Blue, solid: for; orange, dashed: against; the "
-        "thicker, the stronger.",
+        "thicker, the stronger. Grey, without a number: the rest of a way from head to tail.",
         "paths": [_path(explanation, path) for path in explanation.paths],
         "answers": _answers(explanation),
         "table": _table(explanation),
@@ -169,12 +169,27 @@ def _picture(explanation: Explanation, number: int) -> Markup | None:
             edges.append(Edge(start, end, place, name, weight, f"{title}, {name}, {percent(reason.share)}"))
     if not edges:
         return None
+    edges += _ways(explanation, {(edge.source, edge.target) for edge in edges}, labels)
     told = f"{labels[head]} and {labels[tail]}, and the training triples around them; the lists above say the same"
     drawn = (
         picture(head, tail, labels, edges, shape, f"{kind}{number}", told)
         for kind, shape in (("wide", WIDE), ("tall", TALL))
     )
     return Markup("\n").join(drawn)
+
+
+def _ways(explanation: Explanation, drawn: set[tuple[int, int]], labels: dict[int, str]) -> list[Edge]:
+    """The triples of the ways from head to tail that are not drawn yet; the labels of their entities are added."""
+    found = []
+    for row in dict.fromkeys(row for path in explanation.paths for row in path.rows):
+        start, relation, end = explanation.train[row].tolist()
+        if (start, end) not in drawn:
+            drawn.add((start, end))
+            for entity in (start, end):
+                labels[entity] = visible(explanation.labels.entity_name(entity))
+            title = " — ".join(map(visible, explanation.names((start, relation, end))))
+            found.append(Edge(start, end, 0, "way", 0.0, f"{title}, on a way from head to tail"))
+    return found
 
 
 def _answers(explanation: Explanation) -> dict[str, Any]:

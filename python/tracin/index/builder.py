@@ -43,7 +43,7 @@ def build(
     memory_limit: int | str | None = None,
     progress: bool | None = None,
 ) -> None:
-    """Write an index, from which `tracin.Index` answers at once: which training triples made the model predict this?
+    """Write an index, from which `tracin.Index` answers at once which training triples made a model predict a triple.
 
     The folder holds all that answers need: the model, the training triples, labels where the checkpoint has
     dictionaries, and norms of the gradients' parts in the order in which bounds are looked at.

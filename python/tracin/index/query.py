@@ -50,7 +50,7 @@ class Index:
 
     Example:
         >>> index = tracin.Index("my_index")
-        >>> top = index.top_k([("aspirin", "treats", "headache")], k=3)
+        >>> top = index.top_k([("entity 20", "predicate:3", "entity 17")], k=3)
         >>> index.train[top.indices[0]]
     """
 

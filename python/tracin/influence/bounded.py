@@ -20,9 +20,8 @@ LEAST_TESTS = 512  # fewer do not repay the factors that are kept
 LEAST_SHARE = 256  # of a list's triples in all training triples
 TESTS = 2048  # at a time
 SAMPLE = 256  # tests that tell whether bounds are of use
-# A pair that is scored alone takes as long as this many in blocks; a pass of blocks over the training triples takes as
-# long as the pairs of so many test triples.
-ALONE, PASS_TESTS = 72, 500
+# A pass of blocks over the training triples takes as long as the pairs of so many test triples.
+PASS_TESTS = 500
 MARGIN = 1.25  # of a budget that a sample suggests
 ROW_BYTES = 128  # of a training triple in sorted lists
 
@@ -74,6 +73,7 @@ class Kept(Protocol):
     """Training triples whose lists are found by bounds: `KeptTriples`, or what takes its place."""
 
     finite: bool  # whether all norms are
+    alone: int  # pairs in blocks that take as long as one that is scored alone
     numbers_of_pair: int  # that are read for a score, in most cases
 
     def __len__(self) -> int: ...
@@ -140,7 +140,7 @@ class Search:
 
     def _budget(self, tests: int) -> int:
         """Numbers that a test's pairs may take, before blocks are cheaper for so many tests."""
-        pairs = len(self.kept) / ALONE * (1 + PASS_TESTS / max(1, tests))
+        pairs = len(self.kept) / self.kept.alone * (1 + PASS_TESTS / max(1, tests))
         return int(pairs * self.kept.numbers_of_pair)
 
     def _lists(

@@ -21,8 +21,8 @@ class Edge:
 
     source: int
     target: int
-    number: int  # in the lists beside the picture
-    side: str  # "for" or "against"
+    number: int  # in the lists beside the picture; 0: in none of them
+    side: str  # "for" or "against"; "way": it only leads from one entity to another
     weight: float  # 0 to 1
     title: str
 
@@ -121,7 +121,7 @@ def picture(
             'markerUnits="userSpaceOnUse" orient="auto-start-reverse"><path class="arrow {1}" d="M0 0 8 4 0 8z"/>'
             "</marker>"
         ).format(name, side)
-        for side in ("for", "against")
+        for side in ("for", "against", "way")
     )
     return Markup('<svg class="{}" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}"><defs>{}</defs>{}</svg>').format(
         "tall" if shape.tall else "wide", shape.width, bottom, told, arrows, Markup("").join(drawn)
@@ -186,10 +186,12 @@ def _point(curve: _Curve, t: float) -> tuple[float, float]:
 def _edge(edge: Edge, curve: _Curve, place: float, name: str) -> Markup:
     points = " ".join(f"{x:.1f} {y:.1f}" for x, y in curve[1:])
     x, y = _point(curve, place)
+    badge = '<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/><text x="{x:.1f}" y="{y:.1f}" dy=".36em">{number}</text>'
     return Markup(
         '<g class="edge {side}"><title>{title}</title>'
         '<path d="M{x0:.1f} {y0:.1f}C{points}" stroke-width="{width:.1f}" marker-end="url(#{name}-{side})"/>'
-        '<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/><text x="{x:.1f}" y="{y:.1f}" dy=".36em">{number}</text></g>'
+        + (badge if edge.number else "")
+        + "</g>"
     ).format(
         side=edge.side,
         title=edge.title,

@@ -86,7 +86,7 @@ def write_test(
     num_test: int,
     num_train: int,
     top_k: int | None,
-    learning_rate: float,
+    learning_rate: float | list[float],
     form: Form = PLAIN,
 ) -> None:
     """Mode test: one JSON object for all test triples, ids only, and one CSV file for all of them if a path is given.
@@ -160,7 +160,7 @@ def write_per_triple(
     labels: Labels,
     *,
     top_k: int | None,
-    learning_rate: float,
+    learning_rate: float | list[float],
     form: Form = PLAIN,
 ) -> None:
     """Mode test, files per triple: `tracin_test_<i>.json` in `folder`, `<stem>_test_<i><suffix>` beside `csv_path`."""
