@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tracin.explanation.answers import Answer
 
 DRAWN = 8  # reasons of each side in the picture
+WAYS = 2  # triples of a way that is drawn: longer ones would cross everything
 KNOWN = {"training": "in the training set", "given": "known to be true", "": "new"}
 MEANS = {
     "tracin": (
@@ -179,9 +180,10 @@ def _picture(explanation: Explanation, number: int) -> Markup | None:
 
 
 def _ways(explanation: Explanation, drawn: set[tuple[int, int]], labels: dict[int, str]) -> list[Edge]:
-    """The triples of the ways from head to tail that are not drawn yet; the labels of their entities are added."""
+    """The triples of short ways from head to tail that are not drawn yet; the labels of their entities are added."""
     found = []
-    for row in dict.fromkeys(row for path in explanation.paths for row in path.rows):
+    rows = (row for path in explanation.paths if len(path.rows) <= WAYS for row in path.rows)
+    for row in dict.fromkeys(rows):
         start, relation, end = explanation.train[row].tolist()
         if (start, end) not in drawn:
             drawn.add((start, end))
