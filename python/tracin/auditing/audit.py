@@ -212,9 +212,9 @@ def audit(
     """Says which training triples look wrong, and what the training set says twice.
 
     Args:
-        model: the path of a checkpoint or of a folder of PyKEEN's save_to_directory, a Checkpoint, a ConvE, a PyKEEN
-            model, or the result of a PyKEEN pipeline.
-        train: the training triples, in any form that `TracIn.top_k` takes; None: those of PyKEEN's folder or result.
+        model: the path of a checkpoint, of a folder of PyKEEN's save_to_directory or of an index, a Checkpoint, a
+            ConvE, an Index, a PyKEEN model, or the result of a PyKEEN pipeline.
+        train: the training triples, in any form that `TracIn.top_k` takes; None: those of the folder or of the result.
         test: test triples, which are looked up in the training set.
         k: how many triples are flagged.
         opponents: training triples that speak against a flagged one, at most so many each.

@@ -84,7 +84,8 @@ def picture(
     direct = [edge for edge in edges if {edge.source, edge.target} <= ends]
     around = [edge for edge in edges if edge not in direct and {edge.source, edge.target} <= ends | set(beside)]
     elsewhere = [edge for edge in edges if edge not in direct and edge not in around]
-    top: float = 24 + (0 if shape.tall else 34 * len(direct))
+    loops = any(edge.source == edge.target for edge in edges)
+    top: float = 24 + 24 * loops + (0 if shape.tall else 34 * len(direct))
     rows = len(beside)
     chips: dict[int, _Chip] = {}
     if shape.tall:
