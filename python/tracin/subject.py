@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.errors import InputError
+from tracin.index.folder import MANIFEST
+from tracin.index.query import Index
 from tracin.influence.tracin import TracIn
 from tracin.model import ConvE
 from tracin.pykeen import from_pykeen, is_pykeen
@@ -81,8 +83,8 @@ def open_subject(
     """A model with its triples, from whatever people have.
 
     Args:
-        model: the path of a checkpoint or of a folder of PyKEEN's save_to_directory, a Checkpoint, a ConvE, a PyKEEN
-            model, or the result of a PyKEEN pipeline.
+        model: the path of a checkpoint, of a folder of PyKEEN's save_to_directory or of an index, a Checkpoint, a
+            ConvE, an Index, a PyKEEN model, or the result of a PyKEEN pipeline.
         train: training triples, in any form that `TracIn.top_k` takes; None: those of the folder or of the result.
         others: further triples taken as true.
         entity_to_id, relation_to_id: label -> id, where the checkpoint has none.
@@ -94,7 +96,12 @@ def open_subject(
         InputError: if there are no training triples, ids exceed the model, or as `load_checkpoint` and `read_triples`.
     """
     given = train
-    if isinstance(model, str | os.PathLike):
+    if isinstance(model, str | os.PathLike) and (Path(model) / MANIFEST).is_file():
+        model = Index(model)
+    if isinstance(model, Index):
+        checkpoint, name = _checkpoint_of(model), model.directory.name
+        given = model.train if given is None else given
+    elif isinstance(model, str | os.PathLike):
         checkpoint = load_checkpoint(model, *image, entity_to_id, relation_to_id)
         inside = Path(model) / PYKEEN_TRIPLES
         given = inside if given is None and inside.is_file() else given
@@ -111,8 +118,8 @@ def open_subject(
         checkpoint, name = Checkpoint(model, None, None, None, None), f"{type(model).__name__} in memory"
     else:
         raise InputError(
-            f"model is a {type(model).__name__}; expected a checkpoint's path, a Checkpoint, a ConvE, a PyKEEN model "
-            "or the result of a PyKEEN pipeline",
+            f"model is a {type(model).__name__}; expected the path of a checkpoint or of an index, a Checkpoint, "
+            "a ConvE, a PyKEEN model or the result of a PyKEEN pipeline",
             "model",
         )
     if given is None:
@@ -153,6 +160,21 @@ def scorer(subject: Subject, **arguments: Any) -> TracIn:
     if arguments["method"] == "accurate":
         arguments = {"samples": SAMPLES, "known": subject.others} | arguments
     return TracIn(subject.checkpoint, memory_cleanup=False, **arguments)
+
+
+def _checkpoint_of(index: Index) -> Checkpoint:
+    """What an index was built of."""
+    models = index.tracin.models
+    if len(models) > 1:
+        raise InputError(f"{index.directory} is an index of {len(models)} checkpoints; name one of them", "model")
+    labels = index.labels
+    entities, relations = (None, None) if labels is None else (labels.entities, labels.relations)
+    return Checkpoint(
+        models[0],
+        entity_to_id=None if entities is None else _by_label(entities),
+        relation_to_id=None if relations is None else _by_label(relations),
+        format=f"index {index.directory.name}",
+    )
 
 
 def _by_label(table: Mapping[int, str]) -> dict[str, int]:

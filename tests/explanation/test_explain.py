@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import tracin
+import tracin_ext
 from tests.samples.models import random_triples
 from tests.samples.odd_labels import LABELS, RELATIONS, odd_model
 from tests.samples.pykeen_examples import factory, pykeen_model
@@ -164,6 +165,15 @@ def test_models_and_triples_that_are_none_are_refused(graph: Graph) -> None:
         tracin.explain(graph.checkpoint, 1, 0, 2, train=graph.train[:0])
     with pytest.raises(InputError, match="head id 50 is outside"):
         tracin.explain(graph.checkpoint, 1, 0, 2, train=torch.tensor([[50, 0, 1]]))
+
+
+@pytest.mark.skipif(not tracin_ext.status()["available"], reason="an index needs the native extension")
+def test_an_index_has_its_model_and_triples(graph: Graph) -> None:
+    folder = graph.folder / "index"
+    tracin.index.build(graph.checkpoint, graph.train, folder, progress=False)
+    by_path = tracin.explain(folder, "entity 1", "relation:0", "entity 2")
+    assert by_path.to_frame().equals(ask(graph, "entity 1", "relation:0", "entity 2").to_frame())
+    assert tracin.explain(tracin.Index(folder), 1, 0, 2).triple == (1, 0, 2)
 
 
 def test_one_triple_one_entity_and_a_loop() -> None:

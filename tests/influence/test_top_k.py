@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -15,6 +17,7 @@ from tests.samples.pykeen_examples import factory
 from tracin import Checkpoint, InputError, TopK, TracIn
 from tracin.distributed import sharded_top_k, share_out
 from tracin.distributed.ranks import Ranks
+from tracin.results.saving import save_as
 
 LABELLED = Checkpoint(
     random_model(),
@@ -132,3 +135,26 @@ def test_what_objects_say_of_themselves(shown: Any, text: str) -> None:
 
 def test_dir_shows_the_public_names() -> None:
     assert dir(tracin) == sorted([*tracin.__all__, "__version__"])
+
+
+def test_a_list_is_saved_by_the_ending_of_a_name(tmp_path: Path) -> None:
+    test, train = pairs_of_triples()
+    top = TracIn(LABELLED).top_k(train, test, 3)
+    for ending in ("csv", "parquet", "json"):
+        top.save(tmp_path / f"top.{ending}", train, test, LABELLED)
+    frame = top.to_frame(train, test, LABELLED)
+    assert pl.read_parquet(tmp_path / "top.parquet").equals(frame)
+    assert pl.read_csv(tmp_path / "top.csv").shape == frame.shape
+    assert json.loads((tmp_path / "top.json").read_text()) == json.loads(frame.write_json())
+    with pytest.raises(InputError, match="the ending .html"):
+        top.save(tmp_path / "top.html", train)
+    with pytest.raises(InputError, match="other triples"):
+        top.save(tmp_path / "other.csv", train.flip(0))
+    assert not (tmp_path / "other.csv").exists()
+
+
+def test_formulas_are_made_harmless_in_csv(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"label": ["=1+1", "plain", "-x", "@a", "it's"], "score": [-1.0, 2.0, 3.0, 4.0, 5.0]})
+    save_as(tmp_path / "a.csv", lambda: frame, {}, csv_safe=True)
+    assert pl.read_csv(tmp_path / "a.csv")["label"].to_list() == ["'=1+1", "plain", "'-x", "'@a", "it's"]
+    assert pl.read_csv(tmp_path / "a.csv")["score"].to_list() == frame["score"].to_list()

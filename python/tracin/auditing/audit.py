@@ -119,9 +119,9 @@ class Audit:
             "estimated_wrong": self.estimate,
             "standing_out": self.standing_out,
             "suspects": [
-                self.named(each.triple) | {"train_index": each.row, "loss": each.loss, "unusual": each.unusual}
+                self._named(each.triple) | {"train_index": each.row, "loss": each.loss, "unusual": each.unusual}
                 | {"self_influence": each.self_influence}
-                | {"opponents": [self.named_row(row) | {"train_index": row, "influence": score}
+                | {"opponents": [self._named_row(row) | {"train_index": row, "influence": score}
                                  for row, score in each.opponents]}
                 for each in self.suspects
             ],
@@ -136,26 +136,28 @@ class Audit:
             "test_leaks": [asdict(leak) for leak in repeats.leaks],
             "test_entities_unseen": repeats.unseen[0],
             "test_relations_unseen": repeats.unseen[1],
-            "odd_self_loops": [self.named_row(row) | {"train_index": row} for row in repeats.loops],
+            "odd_self_loops": [self._named_row(row) | {"train_index": row} for row in repeats.loops],
             "entities_seen_once": [self.labels.entity(entity) for entity in repeats.single_entities],
             "relations_seen_once": [self.labels.relation(relation) for relation in repeats.single_relations],
             "relations": self.relations.to_dicts(),
         }  # fmt: skip
 
-    def named_row(self, row: int) -> dict[str, str]:
+    def _named_row(self, row: int) -> dict[str, str]:
         head, relation, tail = self.train[row].tolist()
-        return self.named((head, relation, tail))
+        return self._named((head, relation, tail))
 
-    def named(self, triple: Triple) -> dict[str, str]:
+    def _named(self, triple: Triple) -> dict[str, str]:
         head, relation, tail = triple
         entity, kind = self.labels.entity, self.labels.relation
         return {"head": entity(head), "relation": kind(relation), "tail": entity(tail)}
 
     def names(self, triple: Triple) -> tuple[str, str, str]:
+        """What head, relation and tail are called."""
         head, relation, tail = triple
         return self.labels.entity_name(head), self.labels.relation_name(relation), self.labels.entity_name(tail)
 
     def names_of_row(self, row: int) -> tuple[str, str, str]:
+        """The same of a training triple."""
         head, relation, tail = self.train[row].tolist()
         return self.names((head, relation, tail))
 
@@ -207,12 +209,12 @@ def audit(
     relation_names: Mapping[str, str] | None = None,
     **arguments: Any,
 ) -> Audit:
-    """Which training triples look wrong, and what does the training set say twice?
+    """Says which training triples look wrong, and what the training set says twice.
 
     Args:
-        model: the path of a checkpoint or of a folder of PyKEEN's save_to_directory, a Checkpoint, a ConvE, a PyKEEN
-            model, or the result of a PyKEEN pipeline.
-        train: the training triples, in any form that `TracIn.top_k` takes; None: those of PyKEEN's folder or result.
+        model: the path of a checkpoint, of a folder of PyKEEN's save_to_directory or of an index, a Checkpoint, a
+            ConvE, an Index, a PyKEEN model, or the result of a PyKEEN pipeline.
+        train: the training triples, in any form that `TracIn.top_k` takes; None: those of the folder or of the result.
         test: test triples, which are looked up in the training set.
         k: how many triples are flagged.
         opponents: training triples that speak against a flagged one, at most so many each.

@@ -60,7 +60,8 @@ def explain(options: ExplainOptions) -> None:
     """Why does MODEL predict this triple? The training triples that speak for it and against it, by name.
 
     HEAD, RELATION and TAIL are labels, names or ids. With ? for HEAD or TAIL the model is asked for it, and its first
-    answer that is not known to be true is explained. MODEL is a checkpoint, or a folder of PyKEEN's save_to_directory.
+    answer that is not known to be true is explained. MODEL is a checkpoint, a folder of PyKEEN's
+    save_to_directory, or an index.
     """
     check(options)
     subject = opened_subject(options.model, options.subject)

@@ -73,6 +73,7 @@ class Explanation:
         return (*self.pro.reasons, *self.contra.reasons)
 
     def names(self, triple: Triple) -> tuple[str, str, str]:
+        """What head, relation and tail are called."""
         head, relation, tail = triple
         return self.labels.entity_name(head), self.labels.relation_name(relation), self.labels.entity_name(tail)
 
@@ -214,6 +215,7 @@ class Explanation:
         return page.render([self])
 
     def to_markdown(self) -> str:
+        """The same in Markdown."""
         return page.markdown([self])
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -87,14 +87,14 @@ def explain(
     relation_names: Mapping[str, str] | None = None,
     **arguments: Any,
 ) -> Explanation:
-    """Why does the model predict this: the training triples that speak for it and against it, by name.
+    """Says why the model predicts a triple: the training triples that speak for it and against it, by name.
 
     Args:
-        model: the path of a checkpoint or of a folder of PyKEEN's save_to_directory, a Checkpoint, a ConvE, a PyKEEN
-            model, or the result of a PyKEEN pipeline.
+        model: the path of a checkpoint, of a folder of PyKEEN's save_to_directory or of an index, a Checkpoint, a
+            ConvE, an Index, a PyKEEN model, or the result of a PyKEEN pipeline.
         head, relation, tail: labels, names or ids. Head or tail may be None or "?": the model's first answer that is
             not known to be true is then explained.
-        train: the training triples, in any form that `TracIn.top_k` takes; None: those of PyKEEN's folder or result.
+        train: the training triples, in any form that `TracIn.top_k` takes; None: those of the folder or of the result.
         known: further triples that are true, such as those of validation and test, which filtered ranks leave out.
         against: another tail: why this tail rather than that? Scores are then those of the triple less the other's.
         k: training triples of each side.

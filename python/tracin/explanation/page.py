@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tracin.explanation.answers import Answer
 
 DRAWN = 8  # reasons of each side in the picture
+WAYS = 2  # triples of a way that is drawn: longer ones would cross everything
 KNOWN = {"training": "in the training set", "given": "known to be true", "": "new"}
 MEANS = {
     "tracin": (
@@ -79,7 +80,7 @@ def values(explanation: Explanation, number: int = 1) -> dict[str, Any]:
         "meaning": meaning(explanation),
         "picture": _picture(explanation, number),
         "picture_words": "Numbers are those of the lists above. Blue, solid: for; orange, dashed: against; the "
-        "thicker, the stronger.",
+        "thicker, the stronger. Grey, without a number: the rest of a way from head to tail.",
         "paths": [_path(explanation, path) for path in explanation.paths],
         "answers": _answers(explanation),
         "table": _table(explanation),
@@ -169,12 +170,28 @@ def _picture(explanation: Explanation, number: int) -> Markup | None:
             edges.append(Edge(start, end, place, name, weight, f"{title}, {name}, {percent(reason.share)}"))
     if not edges:
         return None
+    edges += _ways(explanation, {(edge.source, edge.target) for edge in edges}, labels)
     told = f"{labels[head]} and {labels[tail]}, and the training triples around them; the lists above say the same"
     drawn = (
         picture(head, tail, labels, edges, shape, f"{kind}{number}", told)
         for kind, shape in (("wide", WIDE), ("tall", TALL))
     )
     return Markup("\n").join(drawn)
+
+
+def _ways(explanation: Explanation, drawn: set[tuple[int, int]], labels: dict[int, str]) -> list[Edge]:
+    """The triples of short ways from head to tail that are not drawn yet; the labels of their entities are added."""
+    found = []
+    rows = (row for path in explanation.paths if len(path.rows) <= WAYS for row in path.rows)
+    for row in dict.fromkeys(rows):
+        start, relation, end = explanation.train[row].tolist()
+        if (start, end) not in drawn:
+            drawn.add((start, end))
+            for entity in (start, end):
+                labels[entity] = visible(explanation.labels.entity_name(entity))
+            title = " — ".join(map(visible, explanation.names((start, relation, end))))
+            found.append(Edge(start, end, 0, "way", 0.0, f"{title}, on a way from head to tail"))
+    return found
 
 
 def _answers(explanation: Explanation) -> dict[str, Any]:

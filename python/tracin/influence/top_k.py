@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -12,6 +15,7 @@ from torch import Tensor
 from tracin.digests import digest
 from tracin.errors import InputError
 from tracin.results.frames import influence_frame
+from tracin.results.saving import save_as
 from tracin.triples.given import ids_of
 from tracin.triples.labels import Dictionaries, Labels, labels_of
 
@@ -92,6 +96,30 @@ class TopK:
         index = self.indices.flatten()
         tests = None if test is None else test[test_index]
         return influence_frame(labels_of(labels), test_index, tests, None, index, train[index], self.scores.flatten())
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        train: Any,  # [n_train, 3]
+        test: Any = None,  # [n_test, 3]
+        labels: Labels | Dictionaries | None = None,
+        csv_safe: bool = False,
+    ) -> None:
+        """Writes the table of `to_frame` by the ending of the file's name: .csv, .parquet or .json (a list of rows).
+
+        Args:
+            path: of the file.
+            train, test, labels: as for `to_frame`.
+            csv_safe: in CSV an apostrophe stands before labels that a spreadsheet would take for a formula.
+
+        Raises:
+            InputError: for another ending, and as `to_frame`.
+
+        Example:
+            >>> TracIn(checkpoint).top_k(train, test, k=5).save("influences.parquet", train, test, checkpoint)
+        """
+        frame = partial(self.to_frame, train, test, labels)
+        save_as(Path(path), frame, {".json": lambda: frame().write_json()}, csv_safe)
 
     def _check_train(
         self,

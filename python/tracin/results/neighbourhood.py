@@ -21,8 +21,8 @@ class Edge:
 
     source: int
     target: int
-    number: int  # in the lists beside the picture
-    side: str  # "for" or "against"
+    number: int  # in the lists beside the picture; 0: in none of them
+    side: str  # "for" or "against"; "way": it only leads from one entity to another
     weight: float  # 0 to 1
     title: str
 
@@ -84,7 +84,8 @@ def picture(
     direct = [edge for edge in edges if {edge.source, edge.target} <= ends]
     around = [edge for edge in edges if edge not in direct and {edge.source, edge.target} <= ends | set(beside)]
     elsewhere = [edge for edge in edges if edge not in direct and edge not in around]
-    top: float = 24 + (0 if shape.tall else 34 * len(direct))
+    loops = any(edge.source == edge.target for edge in edges)
+    top: float = 24 + 24 * loops + (0 if shape.tall else 34 * len(direct))
     rows = len(beside)
     chips: dict[int, _Chip] = {}
     if shape.tall:
@@ -101,15 +102,14 @@ def picture(
             chips[entity] = _chip(shape.columns[1], top + HEIGHT / 2 + place * shape.row, labels[entity], shape, "")
     if tail != head:
         chips[tail] = _chip(shape.columns[2], last if shape.tall else chips[head].y, labels[tail], shape, "tail")
-    drawn = [Markup("")]
+    lines, badges = [], []
     seen: dict[frozenset[int], Iterator[int]] = {}
     for edge in (*direct, *around):
         turn = next(seen.setdefault(frozenset((edge.source, edge.target)), count()))
         curve = _curve(edge, chips, head, tail, shape, turn)
-        along = (0.5 if edge in direct else 0.7 if edge.source in ends else 0.3) + (
-            0 if edge in direct else 0.16 * turn * (-1 if edge.source in ends else 1)
-        )
-        drawn.append(_edge(edge, curve, along, name))
+        lines.append(_line(edge, curve, name))
+        badges.append(_badge(edge, _point(curve, _along(edge, edge in direct, ends, shape, turn))))
+    drawn = [*lines, *badges]
     bottom: float = max(chip.y for chip in chips.values()) + HEIGHT / 2 + 16
     if elsewhere:
         drawn.append(_elsewhere(elsewhere, labels, shape, bottom, name))
@@ -121,7 +121,7 @@ def picture(
             'markerUnits="userSpaceOnUse" orient="auto-start-reverse"><path class="arrow {1}" d="M0 0 8 4 0 8z"/>'
             "</marker>"
         ).format(name, side)
-        for side in ("for", "against")
+        for side in ("for", "against", "way")
     )
     return Markup('<svg class="{}" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}"><defs>{}</defs>{}</svg>').format(
         "tall" if shape.tall else "wide", shape.width, bottom, told, arrows, Markup("").join(drawn)
@@ -183,26 +183,30 @@ def _point(curve: _Curve, t: float) -> tuple[float, float]:
     )
 
 
-def _edge(edge: Edge, curve: _Curve, place: float, name: str) -> Markup:
+def _along(edge: Edge, direct: bool, ends: set[int], shape: Shape, turn: int) -> float:
+    """Where on its curve an edge has its number: near the entity that it alone leads to, away from other numbers."""
+    if direct:
+        return 0.3 + 0.13 * (turn % 4) if shape.tall else 0.5
+    near = (0.84 if shape.tall else 0.7) - 0.16 * turn
+    return near if edge.source in ends else 1 - near
+
+
+def _line(edge: Edge, curve: _Curve, name: str) -> Markup:
     points = " ".join(f"{x:.1f} {y:.1f}" for x, y in curve[1:])
-    x, y = _point(curve, place)
     return Markup(
-        '<g class="edge {side}"><title>{title}</title>'
-        '<path d="M{x0:.1f} {y0:.1f}C{points}" stroke-width="{width:.1f}" marker-end="url(#{name}-{side})"/>'
-        '<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/><text x="{x:.1f}" y="{y:.1f}" dy=".36em">{number}</text></g>'
-    ).format(
-        side=edge.side,
-        title=edge.title,
-        x0=curve[0][0],
-        y0=curve[0][1],
-        points=points,
-        width=1.5 + 4 * edge.weight**0.5,
-        name=name,
-        x=x,
-        y=y,
-        radius=BADGE,
-        number=edge.number,
-    )
+        '<g class="edge {}"><title>{}</title><path d="M{:.1f} {:.1f}C{}" stroke-width="{:.1f}" '
+        'marker-end="url(#{}-{})"/></g>'
+    ).format(edge.side, edge.title, *curve[0], points, 1.5 + 4 * edge.weight**0.5, name, edge.side)
+
+
+def _badge(edge: Edge, place: tuple[float, float]) -> Markup:
+    if not edge.number:
+        return Markup("")
+    x, y = place
+    return Markup(
+        '<g class="edge {}"><title>{}</title><circle cx="{:.1f}" cy="{:.1f}" r="{}"/>'
+        '<text x="{:.1f}" y="{:.1f}" dy=".36em">{}</text></g>'
+    ).format(edge.side, edge.title, x, y, BADGE, x, y, edge.number)
 
 
 def _elsewhere(edges: Sequence[Edge], labels: Mapping[int, str], shape: Shape, top: float, name: str) -> Markup:
@@ -220,7 +224,8 @@ def _elsewhere(edges: Sequence[Edge], labels: Mapping[int, str], shape: Shape, t
         b = _chip(x + cell - 8 - most / 2, y, labels[edge.target], shape, "", most)
         p, q = a.side(1), b.side(-1)
         third = (q[0] - p[0]) / 3
-        drawn.append(_edge(edge, (p, (p[0] + third, y), (q[0] - third, y), q), 0.45, name))
+        curve = p, (p[0] + third, y), (q[0] - third, y), q
+        drawn += [_line(edge, curve, name), _badge(edge, _point(curve, 0.45))]
         drawn += [_drawn_chip(a), _drawn_chip(b)]
     return Markup("").join(drawn)
 
