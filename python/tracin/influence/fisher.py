@@ -36,7 +36,7 @@ from tracin_ext.losses import QUERIES
 from tracin_ext.ops import SampleGradients, Tables
 
 TABLE_BYTES = 512 << 20  # tables of the questions that are answered together
-NORM_ROWS = 4096  # triples whose norms are computed together: their gradients stay in the cache
+NORM_ROWS = 1 << 16  # triples whose norms are computed together; with few, PyTorch's threads mostly meet
 TERMS = ("head", "relation", "tail")  # the training triple's embedding through which it acts
 NORMALIZE = ("none", "train", "cosine")
 
@@ -61,6 +61,13 @@ class Correction:
     seed: int
 
 
+def dots(
+    a: Tensor,  # [n, D]
+    b: Tensor,  # [n, D]
+) -> Tensor:  # [n]
+    return torch.einsum("nd,nd->n", a, b)
+
+
 @dataclass(frozen=True)
 class TripleBlock:
     """The gradients of n training triples."""
@@ -80,29 +87,49 @@ class TripleBlock:
 
     @cached_property
     def norms(self) -> Tensor:  # [n] of the triples' gradients
-        parts = [self._squares(rows) for rows in self.place.split(NORM_ROWS, 1)]
-        return torch.cat(parts).sqrt() if parts else self.gradients.w.new_zeros(0)
+        squares = self._sample_squares()
+        parts = [squares[rows].sum(0) + self._crossed(rows) for rows in self.place.split(NORM_ROWS, 1)]
+        return torch.cat(parts).clamp(min=0).sqrt() if parts else self.gradients.w.new_zeros(0)
 
-    def _squares(
+    def _sample_squares(self) -> Tensor:  # [s n]
+        """Squared norms at the parts of the embeddings, whether or not two of them are one row."""
+        g = self.gradients
+        total = torch.zeros_like(g.w)
+        if "entity" in self.tracked:
+            total += dots(g.c, g.c) + g.w.square() * dots(g.z, g.z)[g.pair]
+        if "bias" in self.tracked:
+            total += g.w.square()
+        if "relation" in self.tracked:
+            total += dots(g.q, g.q)
+        return total
+
+    def _crossed(
         self,
         rows: Tensor,  # [s, m]
     ) -> Tensor:  # [m]
-        g, first = self.gradients, rows[0]
-        loops = g.triples[first, 0] == g.triples[first, 2]
-        total = g.w.new_zeros(len(first))
+        """What two samples, or the two ends of a loop, add by being at the same rows."""
+        g, total = self.gradients, self.gradients.w.new_zeros(rows.shape[1])
+        loops = g.triples[rows[0], 0] == g.triples[rows[0], 2]
         if "entity" in self.tracked:
-            # The second sample's head is the first one's tail.
-            head, tail = g.c[first], g.w[first, None] * g.z[g.pair[first]]
-            for second in rows[1:]:
-                head, tail = head + g.w[second, None] * g.z[g.pair[second]], tail + g.c[second]
-            total += head.square().sum(1) + tail.square().sum(1) + 2 * loops * (head * tail).sum(1)
-        if "bias" in self.tracked:
-            total += g.w[rows].square().sum(0)
-            if len(rows) == 2:
-                total += 2 * loops * g.w[rows[0]] * g.w[rows[1]]
-        if "relation" in self.tracked:
-            total += g.q[rows].square().sum((0, 2))
+            for one, other in zip(rows[:-1], rows[1:], strict=True):  # one pair, if any
+                total += 2 * g.w[other] * dots(g.c[one], g.z[g.pair[other]])
+                total += 2 * g.w[one] * dots(g.c[other], g.z[g.pair[one]])
+            if loops.any():
+                head, tail = (sum(parts) for parts in zip(*self._at_ends(rows[:, loops]), strict=True))
+                total[loops] += 2 * dots(head, tail)
+        if "bias" in self.tracked and len(rows) == 2:
+            total += 2 * loops * g.w[rows[0]] * g.w[rows[1]]
         return total
+
+    def _at_ends(
+        self,
+        rows: Tensor,  # [s, m]
+    ) -> Iterator[tuple[Tensor, Tensor]]:  # each [m, D]
+        """Each sample's gradients at the triples' heads and tails."""
+        g = self.gradients
+        for number, row in enumerate(rows):
+            ends = g.c[row], g.w[row, None] * g.z[g.pair[row]]
+            yield ends if number == 0 else ends[::-1]
 
 
 class EmbeddingScorer:
