@@ -39,6 +39,10 @@ class Explainer:
     def graph(self) -> EntityGraph:
         return graph_of(self.subject.train, self.subject.model.num_entities)
 
+    def prepare(self) -> None:
+        """Computes what all questions have in common, so that the first one need not wait for it."""
+        influences(self.tracin, self.subject.train, [tuple(self.subject.train[0].tolist())])
+
     def ask(self, question: Question, k: int = SHOWN, tails: int = SHOWN) -> Explanation:
         """The explanation of one question, with up to k reasons of each side and so many of the model's answers."""
         for name, value in (("k", k), ("tails", tails)):
