@@ -38,6 +38,8 @@ def check(folder: Path | None) -> None:
         for backend in ("native", "sequential")
     )
     assert torch.allclose(native, sequential, rtol=1e-9, atol=1e-15)
+    why = tracin.explain(model, *train[0].tolist(), train=train)  # its page is made from files beside the modules
+    assert "</html>" in why.to_html()
     version = ".".join(map(str, sys.version_info[:2]))
     targets = ", ".join(status["cuda_targets"]) or "none"
     print(f"Python {version}, torch {torch.__version__}: {status['isa']}, CUDA targets {targets}, passed")

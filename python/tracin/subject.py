@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tracin.index.query import Index
 from tracin.influence.tracin import TracIn
 from tracin.model import ConvE
 from tracin.pykeen import from_pykeen, is_pykeen
+from tracin.triples.dictionaries import in_id_order
 from tracin.triples.given import ids_of
 from tracin.triples.ids import check_ids
 from tracin.triples.labels import Labels
@@ -95,6 +96,41 @@ def open_subject(
     Raises:
         InputError: if there are no training triples, ids exceed the model, or as `load_checkpoint` and `read_triples`.
     """
+    checkpoint, given, name = _opened(model, train, image, entity_to_id, relation_to_id)
+    if given is None:
+        raise InputError(
+            f"{name} comes without its training triples, which are what explains it; give them with train", "train"
+        )
+    entities, relations, net = checkpoint.entity_to_id, checkpoint.relation_to_id, checkpoint.model
+    labelled = entities is not None and relations is not None
+    labels = Labels(
+        _by_id(entities, net.num_entities), _by_id(relations, net.num_relations), node_names, relation_names
+    )
+
+    def rows(triples: Any, called: str) -> Tensor:
+        if isinstance(triples, str | os.PathLike):
+            known = (_by_label(labels.entities), _by_label(labels.relations))
+            found = read_triples(triples, *known, called != "train", numeric, columns)
+        else:
+            found = ids_of(triples, called, checkpoint if labelled else None)
+        check_ids(found, net.num_entities, net.num_relations, called)
+        return found
+
+    ids = rows(given, "train")
+    if not len(ids):
+        raise InputError("train holds no triples; expected those that the model was trained on", "train")
+    more = [rows(some, "known") for some in others]
+    return Subject(checkpoint, ids, torch.cat([ids[:0], *more]), labels, name, labelled)
+
+
+def _opened(
+    model: Any,
+    train: Any,
+    image: Image,
+    entity_to_id: Mapping[str, int] | None,
+    relation_to_id: Mapping[str, int] | None,
+) -> tuple[Checkpoint, Any, str]:
+    """The checkpoint with the dictionaries that are known, the training triples or None, and the model's name."""
     given = train
     if isinstance(model, str | os.PathLike) and (Path(model) / MANIFEST).is_file():
         model = Index(model)
@@ -107,47 +143,26 @@ def open_subject(
         given = inside if given is None and inside.is_file() else given
         name = Path(model).name or str(model)
     elif is_pykeen(model):
-        checkpoint = from_pykeen(model)
-        given = getattr(model, "training", None) if given is None and not isinstance(model, nn.Module) else given
-        if hasattr(given, "entity_to_id") and checkpoint.entity_to_id is None:
-            checkpoint = from_pykeen(model, given)
+        alone = isinstance(model, nn.Module)  # and no result, which has the factory that it was trained with
+        checkpoint = from_pykeen(model, given if alone and hasattr(given, "entity_to_id") else None)
+        given = model.training if given is None and not alone else given
         name = checkpoint.format
     elif isinstance(model, Checkpoint):
         checkpoint, name = model, Path(model.path).name or model.format or "model in memory"
     elif isinstance(model, nn.Module) and hasattr(model, "num_entities") and hasattr(model, "num_relations"):
-        checkpoint, name = Checkpoint(model, None, None, None, None), f"{type(model).__name__} in memory"
+        checkpoint, name = Checkpoint(model), f"{type(model).__name__} in memory"
     else:
         raise InputError(
             f"model is a {type(model).__name__}; expected the path of a checkpoint or of an index, a Checkpoint, "
             "a ConvE, a PyKEEN model or the result of a PyKEEN pipeline",
             "model",
         )
-    if given is None:
-        raise InputError(
-            f"{name} comes without its training triples, which are what explains it; give them with train", "train"
-        )
-    entities = checkpoint.entity_to_id if checkpoint.entity_to_id is not None else entity_to_id
-    relations = checkpoint.relation_to_id if checkpoint.relation_to_id is not None else relation_to_id
-    net = checkpoint.model
-    labels = Labels(
-        _by_id(entities, net.num_entities), _by_id(relations, net.num_relations), node_names, relation_names
-    )
-    source = checkpoint if entities is not None and relations is not None else None
-
-    def rows(triples: Any, called: str) -> Tensor:
-        if isinstance(triples, str | os.PathLike):
-            known = (_by_label(labels.entities), _by_label(labels.relations))
-            found = read_triples(triples, *known, called != "train", numeric, columns)
-        else:
-            found = ids_of(triples, called, source)
-        check_ids(found, net.num_entities, net.num_relations, called)
-        return found
-
-    ids = rows(given, "train")
-    if not len(ids):
-        raise InputError("train holds no triples; expected those that the model was trained on", "train")
-    more = [rows(some, "known") for some in others]
-    return Subject(checkpoint, ids, torch.cat([ids[:0], *more]), labels, name, source is not None)
+    own = checkpoint.entity_to_id, checkpoint.relation_to_id
+    if own[0] is None and entity_to_id is not None:
+        checkpoint = replace(checkpoint, entity_to_id=in_id_order("entity", entity_to_id))
+    if own[1] is None and relation_to_id is not None:
+        checkpoint = replace(checkpoint, relation_to_id=in_id_order("relation", relation_to_id))
+    return checkpoint, given, name
 
 
 def scorer(subject: Subject, **arguments: Any) -> TracIn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -176,6 +177,15 @@ def test_an_index_has_its_model_and_triples(graph: Graph) -> None:
     assert tracin.explain(tracin.Index(folder), 1, 0, 2).triple == (1, 0, 2)
 
 
+def test_a_bare_model_takes_dictionaries(graph: Graph) -> None:
+    entities, relations = graph.checkpoint.entity_to_id, graph.checkpoint.relation_to_id
+    assert entities is not None and relations is not None
+    rows = [[f"entity {h}", f"relation:{r}", f"entity {t}"] for h, r, t in graph.train.tolist()]
+    given = {"train": rows, "entity_to_id": dict(reversed(entities.items())), "relation_to_id": relations}
+    why = tracin.explain(graph.checkpoint.model, "entity 1", "relation:0", "entity 2", **given)
+    assert why.to_frame().equals(ask(graph, 1, 0, 2).to_frame())
+
+
 def test_one_triple_one_entity_and_a_loop() -> None:
     model = tracin.ConvE(1, 1, 8, embedding_height=4, embedding_width=2, output_channels=2, kernel_width=2).eval()
     why = tracin.explain(model, 0, 0, 0, train=torch.zeros(1, 3, dtype=torch.int64), tails=5)
@@ -262,8 +272,11 @@ def test_a_pykeen_model_and_its_factory(inverse: bool) -> None:
     assert why.answers.turned is False
     other = factory(labels=True)
     other.entity_to_id.update({"e 0": 1, "e 1": 0})
-    with pytest.raises(InputError, match="other dictionaries than the model"):
-        tracin.explain(tracin.from_pykeen(model, triples), "e 1", "r 0", "?", train=other)
+    result = SimpleNamespace(model=model, training=triples)
+    assert tracin.explain(result, "e 1", "r 0", "?").to_frame().equals(why.to_frame())
+    for trained in (tracin.from_pykeen(model, triples), result):
+        with pytest.raises(InputError, match="other dictionaries than the model"):
+            tracin.explain(trained, "e 1", "r 0", "?", train=other)
 
 
 def test_a_pykeen_model_that_is_no_conve() -> None:

@@ -16,7 +16,7 @@ from tracin.cli.subject import SubjectOptions, opened_subject, tracin_of
 from tracin.errors import InputError
 from tracin.explanation import table
 from tracin.explanation.answer import Explanation, save_all
-from tracin.explanation.ask import SHOWN, Explainer
+from tracin.explanation.ask import ANSWERS, SHOWN, Explainer
 from tracin.explanation.question import Question, read_question
 from tracin.results.saving import check_saved_as
 from tracin.streams import say, show, show_text
@@ -41,7 +41,7 @@ class ExplainOptions(Options):
         "--top-k", type=POSITIVE, default=SHOWN, show_default=True, help="Training triples of each side."
     )
     tails: int = option(
-        "--answers", type=POSITIVE, default=SHOWN, show_default=True, help="Of the model's own answers."
+        "--answers", type=POSITIVE, default=ANSWERS, show_default=True, help="Of the model's own answers."
     )
     output: tuple[Path, ...] = option(
         "--output",

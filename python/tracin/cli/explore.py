@@ -14,7 +14,7 @@ from tracin.cli.subject import SubjectOptions, opened_subject, tracin_of
 from tracin.explanation.ask import Explainer
 from tracin.exploring.pages import Explorer
 from tracin.exploring.server import serve
-from tracin.streams import show_text
+from tracin.streams import say, show_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,9 @@ def explore(options: ExploreOptions) -> None:
     """
     subject = opened_subject(options.model, options.subject)
     explainer = Explainer(subject, tracin_of(subject, replace(options.subject, quiet=True)))
+    if not options.subject.quiet:
+        say("scoring the training triples once, so that clicks need not wait for it ...")
+    explainer.prepare()
 
     def ready(address: str) -> None:
         show_text(address)

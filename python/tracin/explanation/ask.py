@@ -19,7 +19,8 @@ from tracin.influence.tracin import TracIn
 from tracin.proximity.graph import EntityGraph
 from tracin.subject import Subject, open_subject, scorer
 
-SHOWN = 10  # reasons of each side, and answers
+SHOWN = 5  # reasons of each side
+ANSWERS = 10
 PATHS = 5
 
 
@@ -39,7 +40,11 @@ class Explainer:
     def graph(self) -> EntityGraph:
         return graph_of(self.subject.train, self.subject.model.num_entities)
 
-    def ask(self, question: Question, k: int = SHOWN, tails: int = SHOWN) -> Explanation:
+    def prepare(self) -> None:
+        """Computes what all questions have in common, so that the first one need not wait for it."""
+        influences(self.tracin, self.subject.train, [tuple(self.subject.train[0].tolist())])
+
+    def ask(self, question: Question, k: int = SHOWN, tails: int = ANSWERS) -> Explanation:
         """The explanation of one question, with up to k reasons of each side and so many of the model's answers."""
         for name, value in (("k", k), ("tails", tails)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -80,7 +85,7 @@ def explain(
     known: Iterable[Any] = (),  # each [m, 3]
     against: str | int | None = None,
     k: int = SHOWN,
-    tails: int = SHOWN,
+    tails: int = ANSWERS,
     entity_to_id: Mapping[str, int] | None = None,
     relation_to_id: Mapping[str, int] | None = None,
     node_names: Mapping[int, str] | None = None,

@@ -32,10 +32,16 @@ MEANS = {
     ),
 }
 LESS = "; that for the other answer is taken off"
-TRUST = (
-    "Scores tell what this model leans on, not what is true of the world, and only roughly what training without a "
-    "triple would bring: read the first few as leads to check."
-)
+TRUST = {
+    "tracin": (
+        "Scores tell what this model leans on, not what is true of the world, and less of what training without a "
+        "triple would bring than the accurate ones do: read the first few as leads to check."
+    ),
+    "accurate": (
+        "Scores tell what this model leans on, not what is true of the world, and only roughly what training without a "
+        "triple would bring: read the first few as leads to check."
+    ),
+}
 
 
 def render(explanations: Sequence[Explanation]) -> str:
@@ -99,7 +105,7 @@ def meaning(explanation: Explanation) -> tuple[str, str, str]:
         f"All {len(explanation.train):,} training triples were scored; the number that count is how many of the "
         f"strongest together make up {MOST:.0%} of their side, so a few large shares mean a clear reason and many "
         "small ones a habit of the model.",
-        TRUST,
+        TRUST[explanation.kind],
     )
 
 

@@ -50,10 +50,13 @@ class Presence:
                 "the answer is close to given."
             )
         if not sure and self.twins:
-            names = [labels.relation_name(twin.relation) for twin in self.twins[:2]]
-            more = "" if len(self.twins) <= 2 else f" and {len(self.twins) - 2} more"
-            quoted = " and ".join(f"“{name}”" for name in dict.fromkeys(names))
-            told.append(f"The same two entities are joined by {quoted}{more}.")
+            names = [
+                f"“{labels.relation_name(twin.relation)}”" + (" (the other way round)" if twin.turned else "")
+                for twin in self.twins
+            ]
+            names = list(dict.fromkeys(names))
+            more = [] if len(names) <= 2 else [f"{len(names) - 2:,} more"]
+            told.append(f"The same two entities are joined by {' and '.join([*names[:2], *more])}.")
         return " ".join(told)
 
 

@@ -86,22 +86,7 @@ def picture(
     elsewhere = [edge for edge in edges if edge not in direct and edge not in around]
     loops = any(edge.source == edge.target for edge in edges)
     top: float = 24 + 24 * loops + (0 if shape.tall else 34 * len(direct))
-    rows = len(beside)
-    chips: dict[int, _Chip] = {}
-    if shape.tall:
-        first = top + HEIGHT / 2
-        chips[head] = _chip(shape.columns[0], first, labels[head], shape, "head")
-        for place, entity in enumerate(beside, 1):
-            chips[entity] = _chip(shape.columns[1], first + place * shape.row, labels[entity], shape, "")
-        last = first + (rows + 1) * shape.row + (20 if direct and not rows else 0)
-    else:
-        last = top + HEIGHT / 2 + max(0, rows - 1) * shape.row
-        middle = (top + HEIGHT / 2 + last) / 2
-        chips[head] = _chip(shape.columns[0], middle, labels[head], shape, "head")
-        for place, entity in enumerate(beside):
-            chips[entity] = _chip(shape.columns[1], top + HEIGHT / 2 + place * shape.row, labels[entity], shape, "")
-    if tail != head:
-        chips[tail] = _chip(shape.columns[2], last if shape.tall else chips[head].y, labels[tail], shape, "tail")
+    chips = _placed(head, tail, beside, labels, shape, top)
     lines, badges = [], []
     seen: dict[frozenset[int], Iterator[int]] = {}
     for edge in (*direct, *around):
@@ -126,6 +111,25 @@ def picture(
     return Markup('<svg class="{}" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}"><defs>{}</defs>{}</svg>').format(
         "tall" if shape.tall else "wide", shape.width, bottom, told, arrows, Markup("").join(drawn)
     )
+
+
+def _placed(
+    head: int, tail: int, beside: Sequence[int], labels: Mapping[int, str], shape: Shape, top: float
+) -> dict[int, _Chip]:
+    """The chips of head, tail and the entities beside them, the first of which begins at `top`."""
+    first, rows = top + HEIGHT / 2, len(beside)
+    if shape.tall:
+        ends = first, first + (rows + 1) * shape.row
+        first += shape.row
+    else:
+        middle = first + max(0, rows - 1) * shape.row / 2
+        ends = middle, middle
+    chips = {head: _chip(shape.columns[0], ends[0], labels[head], shape, "head")}
+    for place, entity in enumerate(beside):
+        chips[entity] = _chip(shape.columns[1], first + place * shape.row, labels[entity], shape, "")
+    if tail != head:
+        chips[tail] = _chip(shape.columns[2], ends[1], labels[tail], shape, "tail")
+    return chips
 
 
 def _chip(x: float, y: float, label: str, shape: Shape, role: str, most: float | None = None) -> _Chip:
