@@ -56,8 +56,8 @@ def deletion(content: dict[str, Any]) -> Iterator[str]:
         for k, found in by_k.items():
             cells = [estimate(found["changes"][name]) for name in names]
             yield row([f"`{score}`", k, f"{found['removed']:.0f}", *cells])
-    settings = content["settings"]
-    yield f"\n{content['results']['predictions']} predictions, {settings['--repeats']} models each."
+    repeats = content["settings"]["--repeats"]
+    yield f"\n{content['results']['predictions']} predictions, {repeats} model{'s' * (repeats > 1)} of each deletion."
 
 
 def sanity(content: dict[str, Any]) -> Iterator[str]:
