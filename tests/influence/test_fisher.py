@@ -339,3 +339,21 @@ def test_a_stopped_top_k_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert torch.equal(again.indices, whole.indices)
     with pytest.raises(InputError, match="question was .* seed=0.* and is"):
         TracIn(model, **asked, seed=3).top_k(train, test, k=4, partial=partial)
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "accurate", "samples": 9, "direction": "both"}])
+@pytest.mark.parametrize("checkpoints", [1, 2])
+def test_all_test_triples_as_one_question(
+    checkpoints: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [random_model("plain", seed) for seed in range(checkpoints)]
+    _, train, test = setting("plain")
+    ti = TracIn(models, 0.5, precision="float64", **options)
+    together = ti.influence(train, test, together=True)
+    assert together.shape == (1, 40)
+    if checkpoints == 1 or not options:  # several are divided by their spread on the question
+        assert torch.allclose(together[0], ti.influence(train, test).sum(0), rtol=1e-9, atol=1e-15)
+    if options:
+        monkeypatch.setattr(ti._answers, "free", lambda: 20_000)  # one at a time
+        assert torch.allclose(ti.influence(train, test, together=True), together, rtol=1e-9, atol=1e-15)
+    assert torch.equal(ti.influence(train, test[:0], together=True), torch.zeros(1, 40, dtype=torch.float64))

@@ -194,17 +194,39 @@ class EmbeddingScorer:
         self,
         test: Tensor,  # [Q, 3]
         known: KnownTails,  # of rows of the relation table
+        together: int = 0,  # not 0: the sum of all, so many of them at a time
     ) -> tuple[Tables, Tensor | None]:  # corrected; norms [Q] of the questions' own gradients, if they are needed
         """The questions; those of both directions are added up."""
-        parts = [self._tables_of(rows, known) for rows in samples_of(self.model, test, self.question.query_direction)]
-        tables = Tables(*(torch.stack(same).sum(0) if len(parts) > 1 else same[0] for same in zip(*parts, strict=True)))
+        tables = self._summed(test, known, together) if together else self._asked(test, known)
         norms = None
         if self.question.normalize == "cosine":
-            squares = [table.square().view(len(table), len(test), -1).sum((0, 2)) for table in tables if table.numel()]
+            count = 1 if together else len(test)
+            squares = [table.square().view(len(table), count, -1).sum((0, 2)) for table in tables if table.numel()]
             norms = torch.stack(squares).sum(0).sqrt()
         if self._damping is not None:
             self._damping.apply(tables)
         return tables, norms
+
+    def _summed(
+        self,
+        test: Tensor,  # [Q, 3]
+        known: KnownTails,
+        tile: int,
+    ) -> Tables:  # of one functional
+        total: list[Tensor] = []
+        for some in test.split(tile):
+            own = [table.sum(1, keepdim=True) if table.numel() else table for table in self._asked(some, known)]
+            total = [x.add_(y) for x, y in zip(total, own, strict=True)] if total else own
+        return Tables(*total)
+
+    def _asked(
+        self,
+        test: Tensor,  # [Q, 3]
+        known: KnownTails,
+    ) -> Tables:
+        """The questions before they are corrected."""
+        parts = [self._tables_of(rows, known) for rows in samples_of(self.model, test, self.question.query_direction)]
+        return Tables(*(torch.stack(same).sum(0) if len(parts) > 1 else same[0] for same in zip(*parts, strict=True)))
 
     def _tables_of(
         self,
@@ -326,12 +348,14 @@ class EmbeddingScores:
     def scores(
         self,
         test: Tensor,  # [Q, 3]
-    ) -> Tensor:  # [Q, n]
+        together: bool = False,  # one question: the sum of all
+    ) -> Tensor:  # [Q, n], or [1, n]
         assert self._train is not None and self._known is not None
         total: Tensor | None = None
         for number, scorer in enumerate(self.scorers):
-            tables, norms = scorer.tables(test, self._known)
-            own = scorer.parameters.conv_weight.new_empty(len(test), len(self._train))
+            tables, norms = scorer.tables(test, self._known, self.tile(len(self._train)) if together else 0)
+            questions = 1 if together else len(test)
+            own = scorer.parameters.conv_weight.new_empty(questions, len(self._train))
             for part, block in self._of(number):
                 own[:, part] = scorer.scores(block, tables, norms)
             own *= self._weights(number, own)

@@ -40,6 +40,8 @@ from tracin_ext.full_float32 import full_float32
 from tracin_ext.grouping import order_by_head_relation
 from tracin_ext.ops import merge_top_k
 
+TOGETHER = 256  # test triples whose influences are added up at a time
+
 
 class Scorer(OneAtATime):
     """What `TracIn` is made of, below its public methods; `TracIn` says what the attributes are."""
@@ -362,6 +364,25 @@ class Scorer(OneAtATime):
                     saved.work.halve_tile(tests.stop - tests.start)
                     continue
                 pairs.score_next(tests, lambda _, own=answers: own)
+
+    @in_turn
+    def _influence_on_all(
+        self,
+        train: Tensor,  # [n_train, 3]
+        test: Tensor,  # [n_test, 3]
+    ) -> Tensor:  # [1, n_train]
+        """On the sum of the test triples' losses."""
+        result = torch.zeros(1, len(train), dtype=PRECISIONS[self.precision])
+        if self._answers is None or not len(test):
+            for some in test.split(TOGETHER):
+                result += self.influence_of_part(train, some).sum(0, keepdim=True)
+            return result
+        with torch.no_grad(), self._cleaning_up():
+            self._prepare(train)
+            with self._timed("influence"):
+                result.copy_(self._answers.scores(test, together=True))
+        outcomes.check_finite(result, train, test[:1], self.precision)
+        return result
 
     def _prepare(
         self,

@@ -268,7 +268,9 @@ class TracIn(Scorer):
         self,
         train: Any,  # [n_train, 3]
         test: Any,  # [n_test, 3]
-    ) -> Tensor:  # [n_test, n_train]
+        *,
+        together: bool = False,
+    ) -> Tensor:  # [n_test, n_train], or [1, n_train]
         """Influence of every training triple on every test triple.
 
         Args:
@@ -276,10 +278,12 @@ class TracIn(Scorer):
                 with columns head, relation, tail, or a PyKEEN triples factory. Also of labels, or the path of a file,
                 where a checkpoint has its dictionaries.
             test: test triples [n_test, 3], in any of these forms; also a single one.
+            together: whether the test triples are one question, such as all of a relation: one row, of the sum of their
+                losses; from gradients at embeddings (method "accurate") at the cost of a single question.
 
         Returns:
-            Influences [n_test, n_train], in the precision of this object, on the CPU. A warning names test triples all
-            of whose influences are 0 because their gradient is, as of a saturated score.
+            Influences [n_test, n_train], or [1, n_train] on all together, in the precision of this object, on the CPU. A
+            warning names test triples all of whose influences are 0 because their gradient is, as of a saturated score.
 
         Raises:
             InputError: if ids exceed the model, a factory has other dictionaries than the model, or an influence is no
@@ -289,6 +293,8 @@ class TracIn(Scorer):
             >>> TracIn(model).influence(train, test[:5]).shape
         """
         train, test = self._pair(train, test)
+        if together:
+            return self._influence_on_all(train, test)
         result = self.influence_of_part(train, test)
         self.warn_of_zeros(test, result)
         return result
