@@ -282,8 +282,8 @@ class TracIn(Scorer):
                 losses; from gradients at embeddings (method "accurate") at the cost of a single question.
 
         Returns:
-            Influences [n_test, n_train], or [1, n_train] on all together, in the precision of this object, on the CPU. A
-            warning names test triples that nothing influences, as their gradient is 0 (of a saturated score).
+            Influences [n_test, n_train], or [1, n_train] on all together, in the precision of this object, on the CPU.
+            A warning names test triples that nothing influences, as their gradient is 0 (of a saturated score).
 
         Raises:
             InputError: if ids exceed the model, a factory has other dictionaries than the model, or an influence is no
