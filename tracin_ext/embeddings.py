@@ -36,31 +36,37 @@ def sample_gradients(
     triples: Tensor,  # [n, 3] ordered by head and relation
 ) -> SampleGradients:
     """Of the loss softplus(-score) of each sample."""
-    blocks = [*_blocks(backend, triples)]
-    first = 0
-    pairs = []
-    for pair, _, z, *_ in blocks:
-        pairs.append(pair + first)
-        first += len(z)
-    w, z, c, q = (torch.cat(tensors) for tensors in zip(*(block[1:] for block in blocks), strict=True))
-    return SampleGradients(triples.contiguous(), torch.cat(pairs), w, z, c, q, triples[:, 2].argsort().int())
+    p, n = backend.parameters, len(triples)
+    new, dim = p.conv_weight.new_empty, p.entity.shape[1]
+    pair, w = torch.empty(n, dtype=torch.int32, device=p.entity.device), new(n)
+    c, q = new(n, dim if "entity" in p.tracked else 0), new(n, dim if "relation" in p.tracked else 0)
+    zs = [new(0, dim)]
+    start = pairs = 0
+    for of_pair, *rows, z in _blocks(backend, triples):
+        some = slice(start, start + len(of_pair))
+        pair[some] = of_pair + pairs
+        for whole, part in zip((w, c, q), rows, strict=True):
+            whole[some] = part
+        zs.append(z)
+        start, pairs = some.stop, pairs + len(z)
+    return SampleGradients(triples.contiguous(), pair, w, torch.cat(zs), c, q, triples[:, 2].argsort().int())
 
 
 def _blocks(
     backend: NativeBackend | FactoredBackend,
     triples: Tensor,  # [n, 3]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """pair, w, z, c, q of SampleGradients, a few samples at a time."""
+    """pair, w, c, q, z of SampleGradients, a few samples at a time."""
     for chunk in triples.split(CHUNK if isinstance(backend, NativeBackend) else FACTORED_CHUNK):
         if isinstance(backend, NativeBackend):
             kept = keep(backend, chunk)
-            yield kept.pair, kept.w, kept.z, kept.c, kept.q
+            yield kept.pair, kept.w, kept.c, kept.q, kept.z
         else:
             f = backend.factors(chunk)
             first = torch.cat([f.group.new_ones(min(1, len(chunk))), f.group.diff()]).bool()
             tracked, nothing = backend.parameters.tracked, f.c.new_empty(len(chunk), 0)
             c, q = f.c if "entity" in tracked else nothing, f.q if "relation" in tracked else nothing
-            yield f.group.int(), f.w, f.z[first], c, q
+            yield f.group.int(), f.w, c, q, f.z[first]
 
 
 def functional_tables(
