@@ -181,6 +181,7 @@ def test_without_a_compiler_the_install_is_pure_python_with_one_warning(tmp_path
     assert (tmp_path / "target" / "tracin" / "py.typed").exists()
 
 
+@pytest.mark.slow
 def test_a_required_extension_makes_a_missing_compiler_an_error(tmp_path: Path) -> None:
     result = install(tmp_path, CXX="/nonexistent/c++", TRACIN_EXT="require")
     assert result.returncode != 0

@@ -35,6 +35,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     return Check("cpu", True, tmp_path, tmp_path / "wheels", 60, 1, gpu_check.environment())
 
 
+@pytest.mark.slow
 def test_a_step_is_noted_as_it_ends(check: Check) -> None:
     assert check.python("right", 30, "-c", "print('3 passed in 1 s')")
     assert not check.python("wrong", 30, "-c", "raise SystemExit(3)")

@@ -440,6 +440,7 @@ def test_help_names_every_flag_of_the_original() -> None:
     assert set(flags.split()) - set(text.replace(",", " ").replace("/", " ").split()) == set()
 
 
+@pytest.mark.slow
 def test_skip_existing_notices_every_byte(folder: Path) -> None:
     """Each file of a triple with its middle destroyed, one after the other: the triple is done anew."""
     assert batch(folder, "--max-triples", 2).exit_code == 0

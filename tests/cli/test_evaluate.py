@@ -44,6 +44,7 @@ def result_of(command: str, folder: Path, output: Path, *arguments: str) -> Any:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.slow
 def test_results_are_written_drawn_and_the_same_again(command: str, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     first = result_of(command, folder, tmp_path / "one.json", "--plot", str(tmp_path / "one.svg"))

@@ -145,6 +145,7 @@ def test_audit_prints_and_writes(graph: Graph) -> None:
     assert json.loads(same.stdout) == found
 
 
+@pytest.mark.slow
 def test_explore_serves_until_it_is_ended(graph: Graph) -> None:
     command = [sys.executable, "-m", "tracin", "explore", str(graph.folder / "model.pt"), "--quiet"]
     process = subprocess.Popen(

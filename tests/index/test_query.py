@@ -54,6 +54,7 @@ def check(index: tracin.Index, ti: tracin.TracIn, tests: Tensor, train: Tensor, 
 @pytest.mark.usefixtures("by_bounds")
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("variant", [*VARIANTS, *EDGES])
+@pytest.mark.slow
 def test_lists_are_those_of_tracin(variant: str, store: str, tmp_path: Path) -> None:
     model = random_model(variant)
     tests, train = triples_of(model, 20, 300)
@@ -66,6 +67,7 @@ def test_lists_are_those_of_tracin(variant: str, store: str, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("by_bounds")
 @pytest.mark.parametrize("store", STORES)
+@pytest.mark.slow
 def test_lists_of_several_checkpoints_layers_and_precisions(store: str, tmp_path: Path) -> None:
     models = [random_model(seed=seed) for seed in (0, 1)]
     tests, train = triples_of(models[0], 10, 200)

@@ -320,6 +320,7 @@ def test_damaged_files_are_refused(
     assert not (stopped.parent / "executed").exists()
 
 
+@pytest.mark.slow
 def test_a_changed_value_is_noticed_wherever_it_is(stopped: Path) -> None:
     """1,000 files with one bit flipped: refused, or the same content because the bit is of no value."""
     undamaged, whole, refused = stopped.read_bytes(), digest_of(Partial._read(stopped)), 0

@@ -51,6 +51,7 @@ def together(work: list[Callable[[], Tensor]]) -> list[Tensor]:
 
 @pytest.mark.parametrize("cleanup", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
 def test_one_object_in_several_threads(backend: str, cleanup: bool) -> None:
     needs(backend)
     ti = TracIn(random_model(), backend=backend, memory_cleanup=cleanup, batch_size=64)
@@ -60,6 +61,7 @@ def test_one_object_in_several_threads(backend: str, cleanup: bool) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
 def test_an_object_for_each_thread(backend: str) -> None:
     needs(backend)
     model = random_model()

@@ -91,6 +91,7 @@ def random_options(rng: Random, method: str) -> ProximityOptions:
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_random_graphs(method: str) -> None:
     """Self-loops, duplicates, several test triples, test entities that are unseen or the same; every option matters."""
     matters = Counter[str]()

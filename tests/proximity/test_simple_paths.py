@@ -107,6 +107,7 @@ def test_too_much_work(monkeypatch: pytest.MonkeyPatch, bound: str, value: int, 
 
 
 @pytest.mark.parametrize("length", [7, 8, 9])
+@pytest.mark.slow
 def test_long_paths_by_routes_and_edge_by_edge(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = [Random(seed) for seed in range(4)]
     triples = [[(rng.randrange(14), 0, rng.randrange(14)) for _ in range(26)] for rng in graphs]

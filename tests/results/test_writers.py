@@ -194,6 +194,7 @@ def test_what_is_no_number_is_an_error_that_names_the_triple(tmp_path: Path, bad
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_sealed_file_is_told_from_a_changed_one(tmp_path: Path) -> None:
     """Every bit of it counts; but for `run` it is what mode single writes."""
     names, path = Labels({10: '"run": {', 1: "ü"}, {}), tmp_path / "sealed.json"
