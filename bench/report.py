@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.measure import machine_line
 
-SECTIONS = ("w1", "w2", "w3", "cold", "index", "w3q", "accurate", "losses", "scaling", "ops")
+SECTIONS = ("w1", "w2", "w3", "cold", "index", "w3q", "accurate", "losses", "training", "scaling", "ops")
 Results = dict[str, dict[str, Any]]  # section -> what its JSON file holds
 
 
@@ -250,6 +250,15 @@ def losses_block(section: dict[str, Any]) -> list[str]:
     ]
 
 
+def training_block(section: dict[str, Any]) -> list[str]:
+    rows = [[row["method"], seconds(row["seconds"]), seconds(row["spread"])] for row in timed(section)]
+    return [
+        f"An epoch of 1-N training, d = 200, on {section['train']:,} triples and their inverses; {section['graph']}.",
+        "",
+        *table(["loop", "time", "spread"], rows),
+    ]
+
+
 def scaling_block(scaling: dict[str, Any]) -> list[str]:
     rows = []
     for sweep in scaling["sweeps"]:
@@ -320,6 +329,7 @@ def table_md(results: Results) -> str:
         "w3q": ("W3q: an index of the biomedical graph", index_block),
         "accurate": ("Accurate scores", accurate_block),
         "losses": ("Losses of all tails", losses_block),
+        "training": ("Training", training_block),
         "scaling": ("Scaling", scaling_block),
         "ops": ("Operations", ops_block),
     }
