@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tracin_ext.grouping import stable_argsort
 from tracin_ext.ops import DENSE_PARTS, ListTensors
 
-TOTALS = 1 << 16  # triples whose norms are in float64 at a time: they stay in cache
+TOTALS = 1 << 20  # triples whose norms are in float64 at a time
 SQUARES = 1e-100, 1e100  # rates by which no square of float32 vanishes or overflows in float64
 
 
@@ -52,9 +53,11 @@ def total_of(
         return torch.cat([total_of(block, rates, parts) for block in blocks])
     eps = torch.finfo(norms[0].dtype).eps
     if norms[0].dtype == torch.float32 and all(SQUARES[0] < abs(rate) < SQUARES[1] for rate in rates):
-        counted = (torch.arange(norms[0].shape[1]) < parts).double()  # a product: sums of few columns are slow
-        squares = [abs(rate) * (each.double().square() @ counted) for rate, each in zip(rates, norms, strict=True)]
-        return _rounded_up(torch.stack(squares).sum(0).sqrt() * (1 + 4 * eps), norms[0].dtype)
+        counted = [each[:, :parts].numpy() for each in norms]  # torch is slow at sums of few columns
+        squares = [
+            abs(rate) * np.einsum("np,np->n", x, x, dtype=np.float64) for rate, x in zip(rates, counted, strict=True)
+        ]
+        return _rounded_up(torch.from_numpy(sum(squares)).sqrt() * (1 + 4 * eps), norms[0].dtype)
     weighted = torch.cat(
         [abs(rate) ** 0.5 * each[:, :parts].double() for rate, each in zip(rates, norms, strict=True)], 1
     )
