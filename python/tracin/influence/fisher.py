@@ -201,11 +201,11 @@ class EmbeddingScorer:
         numbers = (3 if self.loss is None else 5) * self.parameters.entity.shape[1] + 8
         return samples * numbers * self.parameters.conv_weight.element_size()
 
-    @property
-    def table_bytes(self) -> int:
-        """What a question's tables take."""
-        rows = len(self.parameters.entity) + len(self.parameters.relation)
-        return 2 * rows * self.parameters.entity.shape[1] * self.parameters.conv_weight.element_size()
+    def question_bytes(self, triples: int) -> int:
+        """What a question's tables take, and their correction by a sample of so many triples' samples."""
+        rows = 2 * (len(self.parameters.entity) + len(self.parameters.relation))
+        drawn = min(self.correction.samples, triples * (2 if self.question.direction == "both" else 1))
+        return (rows + 3 * drawn) * self.parameters.entity.shape[1] * self.parameters.conv_weight.element_size()
 
     def forget(self) -> None:
         self._damping = self.trained = None
@@ -412,7 +412,7 @@ class EmbeddingScores:
 
     def tile(self, triples: int) -> int:
         """Questions that are answered together about so many training triples."""
-        size = max(scorer.table_bytes for scorer in self.scorers) + 16 * triples
+        size = max(scorer.question_bytes(triples) for scorer in self.scorers) + 16 * triples
         return max(1, min(TABLE_BYTES, self.free() // 4) // size)
 
     def _of(self, number: int) -> Iterator[tuple[slice, TripleBlock]]:
