@@ -28,6 +28,7 @@ RESULT_SHARE = 0.25  # of a GPU's free memory, which results may take until they
 PINNED_RESULT = 64 << 20  # results copied to pinned memory: 55 GB/s, where fresh pages take in 2 (an H200)
 CACHED_SHARE = 1 / 32  # of a GPU's memory; less is not worth giving back and taking again, 5 ms and more a call
 MAX_BLOCK = 8192  # training triples; larger blocks gain nothing
+GPU_BLOCK_BYTES = 1 << 30  # unless they are of a small model: on a GPU, each block costs the host a millisecond
 LEAST_BLOCK = 256  # where the limit allows it, before more than one test triple is held
 WHOLE_BLOCK = 1024  # larger blocks are multiples of it, so that every thread has as many tiles
 TEST_SHARE = 0.75  # of what is free; fewer test triples at a time cost passes over all training triples
@@ -242,7 +243,8 @@ def _even(tests: int, tile: int) -> int:
 
 def _block_beside(tile: int, need: Need, free: int, triples: int, device: torch.device) -> int:
     """Training triples that fit beside a tile, and of which a block is worth while."""
-    fit = min(MAX_BLOCK, (free - tile * need.test) // max(1, need.triple + tile * need.pair))
+    most = max(MAX_BLOCK, GPU_BLOCK_BYTES // max(1, need.triple)) if device.type == "cuda" else MAX_BLOCK
+    fit = min(most, (free - tile * need.test) // max(1, need.triple + tile * need.pair))
     if device.type != "cuda":
         fit = min(fit, BLOCK_BYTES // max(1, need.triple), SCORE_BYTES // max(1, tile * need.pair))
     return max(1, triples if fit >= triples else _round_down(fit))
