@@ -76,7 +76,8 @@ class Step:
 
 def block_of(w: Work) -> int:
     """Training triples of a block, where memory is free (tracin.influence.memory)."""
-    triple = REAL * (3 * w.features + w.features * w.taps * (w.taps + 1) // w.statistics + 10 * w.dim + 3 * w.statistics)
+    by_tap = w.features * w.taps * (w.taps + 1) // w.statistics
+    triple = REAL * (3 * w.features + by_tap + 10 * w.dim + 3 * w.statistics)
     block = max(MAX_BLOCK, GPU_BLOCK_BYTES // triple)
     return min(w.train, block - block % WHOLE_BLOCK)
 
@@ -285,7 +286,7 @@ def document(works: dict[str, Work], nvcc: str) -> str:
             f"{w.pairs:,} and {w.test_pairs:,} distinct (head, relation), {w.features:,} features, blocks of "
             f"{block_of(w):,}.\n\n" + "\n".join(job_table(w)) + "\n"
         )
-    parts += sections(ROOT / "results")
+    parts += sections(ROOT / "results", -(-works["w3"].train // block_of(works["w3"])))
     parts.append(
         "## Registers and occupancy\n\n"
         "Registers of a thread in the compiler's report, and for float32 the share of a multiprocessor's 2,048\n"

@@ -31,7 +31,7 @@ from tracin_ext.grouping import order_by_head_relation
 from tracin_ext.parameters import LAYERS, ConvEParameters
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAIN, TESTS = 1024, 100
+TRAIN, TESTS = 256, 100
 STEP = 8  # terms that a tensor core adds before it cuts off
 Round = Callable[[Tensor], Tensor]
 
@@ -90,11 +90,11 @@ WAYS = (
     Way("float32", None, 0, False),
     Way("bfloat16", to_bfloat16, 1, True),
     Way("TF32", to_tf32, 1, True),
+    Way("2 x TF32, 3 products", to_tf32, 2, False),
+    Way("2 x TF32, 3 products, cut off", to_tf32, 2, True),
     Way("2 x bfloat16, 3 products", to_bfloat16, 2, False),
     Way("2 x bfloat16, 3 products, cut off", to_bfloat16, 2, True),
     Way("3 x bfloat16, 6 products, cut off", to_bfloat16, 3, True),
-    Way("2 x TF32, 3 products", to_tf32, 2, False),
-    Way("2 x TF32, 3 products, cut off", to_tf32, 2, True),
 )
 
 

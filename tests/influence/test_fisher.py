@@ -181,7 +181,8 @@ def test_losses_over_all_tails_are_those_of_dense_gradients(
         known=also_true,
         label_smoothing="pykeen:0.2",
         margin=0.5,
-    , device="cpu")
+        device="cpu",
+    )
     found = ti.influence(train, test)
     options = {"drawn": 17 if method == "accurate" else 0, "ridge": 0.3, "loss": loss, "also_true": also_true}
     expected = dense_scores(model, train, test, query or loss, direction, query_direction, normalize, **options)
@@ -231,7 +232,16 @@ def test_plain_questions_are_those_of_the_sum() -> None:
     model, train, test = setting("plain")
     plain = TracIn(model, 0.5, layers=EMBEDDINGS, precision="float64", device="cpu")
     assert plain.question is None
-    turned = TracIn(model, 0.5, layers=EMBEDDINGS, precision="float64", direction="forward", query="bce", known=train, device="cpu")
+    turned = TracIn(
+        model,
+        0.5,
+        layers=EMBEDDINGS,
+        precision="float64",
+        direction="forward",
+        query="bce",
+        known=train,
+        device="cpu",
+    )
     assert turned.question is None
     both = TracIn(model, 0.5, precision="float64", direction="both", device="cpu")
     expected = 0.5 * dense_scores(model, train, test, "bce", "both", "both")
@@ -304,7 +314,8 @@ def test_a_second_question_finds_what_the_first_left() -> None:
     assert ti.seconds["training factors"] == seconds["training factors"]
     other = ti.influence(train[:9], test[:1])  # other training triples
     assert ti.seconds["training factors"] > seconds["training factors"]
-    assert torch.equal(other, TracIn(model, method="accurate", direction="both", device="cpu").influence(train[:9], test[:1]))
+    fresh = TracIn(model, method="accurate", direction="both", device="cpu")
+    assert torch.equal(other, fresh.influence(train[:9], test[:1]))
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -321,7 +332,8 @@ def test_the_sample_is_seeded() -> None:
     model, train, test = setting("plain")
 
     def scores(seed: int) -> Tensor:
-        return TracIn(model, method="accurate", direction="both", samples=9, seed=seed, device="cpu").influence(train, test)
+        ti = TracIn(model, method="accurate", direction="both", samples=9, seed=seed, device="cpu")
+        return ti.influence(train, test)
 
     assert torch.equal(scores(0), scores(0))
     assert not torch.allclose(scores(0), scores(1))
