@@ -5,7 +5,7 @@ Sizes: n training triples, Q test triples, K checkpoints, N entities, D embeddin
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from tracin_ext.ops import (
     Tracked,
     bounded_top_k,
     factor_block,
+    norm_block,
 )
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def keep(
         factor_block(
             model,
             backend.sizes,
-            backend.packed_M if has_S else new(0),
+            backend.form if has_S else new(0),
             Tracked(*(False for _ in Tracked._fields)) if forward_only else backend.tracked,
             halves,
             factors,
@@ -124,6 +125,22 @@ def keep(
             backend.S_slack,
         )
     return factors
+
+
+def norms_of(
+    backend: NativeBackend,
+    triples: Tensor,  # [n, 3] ordered by head and relation
+    done: Callable[[int], None] = lambda _: None,  # is told of every block
+) -> Tensor:  # [n, NORM_PARTS]
+    """The norms of their factors, which are not kept."""
+    norms = backend.parameters.conv_weight.new_empty(len(triples), NORM_PARTS)
+    model, halves = backend.for_factors(len(triples))
+    for some, of_some in zip(triples.split(BLOCK), norms.split(BLOCK), strict=True):
+        norm_block(
+            model, backend.sizes, backend.form, backend.tracked, halves, some.contiguous(), backend.S_slack, of_some
+        )
+        done(len(some))
+    return norms
 
 
 def kept_blocks(
