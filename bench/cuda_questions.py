@@ -129,7 +129,7 @@ bytes:
 Operands take two to three times the memory, and writing the parts another 2 ms. Three products in TF32 may win
 nothing: at these shapes bfloat16 reaches 300 TFLOP/s, TF32 no more than half of that, and a third is what float32 has
 already. Two parts in bfloat16 win more, at half of the error allowed, on one model. Neither is an option before a GPU
-has measured (`bench.gpu_check.card` now measures TF32 at W2's shapes); `precision="float32"` stays exact.
+has measured both (`bench.gpu_check.card` now measures TF32 at W2's shapes); `precision="float32"` stays exact.
 """
 
 
