@@ -24,11 +24,12 @@ from typing import Any
 
 import click
 
+from bench.cuda_questions import sections
 from bench.limits import Work
+from tracin.influence.memory import GPU_BLOCK_BYTES, MAX_BLOCK, WHOLE_BLOCK
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs" / "cuda-performance.md"
-BLOCK = 8192  # training triples of a block
 REAL, ID = 4, 4  # bytes of a float32, of an index
 THREADS, WARP = 256, 32  # of a block of threads, as csrc/cuda/launch.h sets them
 CHECKS = ("tests", "memcheck", "racecheck", "initcheck", "synccheck")  # steps of bench.gpu_check
@@ -50,6 +51,7 @@ class Gpu:
 GPUS = (
     Gpu("A100 SXM", "sm_80", 19.5e12, 312e12, 2.039e12, 164 << 10),
     Gpu("H100 SXM", "sm_90", 66.9e12, 989e12, 3.35e12, 228 << 10),
+    Gpu("H200 SXM", "sm_90", 66.9e12, 989e12, 4.8e12, 228 << 10),
     Gpu("B200", "sm_100", 75e12, 2250e12, 7.7e12, 228 << 10),
 )
 REGISTERS, RESIDENT, BLOCKS = 65536, 2048, 32  # of a multiprocessor: registers, threads, blocks of threads
@@ -72,11 +74,19 @@ class Step:
         return max(self.flops / rate, self.bytes / gpu.bandwidth)
 
 
+def block_of(w: Work) -> int:
+    """Training triples of a block, where memory is free (tracin.influence.memory)."""
+    by_tap = w.features * w.taps * (w.taps + 1) // w.statistics
+    triple = REAL * (3 * w.features + by_tap + 10 * w.dim + 3 * w.statistics)
+    block = max(MAX_BLOCK, GPU_BLOCK_BYTES // triple)
+    return min(w.train, block - block % WHOLE_BLOCK)
+
+
 def steps(w: Work, mixed: bool) -> Iterator[Step]:
     """Every kernel of csrc/cuda, and the products between them, in the order of a block."""
     B, G, Q, D, F, S, J = w.train, w.pairs, w.test, w.dim, w.features, w.statistics, w.taps
     P = F * (J + 1) // S
-    blocks, columns = -(-B // BLOCK), 2 * D + S
+    blocks, columns = -(-B // block_of(w)), 2 * D + S
     operand = 2 if mixed else REAL
     yield Step("taps", 0, blocks * 3.0 * P * J * ID)
     yield Step("features", 2.0 * J * F * G, REAL * G * (F + 2.0 * D))
@@ -129,6 +139,7 @@ def requested(kernel: str, w: Work) -> int:
         "statistics": image,
         "hidden": warps * (8 + 4),
         "merge_top_k": 2048 * (8 + REAL) + 4,
+        "pair_scores": 32 * 80,
     }
     return of_kernels.get(kernel, 0)
 
@@ -176,11 +187,12 @@ def job_table(w: Work) -> list[str]:
 
 
 def resource_table(w: Work, nvcc: str) -> list[str]:
-    lines = table_head("kernel", *(f"{gpu.name} ({gpu.architecture})" for gpu in GPUS))
-    reports = [resources(gpu.architecture, nvcc) for gpu in GPUS]
+    cards = [gpu for gpu in GPUS if gpu.name != "H200 SXM"]  # the code of the H100
+    lines = table_head("kernel", *(f"{gpu.name} ({gpu.architecture})" for gpu in cards))
+    reports = [resources(gpu.architecture, nvcc) for gpu in cards]
     for kernel, kind in sorted(reports[0]):
         cells = []
-        for gpu, report in zip(GPUS, reports, strict=True):
+        for gpu, report in zip(cards, reports, strict=True):
             registers, shared = report[kernel, kind]
             share = occupancy(registers, shared + requested(kernel, w), gpu) if kind == "float" else None
             cells.append(f"{registers}" + (f", {share:.0%}" if share is not None else ""))
@@ -194,18 +206,20 @@ def measured() -> list[str]:
     for path in sorted((ROOT / "results").glob("gpu-*.json")):
         found = json.loads(path.read_text())
         card, jobs, works = found["card"], found["jobs"], read_works(ROOT / "results")
-        kind = next((gpu.name for gpu in GPUS if gpu.name.split()[0] in card["name"]), "H100 SXM")
+        gpu = next((gpu for gpu in GPUS if gpu.name.split()[0] in card["name"]), GPUS[1])
         rates = {name: rate["8192 cubed"] for name, rate in card["product_TFLOP_s"].items()}
-        lines = table_head("job", "measured", f"predicted, {kind}", "of the card's product rate", "worst error")
+        lines = table_head("job", "measured", f"predicted, {gpu.name}", "of the card's product rate", "worst error")
         for measured_row in jobs["rows"]:
             mixed = ", mixed" in measured_row["runs"]
             precision, rate = ("mixed", rates["bfloat16"]) if mixed else ("float32", rates["float32"])
-            flops = sum(step.flops for step in steps(works[measured_row["job"].lower()], mixed) if step.product)
+            of_job = list(steps(works[measured_row["job"].lower()], mixed))
+            flops = sum(step.flops for step in of_job if step.product)
+            now = sum(step.seconds(gpu, mixed) for step in of_job)
             lines.append(
                 row(
                     f"{measured_row['job']}, {precision}",
                     duration(measured_row["seconds"]),
-                    duration(measured_row["predicted_s"][kind]),
+                    duration(measured_row["predicted_s"].get(gpu.name, now)),
                     f"{flops / measured_row['seconds'] / rate / 1e12:.0%}",
                     f"{measured_row['error']:.1e}",
                 )
@@ -219,24 +233,33 @@ def measured() -> list[str]:
             f"the worst error of a test triple is against float64\non the CPU. {checks}.\n\n" + "\n".join(lines) + "\n"
         )
         if kernels := jobs.get("kernels"):
-            parts.append(kernel_table(kernels))
+            parts.append(kernel_table(kernels, works, gpu))
     return parts
 
 
-def kernel_table(kernels: list[dict[str, Any]], most: int = 10) -> str:
-    """Milliseconds of each job's own kernels and of its products, by torch's profiler."""
+def kernel_table(kernels: list[dict[str, Any]], works: dict[str, Work], gpu: Gpu, most: int = 10) -> str:
+    """Each job's own kernels and its products: by torch's profiler, and by the model."""
     ours = re.compile(r"(\w+)_kernel\b")
-    times: dict[str, dict[str, float]] = {}
+    times: dict[str, dict[tuple[str, str], float]] = {}
     for kernel in kernels:
-        column = f"{kernel['job'].upper()}, {kernel['precision']}"
-        name = "products" if kernel["name"] == "aten::mm" else ours.match(kernel["name"])
+        found = ours.match(kernel["name"])
+        name = "products" if kernel["name"] == "aten::mm" else found[1] if found else None
         if name is not None:
-            name = name if isinstance(name, str) else f"`{name[1]}`"
-            times.setdefault(name, {})[column] = kernel["ms"]
+            times.setdefault(name, {})[kernel["job"], kernel["precision"]] = kernel["ms"]
     columns = list(dict.fromkeys(column for cells in times.values() for column in cells))
-    lines = table_head("kernel", *columns)
+
+    def predicted(name: str, job: str, precision: str) -> float:
+        mixed = precision == "mixed"
+        chosen = (step for step in steps(works[job], mixed) if ("products" if step.product else step.name) == name)
+        return sum(step.seconds(gpu, mixed) for step in chosen)
+
+    lines = table_head("kernel: measured, predicted", *(f"{job.upper()}, {precision}" for job, precision in columns))
     for name, cells in sorted(times.items(), key=lambda item: -max(item[1].values()))[:most]:
-        lines.append(row(name, *(duration(cells[column] / 1e3) if column in cells else "-" for column in columns)))
+        told = [
+            f"{duration(cells[column] / 1e3)}, {duration(predicted(name, *column))}" if column in cells else "-"
+            for column in columns
+        ]
+        lines.append(row(name if name == "products" else f"`{name}`", *told))
     return "\n".join(lines) + "\n"
 
 
@@ -261,8 +284,9 @@ def document(works: dict[str, Work], nvcc: str) -> str:
         parts.append(
             f"## {JOBS[name]}: {w.train:,} training x {w.test:,} test triples, d = {w.dim}\n\n"
             f"{w.pairs:,} and {w.test_pairs:,} distinct (head, relation), {w.features:,} features, blocks of "
-            f"{min(BLOCK, w.train):,}.\n\n" + "\n".join(job_table(w)) + "\n"
+            f"{block_of(w):,}.\n\n" + "\n".join(job_table(w)) + "\n"
         )
+    parts += sections(ROOT / "results", -(-works["w3"].train // block_of(works["w3"])))
     parts.append(
         "## Registers and occupancy\n\n"
         "Registers of a thread in the compiler's report, and for float32 the share of a multiprocessor's 2,048\n"

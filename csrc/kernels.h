@@ -144,6 +144,7 @@ struct Tests {
   const int64_t* pair;           // [Q] distinct (head, relation) of a test
   const int64_t* pair_head;      // [pairs] distinct head of a pair
   const int64_t* pair_relation;  // [pairs] distinct relation of a pair
+  const int64_t* by_relation;    // [Q] tests in the order of their relation, or null: in any; read on CUDA alone
   const T* head_half_v;          // [heads, C P] v of the head's half, packed like Segment::forward; null: no fc
   const T* middle_v;             // [pairs, C P]
   const T* relation_gram;        // [relations, model relations] v . v' of the relation's half

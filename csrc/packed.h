@@ -134,6 +134,7 @@ Tests<T> tests_of(const Model<T>& m, const Tensors& tensors, const TestSizes& si
   t.pair = f.take<int64_t>("pair", {t.Q});
   t.pair_head = f.take<int64_t>("pair_head", {&t.pairs});
   t.pair_relation = f.take<int64_t>("pair_relation", {t.pairs});
+  t.by_relation = f.take_optional<int64_t>("by_relation", {t.Q});
   check(t.heads <= t.pairs, "test_sizes: heads is " + std::to_string(t.heads) + ", must be at most the " +
                                 std::to_string(t.pairs) + " pairs");
   const int64_t head_columns = m.head_columns(), middle_columns = m.middle_columns();
@@ -158,6 +159,7 @@ Tests<T> tests_of(const Model<T>& m, const Tensors& tensors, const TestSizes& si
   if (place.host) check_ids(m, t.triples, t.Q, "tests: triples");
   check_indices(place, t.pair, t.Q, 0, t.pairs, "pair: out of range");
   check_indices(place, t.pair_head, t.pairs, 0, t.heads, "pair_head: out of range");
+  if (t.by_relation) check_indices(place, t.by_relation, t.Q, 0, t.Q, "by_relation: out of range");
   if (t.relation_gram) check_indices(place, t.pair_relation, t.pairs, 0, t.relations, "pair_relation: out of range");
   check(!t.delta || t.middle_v || !middle_columns, "delta needs middle_v");
   check(!t.delta || !head_columns || (t.head_half_v && t.relation_gram), "delta needs head_half_v and relation_gram");

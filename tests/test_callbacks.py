@@ -57,11 +57,12 @@ def test_checkpoints_of_a_training(inverse: bool, tmp_path: Path) -> None:
     triples = result.training.mapped_triples
     last = checkpoints[-1]
     assert torch.allclose(
-        TracIn(last, 1.0).influence(triples, triples[:2]), TracIn(result.model, 1.0).influence(triples, triples[:2])
+        TracIn(last, 1.0, device="cpu").influence(triples, triples[:2]),
+        TracIn(result.model, 1.0, device="cpu").influence(triples, triples[:2]),
     )
     assert last.entity_to_id == result.training.entity_to_id
-    together = TracIn(checkpoints, precision="float64").influence(triples, triples[:2])
-    each = [TracIn(one, precision="float64").influence(triples, triples[:2]) for one in checkpoints]
+    together = TracIn(checkpoints, precision="float64", device="cpu").influence(triples, triples[:2])
+    each = [TracIn(one, precision="float64", device="cpu").influence(triples, triples[:2]) for one in checkpoints]
     assert torch.allclose(together, sum(each), rtol=1e-9)
     assert last.model.relation_step == (2 if inverse else 1)
 

@@ -60,11 +60,11 @@ def test_other_models_agree_with_autograd(name: str, inverse: bool) -> None:
     expected, expected_self = reference(model, train, test, 2 if inverse else 1)
     for precision, tolerance in TOLERANCE.items():
         with pytest.warns(UserWarning, match=f"using the vectorized backend, {NOT_NATIVE}"):
-            ti = TracIn(model, precision=precision)
+            ti = TracIn(model, precision=precision, device="cpu")
         assert ti.backend == "vectorized"
         assert worst_error(ti.influence(train, test), expected) <= tolerance
         assert worst_error(ti.self_influence(train), expected_self) <= tolerance
-    ti = TracIn(model, precision="float64", backend="sequential")
+    ti = TracIn(model, precision="float64", backend="sequential", device="cpu")
     assert worst_error(ti.influence(train, test), expected) <= TOLERANCE["float64"]
     assert model.training
 
@@ -84,7 +84,7 @@ def test_conve_becomes_ours(inverse: bool, options: dict[str, Any]) -> None:
     assert (ours.num_entities, ours.num_relations, ours.relation_step) == (ENTITIES, RELATIONS, 2 if inverse else 1)
     for backend in ("auto", "factored"):
         for precision, tolerance in TOLERANCE.items():
-            ti = TracIn(checkpoint, precision=precision, backend=backend)
+            ti = TracIn(checkpoint, precision=precision, backend=backend, device="cpu")
             assert worst_error(ti.influence(train, test), expected) <= tolerance
             assert worst_error(ti.self_influence(train), expected_self) <= tolerance
 
@@ -122,7 +122,7 @@ def test_a_conve_whose_embeddings_are_normalised_on_the_way_is_scored_by_pykeen(
     test, train = pairs_of_triples(20)
     assert isinstance(from_pykeen(model).model, TripleScorer)
     with pytest.warns(UserWarning, match=NOT_NATIVE):
-        result = TracIn(model, precision="float64").influence(train, test)
+        result = TracIn(model, precision="float64", device="cpu").influence(train, test)
     assert worst_error(result, reference(model, train, test)[0]) <= TOLERANCE["float64"]
 
 
@@ -130,25 +130,25 @@ def test_where_vmap_cannot_follow_the_sequential_backend_does() -> None:
     model = pykeen_model("ProjE")
     test, train = pairs_of_triples(20)
     with pytest.warns(UserWarning) as warned:
-        ti = TracIn(model, precision="float64")
+        ti = TracIn(model, precision="float64", device="cpu")
     texts = [str(item.message) for item in warned if "using the" in str(item.message)]
     assert texts[0] == f"using the sequential backend, {NOT_NATIVE}"
     assert texts[1].startswith("using the sequential backend, not vectorized: vmap cannot follow this model: ")
     assert len(texts) == 2 and ti.backend == "sequential"
     assert worst_error(ti.influence(train, test), reference(model, train, test)[0]) <= TOLERANCE["float64"]
     with pytest.raises(InputError, match="backend 'vectorized' cannot run here: vmap cannot follow this model"):
-        TracIn(model, backend="vectorized")
+        TracIn(model, backend="vectorized", device="cpu")
 
 
 @pytest.mark.parametrize("backend", ["native", "compiled", "factored"])
 def test_backends_for_conve_refuse_other_models(backend: str) -> None:
     with pytest.raises(InputError, match=f"backend '{backend}' cannot run here: this model is not a ConvE"):
-        TracIn(pykeen_model("TransE"), backend=backend)
+        TracIn(pykeen_model("TransE"), backend=backend, device="cpu")
 
 
 def test_a_model_that_caches_its_representations_is_refused() -> None:
     with pytest.raises(InputError, match="autograd cannot follow this model: Trying to backward.* a second time"):
-        TracIn(pykeen_model("CompGCN", inverse=True))
+        TracIn(pykeen_model("CompGCN", inverse=True), device="cpu")
     model = pykeen_model("CompGCN", inverse=True)
     model.score_hrt(factory().mapped_triples)
     with pytest.raises(InputError, match="this CompGCN cannot be copied"):
@@ -170,20 +170,20 @@ def test_layers_of_other_models_are_beginnings_of_names(layers: list[str]) -> No
     test, train = pairs_of_triples(20)
     expected = reference(model, train, test, layers=tuple(layers))[0]
     for backend in ("vectorized", "sequential"):
-        ti = TracIn(model, layers=layers, precision="float64", backend=backend)
+        ti = TracIn(model, layers=layers, precision="float64", backend=backend, device="cpu")
         assert worst_error(ti.influence(train, test), expected) <= TOLERANCE["float64"]
         assert "layers " + ", ".join(layers) in ti.description
     present = "this model has interaction, entity_representations, relation_representations"
     for wrong in (["fc"], ["entity"], ["interaction.core"], []):
         with pytest.raises(InputError, match=f"layers has .*{present}"):
-            TracIn(model, layers=wrong, backend="sequential")
+            TracIn(model, layers=wrong, backend="sequential", device="cpu")
     with pytest.raises(InputError, match=f"layers is 2; only a ConvE has last layers; {present}"):
-        TracIn(model, layers=2, backend="sequential")
+        TracIn(model, layers=2, backend="sequential", device="cpu")
 
 
 def test_triples_of_a_factory_and_ids_outside_the_model() -> None:
     model, triples = pykeen_model("DistMult", inverse=True), factory(inverse=True)
-    ti = TracIn(model, backend="vectorized")
+    ti = TracIn(model, backend="vectorized", device="cpu")
     assert torch.equal(ti.influence(triples, triples), ti.influence(triples.mapped_triples, triples.mapped_triples))
     with pytest.raises(InputError, match=rf"train row 0: relation id {RELATIONS} is outside 0\.\.3"):
         ti.self_influence(torch.tensor([[0, RELATIONS, 1]]))
@@ -195,7 +195,7 @@ def test_several_checkpoints_of_another_model_add_up() -> None:
         for parameter in second.parameters():
             parameter.mul_(0.5)
     test, train = pairs_of_triples(20)
-    both = TracIn([first, second], [1e-3, 0.5], backend="vectorized", precision="float64")
+    both = TracIn([first, second], [1e-3, 0.5], backend="vectorized", precision="float64", device="cpu")
     expected = reference(first, train, test)[0] + 500 * reference(second, train, test)[0]
     assert worst_error(both.influence(train, test), expected) <= TOLERANCE["float64"]
 
@@ -205,7 +205,7 @@ def test_what_is_no_model_is_named() -> None:
         from_pykeen(nn.Linear(2, 2))
     for wrong in (nn.Linear(2, 2), "model.pt", 3):
         with pytest.raises(InputError, match="expected a ConvE, a Checkpoint, a PyKEEN model"):
-            TracIn(wrong)  # type: ignore[arg-type]
+            TracIn(wrong, device="cpu")  # type: ignore[arg-type]
 
 
 def test_our_format_holds_conve_only(tmp_path: Any) -> None:
@@ -258,7 +258,7 @@ def test_complex_parameters_count_as_pairs_of_real_ones(backend: str) -> None:
 
     expected = 1e-3 * torch.stack([gradient(x) for x in test]) @ torch.stack([gradient(x) for x in train]).T
     for precision, tolerance in TOLERANCE.items():
-        ti = TracIn(model, backend=backend, precision=precision)
+        ti = TracIn(model, backend=backend, precision=precision, device="cpu")
         assert worst_error(ti.influence(train, test), expected) <= tolerance
 
 
@@ -280,7 +280,7 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("backend", ["auto", "vectorized", "sequential"])
 def test_gradients_that_differ_from_call_to_call_are_refused(backend: str) -> None:
     with pytest.raises(InputError, match=f"backend '{backend}' cannot run here.*differ from call to call"):
-        TracIn(Counting(), backend=backend)
+        TracIn(Counting(), backend=backend, device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore:using the sequential backend, not native")
@@ -288,7 +288,7 @@ def test_vmap_that_gives_other_gradients_is_not_used(monkeypatch: pytest.MonkeyP
     right = VectorizedBackend.gradients
     monkeypatch.setattr(VectorizedBackend, "gradients", lambda self, triples: 1.01 * right(self, triples))
     with pytest.warns(UserWarning, match="not vectorized: vmap gives other gradients of this model than autograd"):
-        ti = TracIn(ComplexModel())
+        ti = TracIn(ComplexModel(), device="cpu")
     assert ti.backend == "sequential"
 
 
@@ -328,6 +328,6 @@ def test_the_result_of_a_pipeline_is_its_model_and_factory(inverse: bool, tmp_pa
     stored = load_checkpoint(tmp_path / "result.pkl")
     assert stored.format.startswith("PyKEEN pipeline result") and stored.learning_rate == 0.05
     for given in (result, from_pykeen(result), stored):
-        ti = TracIn(given, learning_rates=1.0, precision="float64")
+        ti = TracIn(given, learning_rates=1.0, precision="float64", device="cpu")
         assert worst_error(ti.influence(train, test), expected) <= TOLERANCE["float64"]
     assert stored.relation_to_id == from_pykeen(result).relation_to_id == {f"r {row}": row for row in range(RELATIONS)}

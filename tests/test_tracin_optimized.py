@@ -210,7 +210,9 @@ def test_last_layers(options: dict[str, Any], layers: list[str], parameters: str
     model = pykeen_model("ConvE")
     analyzer = TracInAnalyzer(model, **options)
     test, train = pairs_of_triples(20)
-    expected = TracIn(model, layers=layers).influence(train, test[:1])[0].abs().sort(descending=True).values
+    expected = (
+        TracIn(model, layers=layers, device="cpu").influence(train, test[:1])[0].abs().sort(descending=True).values
+    )
     found = analyzer.compute_influences_for_test_triple(test[0], train)
     assert [abs(item["influence"]) for item in found] == pytest.approx(expected.tolist(), rel=1e-5)
     every = reference_gradient(model, (3, 1, 4))
@@ -248,7 +250,7 @@ def test_test_gradients_are_kept_as_asked() -> None:
 def test_influences_of_every_kind_of_triples_are_tracins(top_k: int | None) -> None:
     model = random_model()
     test, train = pairs_of_triples(30)
-    top = TracIn(model, 0.5).top_k(train, test[:1], top_k or 30)
+    top = TracIn(model, 0.5, device="cpu").top_k(train, test[:1], top_k or 30)
     expected = [
         dict(zip(("train_head", "train_relation", "train_tail", "influence"), (*triple, score), strict=True))
         for triple, score in zip(train[top.indices[0]].tolist(), top.scores[0].tolist(), strict=True)

@@ -79,6 +79,7 @@ class TestTensors(NamedTuple):
     pair: Tensor  # [Q] row of the distinct (head, relation)
     pair_head: Tensor  # [pairs] row of the distinct head
     pair_relation: Tensor  # [pairs] row of the distinct relation
+    by_relation: Tensor  # [Q] tests in the order of their relation, or empty; read on CUDA alone
     head_half_v: Tensor  # [heads, C P] v' of the head's half, packed in chunks
     narrow_head_half_v: Tensor
     middle_v: Tensor  # [pairs, C P], packed in chunks

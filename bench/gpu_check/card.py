@@ -84,12 +84,14 @@ def copies() -> dict[str, float]:
 def main() -> None:
     properties = torch.cuda.get_device_properties(0)
     rates: dict[str, Any] = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    matmul: Any = torch.backends.cuda.matmul
+    for name, dtype in (("float32", torch.float32), ("tf32", torch.float32), ("bfloat16", torch.bfloat16)):
+        matmul.fp32_precision = "tf32" if name == "tf32" else "ieee"
         square = random(8192, 8192, dtype=dtype)
         taken = seconds_of(lambda: square @ square)  # noqa: B023
-        rates[f"{dtype}"[6:]] = {"8192 cubed": round(2 * 8192**3 / taken / 1e12, 1)}
+        rates[name] = {"8192 cubed": round(2 * 8192**3 / taken / 1e12, 1)}
         for B in BLOCKS:
-            rates[f"{dtype}"[6:]][f"B = {B}"] = products(B, dtype)
+            rates[name][f"B = {B}"] = products(B, dtype)
             torch.cuda.empty_cache()
     found = {
         "name": properties.name,

@@ -71,8 +71,8 @@ void influence_block(const Model<T>& m, const Tests<T>& tests, const int64_t* tr
         Operands<uint16_t>{tests.narrow_linear, tests.narrow_delta, tests.narrow_head_half_v, tests.narrow_middle_v},
         narrowed(f.linear, B * f.columns, device), scores, &side, device);
   run("pair_scores", pair_scores_kernel<T>,
-      launch("pair_scores", ceil_div(B, threads) * ceil_div(tests.Q, tests_at_once<T>),
-             tests_at_once<T> * sizeof(TestIds)),
+      launch("pair_scores", ceil_div(B, threads) * ceil_div(tests.Q, tests_a_block),
+             tests_a_block * static_cast<int64_t>(sizeof(TestRow<T>))),
       device.stream(), m.D, tests, f.samples, side, rate, scores);
 }
 

@@ -95,6 +95,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise InputError(f"device is {device!r}; expected auto, cpu or cuda", "device") from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise InputError("device is 'cuda', but this PyTorch sees no CUDA device; take --device cpu or auto", "device")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise InputError(f"device is {device!r}; the last one that this PyTorch sees is cuda:{last}", "device")
     return resolved
 
 

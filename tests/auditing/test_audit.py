@@ -136,7 +136,7 @@ def test_suspects_with_what_opposes_them(graph: Graph) -> None:
     strange = unusual(losses_of(open_subject(graph.checkpoint, graph.train)), graph.train[:, 1])
     rows = strange.argsort(descending=True, stable=True)[:5]
     assert [each.row for each in report.suspects] == rows.tolist()
-    own = tracin.TracIn(graph.checkpoint).self_influence(graph.train)
+    own = tracin.TracIn(graph.checkpoint, device="cpu").self_influence(graph.train)
     subject = open_subject(graph.checkpoint, graph.train, [graph.test])
     influences = scorer(subject).influence(graph.train, graph.train[rows])
     for each, scores in zip(report.suspects, influences, strict=True):

@@ -147,7 +147,7 @@ def test_influence_is_autograd_through_pykeens_module(name: str, trained: Traine
 
     train, test = trained.factory.mapped_triples, trained.factory.mapped_triples[:4].flip(0)
     wanted = gradients(test) @ gradients(train).T
-    ours = TracIn(trained.load(name), learning_rates=1.0).influence(train, test).double()
+    ours = TracIn(trained.load(name), learning_rates=1.0, device="cpu").influence(train, test).double()
     assert ((ours - wanted).abs().amax(1) <= 1e-5 * wanted.abs().amax(1)).all()
 
 

@@ -80,7 +80,7 @@ def test_the_command_adds_them_up(folder: Path, several: list[str]) -> None:
     out = json.loads((folder / "out.json").read_text())[0]
     train = torch.tensor([[int(part[1:]) for part in triple] for triple in TRAIN])
     checkpoints = load_checkpoints(folder / "run")
-    expected = TracIn(checkpoints, [0.7, 0.5, 0.1], precision="float64").influence(train, [[0, 0, 1]])[0]
+    expected = TracIn(checkpoints, [0.7, 0.5, 0.1], precision="float64", device="cpu").influence(train, [[0, 0, 1]])[0]
     found = {row["index"]: row["influence"] for row in out["influences"]}
     assert [found[i] for i in range(4)] == pytest.approx(expected.tolist(), rel=1e-9)
     assert out["run"]["learning_rate"] == [0.7, 0.5, 0.1]

@@ -38,7 +38,7 @@ def test_demo_prints_and_writes_its_influences(tmp_path: Path, monkeypatch: pyte
         assert record["test_triple"] == test[index].tolist()
         assert f"{record['test_head_label']} --{record['test_relation_label']}->" in result.output
         scores = [item["influence"] for item in record["influences"]]
-        dense = TracIn(checkpoint, backend="factored").influence(train, test[[index]])[0].sort().values
+        dense = TracIn(checkpoint, backend="factored", device="cpu").influence(train, test[[index]])[0].sort().values
         expected = torch.cat([dense[:SHOWN], dense[-SHOWN:]])
         torch.testing.assert_close(torch.tensor(scores).sort().values, expected, rtol=1e-4, atol=1e-8)
         assert scores == sorted(scores, key=abs, reverse=True)

@@ -200,7 +200,7 @@ def test_layer_names_of_frameworks() -> None:
 
 
 def test_learning_rate_and_precision_reach_the_result(graph: Graph) -> None:
-    tracin_64 = tracin.TracIn(graph.checkpoint, 0.5, precision="float64", backend="sequential")
+    tracin_64 = tracin.TracIn(graph.checkpoint, 0.5, precision="float64", backend="sequential", device="cpu")
     expected = tracin_64.influence(graph.train, graph.test[:1])[0]
     flags = "--learning-rate 0.5 --precision float64 --max-test-triples 1 --order proponents"
     result = graph.json(*flags.split())

@@ -331,7 +331,7 @@ def test_the_best_of_parts_are_the_best(order: str) -> None:
 
 @pytest.mark.slow
 def test_one_process_is_the_only_rank() -> None:
-    ti = tracin.TracIn(random_model(), backend="factored")
+    ti = tracin.TracIn(random_model(), backend="factored", device="cpu")
     train, test = random_triples(50), random_triples(3, seed=1)
     expected = ti.top_k(train, test, 5)
     top = sharded_top_k(ti, train, torch.arange(50), test, 5)
@@ -351,7 +351,7 @@ def test_one_process_talks_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("all_gather", "broadcast", "receive", "gather", "all_reduce", "all_to_all"):
         monkeypatch.setattr(Ranks, name, lambda *_: pytest.fail("ranks talk"))
     train, test = random_triples(50), random_triples(3, seed=1)
-    whole = share_out(tracin.TracIn(random_model(), backend="factored"), train, Ranks())
+    whole = share_out(tracin.TracIn(random_model(), backend="factored", device="cpu"), train, Ranks())
     assert isinstance(whole, Whole)
     assert whole.top_k(test, 5, "opponents").triples.shape == (3, 5, 3) and len(whole.self_influence()) == 50
     assert whole.influence(test).shape == (3, len(whole)) == (3, len(whole.triples()))

@@ -27,20 +27,22 @@ def scored(text: str, model: Model) -> torch.Tensor:
 
 
 def test_tracin_is_that_of_the_last_checkpoint(model: Model) -> None:
-    expected = TracIn(model.checkpoints[-1]).influence(GRAPH.train, GRAPH.test)
+    expected = TracIn(model.checkpoints[-1], device="cpu").influence(GRAPH.train, GRAPH.test)
     torch.testing.assert_close(scored("tracin", model), expected)
-    layers = TracIn(model.checkpoints[-1], layers=["entity", "bias"]).influence(GRAPH.train, GRAPH.test)
+    layers = TracIn(model.checkpoints[-1], layers=["entity", "bias"], device="cpu").influence(GRAPH.train, GRAPH.test)
     torch.testing.assert_close(scored("tracin:layers=entity/bias", model), layers)
-    single = TracIn(model.checkpoints[-1], layers=1, precision="float64").influence(GRAPH.train, GRAPH.test)
+    single = TracIn(model.checkpoints[-1], layers=1, precision="float64", device="cpu").influence(
+        GRAPH.train, GRAPH.test
+    )
     torch.testing.assert_close(scored("tracin:layers=1,precision=float64", model), single)
-    summed = TracIn(list(model.checkpoints)).influence(GRAPH.train, GRAPH.test)
+    summed = TracIn(list(model.checkpoints), device="cpu").influence(GRAPH.train, GRAPH.test)
     torch.testing.assert_close(scored("tracin:checkpoints=2", model), summed)
 
 
 def test_accurate_knows_inverses_and_what_is_true(model: Model) -> None:
-    expected = TracIn(model.checkpoints[-1], method="accurate", direction="both", known=GRAPH.known)
+    expected = TracIn(model.checkpoints[-1], method="accurate", direction="both", known=GRAPH.known, device="cpu")
     torch.testing.assert_close(scored("accurate", model), expected.influence(GRAPH.train, GRAPH.test))
-    plain = TracIn(model.checkpoints[-1], method="accurate", normalize="none", query="bce", samples=8)
+    plain = TracIn(model.checkpoints[-1], method="accurate", normalize="none", query="bce", samples=8, device="cpu")
     torch.testing.assert_close(
         scored("accurate:normalize=none,query=bce,samples=8", model), plain.influence(GRAPH.train, GRAPH.test)
     )

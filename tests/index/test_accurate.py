@@ -61,7 +61,7 @@ def test_other_triples_are_computed(tmp_path: Path) -> None:
     other = open_subject(tmp_path / "index", train=train[3:])
     assert other.gradients is None
     ti = scorer(subject)
-    expected = tracin.TracIn(checkpoint, method="accurate", samples=1024)
+    expected = tracin.TracIn(checkpoint, method="accurate", samples=1024, device="cpu")
     for some in (train, train[3:], train):
         torch.testing.assert_close(ti.influence(some, test), expected.influence(some, test), rtol=1e-5, atol=1e-7)
 

@@ -59,7 +59,7 @@ def test_lists_are_those_of_tracin(variant: str, store: str, tmp_path: Path) -> 
     model = random_model(variant)
     tests, train = triples_of(model, 20, 300)
     index = built(tmp_path, model, train, store=store)
-    check(index, tracin.TracIn(model, 1.0), tests, train, (1, 10, 301))
+    check(index, tracin.TracIn(model, 1.0, device="cpu"), tests, train, (1, 10, 301))
     assert index.tracin.search.startswith("by bounds")
     assert index.tracin.search.endswith(" 0 lists in blocks")
     index.verify()
@@ -90,7 +90,7 @@ def test_lists_of_extreme_models(change: Any, store: str, tmp_path: Path) -> Non
         change(model)
     tests, train = triples_of(model, 20, 300)
     index = built(tmp_path, model, train, store=store, precision="float64")
-    check(index, tracin.TracIn(model, 1.0, precision="float64"), tests, train, (1, 10))
+    check(index, tracin.TracIn(model, 1.0, precision="float64", device="cpu"), tests, train, (1, 10))
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -99,7 +99,7 @@ def test_few_training_triples(count: int, store: str, tmp_path: Path) -> None:
     model = random_model()
     tests, train = triples_of(model, 3, 300)
     index = built(tmp_path, model, train[:count], store=store)
-    check(index, tracin.TracIn(model, 1.0), tests, train[:count], (1, 10))
+    check(index, tracin.TracIn(model, 1.0, device="cpu"), tests, train[:count], (1, 10))
     assert index.tracin.search.startswith("in blocks: lists are longer")
     assert index.top_k(torch.empty(0, 3, dtype=torch.int64)).indices.shape == (0, count)
 
@@ -121,8 +121,8 @@ def test_frozen_parameters_stay_left_out(tmp_path: Path) -> None:
         parameter.requires_grad_(False)
     tests, train = triples_of(model, 3, 100)
     index = built(tmp_path, model, train)
-    assert index.tracin.layers == tracin.TracIn(model, 1.0).layers
-    check(index, tracin.TracIn(model, 1.0), tests, train, (3,))
+    assert index.tracin.layers == tracin.TracIn(model, 1.0, device="cpu").layers
+    check(index, tracin.TracIn(model, 1.0, device="cpu"), tests, train, (3,))
 
 
 @pytest.mark.usefixtures("by_bounds")
@@ -131,13 +131,13 @@ def test_many_tests_are_found_from_factors_in_memory(tmp_path: Path, monkeypatch
     model = random_model()
     tests, train = triples_of(model, 20, 300)
     index = built(tmp_path, model, train, store="norms")
-    check(index, tracin.TracIn(model, 1.0), tests[:5], train, (3,))
+    check(index, tracin.TracIn(model, 1.0, device="cpu"), tests[:5], train, (3,))
     assert "training factors" not in index.tracin.seconds
-    check(index, tracin.TracIn(model, 1.0), tests, train, (3,))
+    check(index, tracin.TracIn(model, 1.0, device="cpu"), tests, train, (3,))
     assert "training factors" in index.tracin.seconds
     little = built(tmp_path, model, train, store="norms")
     monkeypatch.setattr(bounded, "TEST_BYTES", 1)
-    check(little, tracin.TracIn(model, 1.0), tests, train, (3,))
+    check(little, tracin.TracIn(model, 1.0, device="cpu"), tests, train, (3,))
     assert little.tracin.search.startswith("by bounds")
     assert "training factors" not in little.tracin.seconds
 
@@ -177,7 +177,7 @@ def test_an_index_may_be_asked_by_threads(tmp_path: Path) -> None:
         thread.join()
     check_lists(
         tracin.TopK(index.top_k(tests, 2).indices, torch.cat([found[i] for i in range(8)])),
-        tracin.TracIn(model, 1.0).influence(train, tests),
+        tracin.TracIn(model, 1.0, device="cpu").influence(train, tests),
         "absolute",
         1e-5,
     )

@@ -68,8 +68,8 @@ def check(ti: TracIn, tests: Tensor, train: Tensor, ks: tuple[int, ...] = (1, 10
 def test_lists_are_those_of_all_scores(variant: str) -> None:
     models = [random_model(variant, seed) for seed in (0, 1)]
     tests, train = triples_of(models[0])
-    check(TracIn(models[0], 1.0), tests, train)
-    check(TracIn(models, [0.5, 0.02], precision="float64"), tests, train, (10,))
+    check(TracIn(models[0], 1.0, device="cpu"), tests, train)
+    check(TracIn(models, [0.5, 0.02], precision="float64", device="cpu"), tests, train, (10,))
 
 
 @pytest.mark.usefixtures("always")
@@ -78,7 +78,7 @@ def test_lists_are_those_of_all_scores(variant: str) -> None:
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_lists_of_layers(layers: Any, precision: str) -> None:
     model = random_model()
-    check(TracIn(model, 1.0, layers=layers, precision=precision), *triples_of(model))
+    check(TracIn(model, 1.0, layers=layers, precision=precision, device="cpu"), *triples_of(model))
 
 
 @pytest.mark.usefixtures("always")
@@ -89,7 +89,7 @@ def test_lists_of_extreme_models(change: Callable[[ConvE], None], precision: str
     model = random_model()
     with torch.no_grad():
         change(model)
-    check(TracIn(model, 1.0, precision=precision), *triples_of(model))
+    check(TracIn(model, 1.0, precision=precision, device="cpu"), *triples_of(model))
 
 
 @pytest.mark.usefixtures("always")
@@ -97,7 +97,7 @@ def test_lists_of_extreme_models(change: Callable[[ConvE], None], precision: str
 def test_lists_in_mixed_precision_are_those_in_float32() -> None:
     model = random_model()
     tests, train = triples_of(model)
-    ti, mixed = TracIn(model, 1.0), TracIn(model, 1.0, precision="mixed")
+    ti, mixed = TracIn(model, 1.0, device="cpu"), TracIn(model, 1.0, precision="mixed", device="cpu")
     for order in ORDERS:
         expected, found = ti.top_k(train, tests, 10, order), mixed.top_k(train, tests, 10, order)
         assert torch.equal(found.indices, expected.indices)
@@ -110,8 +110,8 @@ def test_ties_go_to_the_lower_index() -> None:
     model = random_model()
     tests, train = triples_of(model)
     train = torch.cat([train, train.flip(0), train])
-    scores = TracIn(model, 1.0).influence(train, tests)
-    top = TracIn(model, 1.0).top_k(train, tests, 30)
+    scores = TracIn(model, 1.0, device="cpu").influence(train, tests)
+    top = TracIn(model, 1.0, device="cpu").top_k(train, tests, 30)
     for row, found in zip(train[top.indices], top.indices, strict=True):
         for i in range(29):
             if torch.equal(row[i], row[i + 1]):
@@ -139,7 +139,7 @@ def test_when_lists_are_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     assert "no single pairs" in few_against(monkeypatch, backend="factored")
     monkeypatch.setattr(bounded, "TEST_BYTES", 1 << 20)
     assert "MiB of memory" in few_against(monkeypatch)
-    ti = TracIn(random_model(), 1.0)
+    ti = TracIn(random_model(), 1.0, device="cpu")
     monkeypatch.setattr(bounded, "LEAST_TESTS", 512)
     ti.top_k(*reversed(triples_of(random_model())), 1)
     assert ti.search == "in blocks: fewer than 512 test triples"
@@ -153,7 +153,7 @@ def test_lists_that_cost_too_much_are_found_in_blocks(share: float, monkeypatch:
     monkeypatch.setattr(bounded, "best_budget", lambda numbers, *_: int(numbers.quantile(share)) if share else 0)
     model = random_model()
     tests, train = triples_of(model, train=1280)
-    ti = TracIn(model, 1.0)
+    ti = TracIn(model, 1.0, device="cpu")
     scores = ti.influence(train, tests)
     for order in ORDERS:
         check_lists(ti.top_k(train, tests, 5, order), scores, order, 1e-5)
@@ -177,7 +177,7 @@ def test_a_score_that_is_no_number_is_told() -> None:
         model.entity.weight *= 1e15
     tests, train = triples_of(model)
     with pytest.raises(InputError, match="not a finite number"):
-        TracIn(model, 1.0).top_k(train, tests, 5)
+        TracIn(model, 1.0, device="cpu").top_k(train, tests, 5)
 
 
 @pytest.mark.usefixtures("always")
@@ -186,7 +186,7 @@ def test_work_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(bounded, "TESTS", 10)
     model, file = random_model(), tmp_path / "partial"
     tests, train = triples_of(model)
-    expected = TracIn(model, 1.0).top_k(train, tests, 5)
+    expected = TracIn(model, 1.0, device="cpu").top_k(train, tests, 5)
     calls = []
     find = KeptTriples.top_k
 
@@ -198,15 +198,15 @@ def test_work_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(KeptTriples, "top_k", stopping)
     with pytest.raises(KeyboardInterrupt):
-        TracIn(model, 1.0).top_k(train, tests, 5, partial=file)
+        TracIn(model, 1.0, device="cpu").top_k(train, tests, 5, partial=file)
     assert file.exists()
     calls.clear()
     calls += [0] * 3
-    top = TracIn(model, 1.0).top_k(train, tests, 5, partial=file)
+    top = TracIn(model, 1.0, device="cpu").top_k(train, tests, 5, partial=file)
     assert torch.equal(top.indices, expected.indices) and torch.equal(top.scores, expected.scores)
     assert sum(calls[3:]) == TESTS - 10  # the sample is looked at once more, the chunk that was saved is not
     calls.clear()
-    again = TracIn(model, 1.0).top_k(train, tests, 5, partial=file)
+    again = TracIn(model, 1.0, device="cpu").top_k(train, tests, 5, partial=file)
     assert torch.equal(again.indices, expected.indices) and not calls
 
 
@@ -229,7 +229,7 @@ def test_a_second_question_finds_the_factors_there(made: list[int], monkeypatch:
     monkeypatch.setattr(bounded, "LEAST_TESTS", 512)  # not for so few tests, if it were not for those that follow
     model = random_model()
     tests, train = triples_of(model)
-    warm, cold = TracIn(model, 1.0, memory_cleanup=False), TracIn(model, 1.0)
+    warm, cold = TracIn(model, 1.0, memory_cleanup=False, device="cpu"), TracIn(model, 1.0, device="cpu")
     for some in (tests[:1], tests[3:5], tests[:1]):
         found, expected = (ti.top_k(train.clone(), some, 5) for ti in (warm, cold))
         assert torch.equal(found.indices, expected.indices)
@@ -253,7 +253,7 @@ def test_out_of_memory_goes_on_in_blocks(monkeypatch: pytest.MonkeyPatch) -> Non
 
     model = random_model()
     tests, train = triples_of(model)
-    ti = TracIn(model, 1.0)
+    ti = TracIn(model, 1.0, device="cpu")
     expected = ti.top_k(train, tests, 5)
     monkeypatch.setattr(scorer, "keep_factors", fail)
     top = ti.top_k(train, tests, 5)
@@ -268,7 +268,7 @@ def test_fb15k237(order: str, data_dir: Path, checkpoints_dir: Path, tmp_path: P
     """512 test triples; all 20,466 take a minute in blocks for each order."""
     graph, _ = load_fb15k237(data_dir, checkpoints_dir, tmp_path)
     tests = graph.test[torch.randperm(len(graph.test), generator=torch.Generator().manual_seed(0))[:512]]
-    ti = TracIn(graph.model, 1e-3)
+    ti = TracIn(graph.model, 1e-3, device="cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bounded, "LEAST_TESTS", 1 << 30)
         dense = ti.top_k(graph.train, tests, 100, order)

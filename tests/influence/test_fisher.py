@@ -181,6 +181,7 @@ def test_losses_over_all_tails_are_those_of_dense_gradients(
         known=also_true,
         label_smoothing="pykeen:0.2",
         margin=0.5,
+        device="cpu",
     )
     found = ti.influence(train, test)
     options = {"drawn": 17 if method == "accurate" else 0, "ridge": 0.3, "loss": loss, "also_true": also_true}
@@ -199,7 +200,7 @@ def test_losses_over_all_tails_are_those_of_dense_gradients(
 def test_every_model(variant: str) -> None:
     model, train, test = setting(variant, reciprocal=False)
     layers = tuple(layer for layer in EMBEDDINGS if getattr(model, layer) is not None)
-    ti = TracIn(model, precision="float64", method="accurate", direction="forward", samples=11)
+    ti = TracIn(model, precision="float64", method="accurate", direction="forward", samples=11, device="cpu")
     expected = dense_scores(model, train, test, "ce", "forward", "forward", "train", 11, layers=layers)
     found = ti.influence(train, test)
     scale = expected.norm(dim=1, keepdim=True).clamp(min=1e-12)  # of one entity nothing is asked: 0
@@ -229,15 +230,24 @@ def test_self_loops_duplicates_and_norms() -> None:
 def test_plain_questions_are_those_of_the_sum() -> None:
     """Method tracin with embeddings alone: what it has always computed, and other directions beside it."""
     model, train, test = setting("plain")
-    plain = TracIn(model, 0.5, layers=EMBEDDINGS, precision="float64")
+    plain = TracIn(model, 0.5, layers=EMBEDDINGS, precision="float64", device="cpu")
     assert plain.question is None
-    turned = TracIn(model, 0.5, layers=EMBEDDINGS, precision="float64", direction="forward", query="bce", known=train)
+    turned = TracIn(
+        model,
+        0.5,
+        layers=EMBEDDINGS,
+        precision="float64",
+        direction="forward",
+        query="bce",
+        known=train,
+        device="cpu",
+    )
     assert turned.question is None
-    both = TracIn(model, 0.5, precision="float64", direction="both")
+    both = TracIn(model, 0.5, precision="float64", direction="both", device="cpu")
     expected = 0.5 * dense_scores(model, train, test, "bce", "both", "both")
     assert worst(both.influence(train, test), expected) <= 1e-9
     assert both.layers == EMBEDDINGS
-    own = TracIn(model, 0.5, precision="float64", direction="both").self_influence(train)
+    own = TracIn(model, 0.5, precision="float64", direction="both", device="cpu").self_influence(train)
     every = 0.5 * dense_scores(model, train, train, "bce", "both", "both").diagonal()
     assert torch.allclose(own, every, rtol=1e-9)
 
@@ -274,7 +284,7 @@ def test_terms_add_up(checkpoints: int, options: dict[str, Any]) -> None:
 def test_terms_are_where_triples_meet() -> None:
     model, _, _ = setting("plain")
     train, test = torch.tensor([[1, 0, 2], [3, 0, 4], [5, 1, 2], [2, 1, 6], [7, 1, 8]]), torch.tensor([[1, 0, 2]])
-    terms = TracIn(model, precision="float64").breakdown(train, test, torch.arange(5)[None])
+    terms = TracIn(model, precision="float64", device="cpu").breakdown(train, test, torch.arange(5)[None])
     met = {name: (values[0] != 0).nonzero()[:, 0].tolist() for name, values in terms.items()}
     assert met["same relation"] == [0, 1]
     assert met["shared head"] == [0]
@@ -297,20 +307,21 @@ def test_little_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_second_question_finds_what_the_first_left() -> None:
     model, train, test = setting("plain")
-    ti = TracIn(model, method="accurate", direction="both", memory_cleanup=False)
+    ti = TracIn(model, method="accurate", direction="both", memory_cleanup=False, device="cpu")
     first = ti.influence(train, test[:1])
     seconds = dict(ti.seconds)
     assert torch.equal(ti.influence(train, test[:1]), first)
     assert ti.seconds["training factors"] == seconds["training factors"]
     other = ti.influence(train[:9], test[:1])  # other training triples
     assert ti.seconds["training factors"] > seconds["training factors"]
-    assert torch.equal(other, TracIn(model, method="accurate", direction="both").influence(train[:9], test[:1]))
+    fresh = TracIn(model, method="accurate", direction="both", device="cpu")
+    assert torch.equal(other, fresh.influence(train[:9], test[:1]))
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_no_triples_and_one(count: int) -> None:
     model, train, test = setting("plain")
-    ti = TracIn(model, method="accurate", direction="both")
+    ti = TracIn(model, method="accurate", direction="both", device="cpu")
     assert ti.influence(train[:count], test).shape == (5, count)
     assert ti.influence(train, test[:count]).shape == (count, 40)
     assert ti.top_k(train[:count], test, k=3).indices.shape == (5, count)
@@ -321,7 +332,8 @@ def test_the_sample_is_seeded() -> None:
     model, train, test = setting("plain")
 
     def scores(seed: int) -> Tensor:
-        return TracIn(model, method="accurate", direction="both", samples=9, seed=seed).influence(train, test)
+        ti = TracIn(model, method="accurate", direction="both", samples=9, seed=seed, device="cpu")
+        return ti.influence(train, test)
 
     assert torch.equal(scores(0), scores(0))
     assert not torch.allclose(scores(0), scores(1))
@@ -363,22 +375,22 @@ def test_wrong_questions(options: dict[str, Any], told: str) -> None:
 
 def test_a_model_without_inverse_relations() -> None:
     with pytest.raises(InputError, match="an even number of relation rows; this one has 1"):
-        TracIn(random_model("one relation"), direction="both")
+        TracIn(random_model("one relation"), direction="both", device="cpu")
     model, train, _ = setting("plain", reciprocal=False)
     with pytest.raises(InputError, match="relation 3 has no inverse.* its 2 relations"):
-        TracIn(model, direction="both").influence(train, train[:1])
+        TracIn(model, direction="both", device="cpu").influence(train, train[:1])
 
 
 def test_indices_out_of_range() -> None:
     model, train, test = setting("plain")
     for indices, told in (([[0]], "a row for each"), ([[40]] * 5, "0 to 39"), ([[0.5]] * 5, "whole numbers")):
         with pytest.raises(InputError, match=told):
-            TracIn(model).breakdown(train, test, indices)
+            TracIn(model, device="cpu").breakdown(train, test, indices)
 
 
 def test_mixed_precision_is_float32() -> None:
     with pytest.warns(UserWarning, match="computed in float32, not in mixed"):
-        assert TracIn(random_model(), method="accurate", precision="mixed").precision == "float32"
+        assert TracIn(random_model(), method="accurate", precision="mixed", device="cpu").precision == "float32"
 
 
 def test_a_stopped_top_k_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

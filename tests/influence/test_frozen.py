@@ -58,7 +58,7 @@ def trainable_influence(frozen: tuple[str, ...]) -> tuple[Tensor, Tensor]:  # [Q
 def test_frozen_parameters_do_not_count(backend: str, names: tuple[str, ...]) -> None:
     needs(backend)
     expected, expected_self = trainable_influence(names)
-    ti = TracIn(freeze(random_model(), names), 1.0, backend=backend, precision="float64")
+    ti = TracIn(freeze(random_model(), names), 1.0, backend=backend, precision="float64", device="cpu")
     assert set(ti.frozen) == set(names)
     assert f"all layers without the frozen {', '.join(ti.frozen)}" in ti.description
     assert worst_error(ti.influence(TRAIN, TEST), expected) <= 1e-9
@@ -69,29 +69,29 @@ def test_frozen_parameters_do_not_count(backend: str, names: tuple[str, ...]) ->
 def test_the_bias_of_a_frozen_fc_takes_a_backend_that_builds_gradients() -> None:
     expected, _ = trainable_influence(("fc.weight",))
     with pytest.warns(UserWarning, match="using the vectorized backend.*fc.weight is frozen and fc.bias is not"):
-        ti = TracIn(freeze(random_model(), ("fc.weight",)), 1.0, precision="float64")
+        ti = TracIn(freeze(random_model(), ("fc.weight",)), 1.0, precision="float64", device="cpu")
     assert worst_error(ti.influence(TRAIN, TEST), expected) <= 1e-9
     with pytest.raises(InputError, match="backend 'factored' cannot run here: fc.weight is frozen"):
-        TracIn(freeze(random_model(), ("fc.weight",)), backend="factored")
+        TracIn(freeze(random_model(), ("fc.weight",)), backend="factored", device="cpu")
 
 
 def test_nothing_left_is_an_error_with_a_remedy() -> None:
     with pytest.raises(InputError, match=r"every parameter of entity, .* is frozen.*requires_grad_\(True\)"):
-        TracIn(random_model().requires_grad_(False))
+        TracIn(random_model().requires_grad_(False), device="cpu")
     with pytest.raises(InputError, match="every parameter of entity is frozen"):
-        TracIn(freeze(random_model(), ("entity",)), layers="entity")
+        TracIn(freeze(random_model(), ("entity",)), layers="entity", device="cpu")
 
 
 def test_checkpoints_freeze_the_same() -> None:
     with pytest.raises(InputError, match="entity.weight is frozen .* in only one of checkpoints 0 and 1"):
-        TracIn([Checkpoint(random_model(), 1.0), Checkpoint(freeze(random_model(), ("entity",)), 1.0)])
+        TracIn([Checkpoint(random_model(), 1.0), Checkpoint(freeze(random_model(), ("entity",)), 1.0)], device="cpu")
 
 
 def test_files_count_every_parameter(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model.pt", freeze(random_model(), ("entity", "fc")))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert TracIn(load_checkpoint(tmp_path / "model.pt")).frozen == ()
+        assert TracIn(load_checkpoint(tmp_path / "model.pt"), device="cpu").frozen == ()
 
 
 def test_a_pykeen_model_keeps_what_is_frozen() -> None:
@@ -100,4 +100,4 @@ def test_a_pykeen_model_keeps_what_is_frozen() -> None:
 
     model = pykeen_model("ConvE")
     model.entity_representations[0].requires_grad_(False)
-    assert TracIn(model).frozen == ("entity",)
+    assert TracIn(model, device="cpu").frozen == ("entity",)

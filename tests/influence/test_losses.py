@@ -117,7 +117,7 @@ def test_models_at_their_edges(variant: str, loss: str, backend: str) -> None:
 
 def test_top_k_and_sums_are_of_the_same_scores() -> None:
     model, train, test, also_true = setting("plain")
-    ti = TracIn(model, 1.0, "ce", precision="float64", known=also_true, batch_size=7)
+    ti = TracIn(model, 1.0, "ce", precision="float64", known=also_true, batch_size=7, device="cpu")
     scores = ti.influence(train, test)
     top = ti.top_k(train, test, k=5)
     assert torch.allclose(top.scores, scores.gather(1, top.indices), rtol=1e-9)
@@ -130,14 +130,16 @@ def test_top_k_and_sums_are_of_the_same_scores() -> None:
 def test_checkpoints_add_up() -> None:
     _, train, test, _ = setting("plain")
     first, second = random_model(seed=1), random_model(seed=2)
-    one = [TracIn(model, 1.0, "ce", precision="float64").influence(train, test) for model in (first, second)]
-    both = TracIn([Checkpoint(first, 0.5), Checkpoint(second, 0.25)], loss="ce", precision="float64")
+    one = [
+        TracIn(model, 1.0, "ce", precision="float64", device="cpu").influence(train, test) for model in (first, second)
+    ]
+    both = TracIn([Checkpoint(first, 0.5), Checkpoint(second, 0.25)], loss="ce", precision="float64", device="cpu")
     assert torch.allclose(both.influence(train, test), 0.5 * one[0] + 0.25 * one[1], rtol=1e-9)
 
 
 def test_a_finished_part_is_of_its_loss_alone(tmp_path: Path) -> None:
     model, train, test, _ = setting("plain")
-    TracIn(model, 1.0, "ce").top_k(train, test, k=3, partial=tmp_path / "part", keep_finished=True)
+    TracIn(model, 1.0, "ce", device="cpu").top_k(train, test, k=3, partial=tmp_path / "part", keep_finished=True)
     for other in ({"loss": "kvsall"}, {"loss": "ce", "known": test}):
         with pytest.raises(InputError, match=r"part"):
             TracIn(model, 1.0, **other).top_k(train, test, k=3, partial=tmp_path / "part", keep_finished=True)
@@ -176,20 +178,20 @@ def test_a_model_that_is_no_conve_has_no_tails() -> None:
             return self.weight[triples[:, 0]] * self.weight[triples[:, 2]]
 
     with pytest.raises(InputError, match=r"loss 'ce' needs the scores of all tails.*Plain: take loss 'bce'"):
-        TracIn(Plain(), loss="ce")
+        TracIn(Plain(), loss="ce", device="cpu")
 
 
 def test_breakdown_of_all_layers_is_refused() -> None:
     model, train, test, _ = setting("plain")
     with pytest.raises(InputError, match="not broken down by term; take method 'accurate'"):
-        TracIn(model, loss="ce").breakdown(train, test[:1], [[0]])
+        TracIn(model, loss="ce", device="cpu").breakdown(train, test[:1], [[0]])
 
 
 def test_mixed_precision_is_float32_and_says_so() -> None:
     model, train, test, _ = setting("plain")
     with pytest.warns(UserWarning, match="influences of the loss 'ce' are computed in float32"):
-        ti = TracIn(model, 1.0, "ce", precision="mixed")
-    assert torch.equal(ti.influence(train, test), TracIn(model, 1.0, "ce").influence(train, test))
+        ti = TracIn(model, 1.0, "ce", precision="mixed", device="cpu")
+    assert torch.equal(ti.influence(train, test), TracIn(model, 1.0, "ce", device="cpu").influence(train, test))
 
 
 def test_label_smoothing_as_frameworks_understand_it() -> None:

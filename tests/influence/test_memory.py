@@ -156,3 +156,79 @@ def test_a_machine_that_tells_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(memory, "PROC", tmp_path)
     assert memory.used_bytes(CPU) > 10 << 20  # the peak, from the system's accounts
     assert memory.available_bytes(CPU) > 10 << 20
+
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("triple", "block"),
+    [
+        (140 << 10, 8192),  # of FB15k-237's model with d = 200: larger blocks gain nothing
+        (16 << 10, 65_536),  # of one with d = 32: as much memory
+        (17_000, 62_464),  # in whole thousands
+    ],
+)
+def test_blocks_on_a_gpu(monkeypatch: pytest.MonkeyPatch, triple: int, block: int) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (70 << 30, 80 << 30))
+    assert tile_and_block(Need(0, 1 << 10, triple, 16), None, 100, 10**7, None, GPU) == (100, block)
+    assert tile_and_block(Need(0, 1 << 10, triple, 16), None, 100, 10**7, None, CPU)[1] <= 8192
+    assert tile_and_block(Need(0, 1 << 10, triple, 16), None, 100, 4000, None, GPU) == (100, 4000)
+
+
+class OnGpu:
+    """A tensor that says it lies on a GPU."""
+
+    device, dtype = GPU, torch.float32
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.shape = torch.arange(float(rows)), torch.Size([rows])
+        self.nbytes = self.rows.nbytes
+
+    def cpu(self) -> torch.Tensor:
+        return self.rows
+
+
+@pytest.mark.parametrize(("rows", "pinned"), [(0, False), (1, True), (64, True), (65, False)])
+def test_results_come_to_pinned_memory_where_they_are_small(
+    monkeypatch: pytest.MonkeyPatch, rows: int, pinned: bool
+) -> None:
+    asked: list[bool] = []
+
+    class Host:
+        def copy_(self, source: OnGpu) -> torch.Tensor:
+            return source.rows
+
+    def empty(*_: object, pin_memory: bool, **__: object) -> Host:
+        asked.append(pin_memory)
+        return Host()
+
+    monkeypatch.setattr(memory, "PINNED_RESULT", 256)
+    monkeypatch.setattr(torch, "empty", empty)
+    found = memory.on_the_cpu(OnGpu(rows))  # type: ignore[arg-type]
+    assert asked == [True] * pinned and len(found) == rows
+
+
+def test_results_come_without_pinned_memory_where_there_is_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch, "empty", empty)
+    assert memory.on_the_cpu(OnGpu(3)).tolist() == [0, 1, 2]  # type: ignore[arg-type]
+
+
+def test_results_of_the_cpu_are_not_copied() -> None:
+    result = torch.ones(3)
+    assert memory.on_the_cpu(result) is result
+
+
+@pytest.mark.parametrize(("held", "emptied"), [(0, 0), (1 << 30, 0), (3 << 30, 1)])
+def test_little_cached_memory_of_a_gpu_stays(monkeypatch: pytest.MonkeyPatch, held: int, emptied: int) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 5 << 30)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: (5 << 30) + held)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (40 << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append(1))
+    memory.give_back(GPU)
+    memory.give_back(CPU)
+    assert len(calls) == emptied

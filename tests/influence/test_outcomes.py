@@ -33,7 +33,7 @@ def scaled(factor: float, *layers: str) -> nn.Module:
 def test_overflow_is_refused(backend: str) -> None:
     needs(backend)
     test, train = pairs_of_triples()
-    ti = TracIn(random_model(), 1e300, backend=backend)
+    ti = TracIn(random_model(), 1e300, backend=backend, device="cpu")
     for call in (ti.influence, ti.top_k):
         with pytest.raises(InputError, match=NO_NUMBER + ".*take float64 .*, a smaller learning rate"):
             call(train, test)
@@ -46,7 +46,9 @@ def autograd(factor: float, layers: tuple[str, ...]) -> Tensor:  # [Q, B]
     test, train = FEW
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of gradients that vanish
-        return TracIn(scaled(factor, *layers), 1.0, backend="sequential", precision="float64").influence(train, test)
+        return TracIn(scaled(factor, *layers), 1.0, backend="sequential", precision="float64", device="cpu").influence(
+            train, test
+        )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_huge_weights_give_the_right_numbers_or_none(backend: str, factor: float
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of gradients that vanish
         try:
-            found = TracIn(model, 1.0, backend=backend).influence(train, test)
+            found = TracIn(model, 1.0, backend=backend, device="cpu").influence(train, test)
         except InputError as error:
             assert "not a finite number" in str(error)
             return
@@ -105,7 +107,7 @@ class OfBatch(nn.Module):
 @pytest.mark.parametrize("standardise", [True, False])
 def test_scores_that_depend_on_the_batch_are_refused(standardise: bool, backend: str) -> None:
     with pytest.raises(InputError, match="depends on the other triples of the batch"):
-        TracIn(OfBatch(standardise), backend=backend)
+        TracIn(OfBatch(standardise), backend=backend, device="cpu")
 
 
 class AtTimesNoNumber(nn.Module):
@@ -122,7 +124,7 @@ class AtTimesNoNumber(nn.Module):
 @pytest.mark.parametrize("backend", ["sequential", "vectorized"])
 def test_a_model_of_ones_own_that_gives_no_number_is_refused(backend: str) -> None:
     train, test = torch.tensor([[0, 0, 1], [7, 0, 3]]), torch.tensor([[1, 0, 2]])
-    ti = TracIn(AtTimesNoNumber(), backend=backend)
+    ti = TracIn(AtTimesNoNumber(), backend=backend, device="cpu")
     with pytest.raises(InputError, match=r"training triple \(7, 0, 3\) on test triple \(1, 0, 2\) is nan"):
         ti.top_k(train, test)
     assert ti.influence(train[:1], test).isfinite().all()
@@ -140,7 +142,7 @@ def saturated(by: float = 200.0) -> Any:
 def test_a_saturated_test_triple_is_said(backend: str) -> None:
     needs(backend)
     train, test = random_triples(40), torch.tensor([[0, 1, 2], [0, 1, 3], [4, 2, 3]])
-    ti = TracIn(saturated(), backend=backend)
+    ti = TracIn(saturated(), backend=backend, device="cpu")
     told = r"all influences on test row 1 \(0, 1, 3\) and 1 more are 0: .* is 0 in float32, .* above 104.*float64"
     with pytest.warns(UserWarning, match=told) as caught:
         scores = ti.influence(train, test)
@@ -157,16 +159,16 @@ def test_the_remedy_holds() -> None:
     train, test = random_triples(40), torch.tensor([[0, 1, 3]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scores = TracIn(saturated(), precision="float64").influence(train, test)
+        scores = TracIn(saturated(), precision="float64", device="cpu").influence(train, test)
     assert scores.any()
     with pytest.warns(UserWarning, match="is 0 in float64, nothing can influence it"):
-        TracIn(saturated(2000), precision="float64").influence(train, test)
+        TracIn(saturated(2000), precision="float64", device="cpu").influence(train, test)
 
 
 @pytest.mark.parametrize(("order", "told"), [("absolute", "has any influence on it"), ("proponents", "its proponent")])
 def test_a_list_of_zeros_only_is_said(order: str, told: str) -> None:
     train, test = torch.tensor([[0, 0, 1], [1, 1, 2]]), torch.tensor([[3, 2, 4]])
-    ti = TracIn(random_model(), layers="bias")
+    ti = TracIn(random_model(), layers="bias", device="cpu")
     with pytest.warns(UserWarning, match=rf"list of test row 0 \(3, 2, 4\) holds influences of 0 only: .*bias.*{told}"):
         ti.top_k(train, test, order=order)
     with warnings.catch_warnings():

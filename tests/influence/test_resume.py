@@ -219,7 +219,7 @@ def test_other_sizes_asked_for_are_taken(tiled: Callable[..., TracIn], tmp_path:
 def stopped(tmp_path: Path) -> Path:
     """The partial file of a top_k with k = 5 and of a TracIn with the factored backend."""
     train, test = triples()
-    ti = TracIn(checkpoints(), backend="factored", batch_size=BLOCK)
+    ti = TracIn(checkpoints(), backend="factored", batch_size=BLOCK, device="cpu")
     count_calls(ti, "scores", stop_at(3, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         ti.top_k(train, test, 5, partial=tmp_path / "p")
@@ -267,7 +267,7 @@ def test_other_inputs_are_named(stopped: Path, changed: dict[str, Any], told: st
 def test_other_kinds_and_releases_are_refused(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, _ = triples()
     with pytest.raises(InputError, match="p holds partial results of another run: .*kind was top_k and is self_inf"):
-        TracIn(checkpoints(), backend="factored").self_influence(train, partial=stopped)
+        TracIn(checkpoints(), backend="factored", device="cpu").self_influence(train, partial=stopped)
     monkeypatch.setattr(scorer, "version", lambda: "99.0")
     with pytest.raises(InputError, match="tracin was .* and is 99.0"):
         go_on(stopped)
@@ -365,7 +365,7 @@ def test_files_of_other_releases_are_refused(stopped: Path) -> None:
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = triples()
-    ti = TracIn(random_model(), batch_size=BLOCK)
+    ti = TracIn(random_model(), batch_size=BLOCK, device="cpu")
     with pytest.raises(InputError, match="no/p: .*no does not exist; create the folder"):
         ti.top_k(train, test, partial=tmp_path / "no/p")
     whole = ti.top_k(train, test)
@@ -402,7 +402,7 @@ def test_digests_tell_values_types_shapes_and_names() -> None:
 def test_signals_wait_for_the_end_of_a_block(tmp_path: Path, number: int, error: type[BaseException]) -> None:
     train, test = triples()
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    ti = TracIn(random_model(), backend="factored", batch_size=BLOCK)
+    ti = TracIn(random_model(), backend="factored", batch_size=BLOCK, device="cpu")
     whole = ti.top_k(train, test)
     calls = count_calls(ti, "scores", lambda call: os.kill(os.getpid(), number) if call == 3 else None)
     with pytest.raises(error) as raised:
@@ -410,7 +410,7 @@ def test_signals_wait_for_the_end_of_a_block(tmp_path: Path, number: int, error:
     assert len(calls) == 3 and getattr(raised.value, "code", 143) == 143
     assert torch.load(tmp_path / "p", weights_only=True)["done"].tolist() == [3 * BLOCK] * TESTS
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
-    again = TracIn(random_model(), backend="factored", batch_size=BLOCK)
+    again = TracIn(random_model(), backend="factored", batch_size=BLOCK, device="cpu")
     assert torch.equal(again.top_k(train, test, partial=tmp_path / "p").scores, whole.scores)
 
 

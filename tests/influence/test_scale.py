@@ -50,7 +50,7 @@ def triples() -> tuple[Tensor, Tensor]:  # [TRAIN, 3], [TESTS, 3]
 @cache
 def exact() -> tuple[Tensor, Tensor]:  # [TESTS, TRAIN], [TRAIN]
     train, test = triples()
-    ti = TracIn(checkpoints(), backend="sequential", precision="float64")
+    ti = TracIn(checkpoints(), backend="sequential", precision="float64", device="cpu")
     return ti.influence(train, test).float(), ti.self_influence(train).float()
 
 
@@ -103,11 +103,11 @@ def test_limits_batch_sizes_and_threads_change_nothing(
     limit = None
     if tests_held is not None:
         monkeypatch.setattr(memory, "used_bytes", lambda device: 0)
-        one = TracIn(checkpoints(), backend=backend)._backends
+        one = TracIn(checkpoints(), backend=backend, device="cpu")._backends
         block = TRAIN * 64 if batch_size == "auto" else batch_size * max(b.triple_bytes + 8 * 64 for b in one)
         fixed = 4 * TESTS * TRAIN + sum(b.fixed_bytes for b in one)
         limit = fixed + sum(b.test_bytes for b in one) * (tests_held + 1) + block
-    ti = TracIn(checkpoints(), backend=backend, batch_size=batch_size, memory_limit=limit)
+    ti = TracIn(checkpoints(), backend=backend, batch_size=batch_size, memory_limit=limit, device="cpu")
     sizes = watched(ti, monkeypatch)
     assert close(ti.influence(train, test), whole)
     if batch_size != "auto":
@@ -125,15 +125,15 @@ def test_a_limit_too_small_names_one_that_works() -> None:
     for call in ("influence", "top_k", "self_influence"):
         arguments = (train,) if call == "self_influence" else (train, test)
         with pytest.raises(InputError, match="memory_limit is 1M; this run needs at least") as caught:
-            getattr(TracIn(random_model(), memory_limit="1M"), call)(*arguments)
+            getattr(TracIn(random_model(), memory_limit="1M", device="cpu"), call)(*arguments)
         named = re.search(r"at least (\w+):", str(caught.value))
         assert named is not None
-        getattr(TracIn(random_model(), memory_limit=named[1]), call)(*arguments)
+        getattr(TracIn(random_model(), memory_limit=named[1], device="cpu"), call)(*arguments)
 
 
 def test_a_limit_that_is_no_size() -> None:
     with pytest.raises(InputError, match="memory_limit is '4X'; expected"):
-        TracIn(random_model(), memory_limit="4X")
+        TracIn(random_model(), memory_limit="4X", device="cpu")
 
 
 class Small:
@@ -163,7 +163,7 @@ class Small:
 
 
 def short_of_memory(error: Exception, tests: int, block: int) -> TracIn:
-    ti = TracIn(checkpoints(), batch_size=100)
+    ti = TracIn(checkpoints(), batch_size=100, device="cpu")
     ti._backends = [Small(backend, error, tests, block) for backend in ti._backends]
     return ti
 
@@ -172,7 +172,7 @@ def short_of_memory(error: Exception, tests: int, block: int) -> TracIn:
 @pytest.mark.parametrize(("tests", "block"), [(TESTS, 99), (TESTS, 11), (TESTS, 1), (9, 100), (1, 100), (3, 6)])
 def test_out_of_memory_halves_and_is_said_once(error: Exception, tests: int, block: int) -> None:
     train, test = triples()
-    whole = TracIn(checkpoints()).influence(train, test)
+    whole = TracIn(checkpoints(), device="cpu").influence(train, test)
     for call in ("influence", "top_k"):
         with pytest.warns(UserWarning, match="out of memory with") as caught:
             result = getattr(short_of_memory(error, tests, block), call)(train, test)
@@ -191,7 +191,7 @@ def test_out_of_memory_in_self_influence(error: Exception) -> None:
     with pytest.warns(UserWarning, match="out of memory with 100 training triples at a time; going on with 50") as told:
         own = short_of_memory(error, 1, 30).self_influence(train)
     assert sum("out of memory" in str(warning.message) for warning in told) == 1
-    assert close(own, TracIn(checkpoints()).self_influence(train))
+    assert close(own, TracIn(checkpoints(), device="cpu").self_influence(train))
 
 
 def test_out_of_memory_with_one_triple_is_an_error() -> None:
@@ -211,7 +211,11 @@ def test_other_errors_of_a_backend_come_through() -> None:
 
 
 def test_no_tests_and_no_training_triples() -> None:
-    ti, (test, train), none = TracIn(random_model()), pairs_of_triples(), torch.empty(0, 3, dtype=torch.long)
+    ti, (test, train), none = (
+        TracIn(random_model(), device="cpu"),
+        pairs_of_triples(),
+        torch.empty(0, 3, dtype=torch.long),
+    )
     assert ti.influence(train, none).shape == (0, len(train)) and ti.influence(none, test).shape == (len(test), 0)
     assert ti.top_k(train, none, 3).indices.shape == (0, 3) and ti.top_k(none, test, 3).scores.shape == (len(test), 0)
     assert ti.self_influence(none).shape == (0,)
@@ -219,7 +223,7 @@ def test_no_tests_and_no_training_triples() -> None:
 
 def test_seconds_by_stage() -> None:
     train, test = triples()
-    ti = TracIn(random_model())
+    ti = TracIn(random_model(), device="cpu")
     ti.top_k(train, test)
     assert set(ti.seconds) == {"test factors", "influence"} and all(value > 0 for value in ti.seconds.values())
     before = dict(ti.seconds)

@@ -54,7 +54,7 @@ def together(work: list[Callable[[], Tensor]]) -> list[Tensor]:
 @pytest.mark.slow
 def test_one_object_in_several_threads(backend: str, cleanup: bool) -> None:
     needs(backend)
-    ti = TracIn(random_model(), backend=backend, memory_cleanup=cleanup, batch_size=64)
+    ti = TracIn(random_model(), backend=backend, memory_cleanup=cleanup, batch_size=64, device="cpu")
     alone = [call() for call in calls(ti)]
     for expected, found in zip(alone, together(calls(ti)), strict=True):
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
@@ -65,7 +65,7 @@ def test_one_object_in_several_threads(backend: str, cleanup: bool) -> None:
 def test_an_object_for_each_thread(backend: str) -> None:
     needs(backend)
     model = random_model()
-    objects = [TracIn(model, backend=backend, batch_size=64) for _ in range(THREADS)]
+    objects = [TracIn(model, backend=backend, batch_size=64, device="cpu") for _ in range(THREADS)]
     alone = [call() for call in calls(objects[0])]
     with ThreadPoolExecutor(THREADS) as pool:
         for results in pool.map(lambda ti: [call() for call in calls(ti)], objects):
@@ -106,7 +106,7 @@ def test_turns_do_not_overlap_and_one_thread_may_nest_them() -> None:
 
 
 def test_copies_and_pickles_take_turns_of_their_own() -> None:
-    ti = TracIn(random_model(), backend="factored")
+    ti = TracIn(random_model(), backend="factored", device="cpu")
     expected = ti.influence(TRAIN, TESTS[4])
     for other in (copy.deepcopy(ti), pickle.loads(pickle.dumps(ti))):
         assert other._turn is not ti._turn

@@ -33,7 +33,7 @@ def labels(triples: Tensor) -> list[tuple[str, str, str]]:  # [n, 3]
 
 def tops() -> list[tuple[str, TopK]]:
     test, train = pairs_of_triples()
-    ti = TracIn(LABELLED)
+    ti = TracIn(LABELLED, device="cpu")
     sharded = sharded_top_k(ti, train, torch.arange(len(train)), test, 4, ranks=Ranks())
     assert sharded is not None
     return [
@@ -69,14 +69,14 @@ def test_a_frame_takes_only_what_was_scored(kind: str, top: TopK) -> None:
 
 def test_a_top_k_of_ones_own_has_nothing_to_compare() -> None:
     test, train = pairs_of_triples()
-    scored = TracIn(LABELLED).top_k(train, test, 4)
+    scored = TracIn(LABELLED, device="cpu").top_k(train, test, 4)
     own = TopK(scored.indices, scored.scores)
     assert own.to_frame(train, test).equals(scored.to_frame(train, test))
 
 
 def test_every_method_takes_what_people_have() -> None:
     test, train = pairs_of_triples()
-    ti = TracIn(LABELLED, precision="float64")
+    ti = TracIn(LABELLED, precision="float64", device="cpu")
     scores = ti.influence(train, test)
     for some, others in ((labels(train), labels(test)), (train.numpy(), test.tolist())):
         assert torch.equal(ti.influence(some, others), scores)
@@ -93,9 +93,9 @@ def test_a_factory_with_other_ids_is_refused() -> None:
 
     anew = TriplesFactory.from_labeled_triples(made.triples[1:20])
     subset = TriplesFactory(made.mapped_triples[:5], dict(made.entity_to_id), dict(made.relation_to_id))
-    ti = TracIn(ours)
+    ti = TracIn(ours, device="cpu")
     assert torch.equal(ti.influence(made, subset), ti.influence(made.mapped_triples, made.mapped_triples[:5]))
-    for known in (ti, TracIn(ours.model)):
+    for known in (ti, TracIn(ours.model, device="cpu")):
         with pytest.raises(InputError, match="test (has other dictionaries than|is a triples factory of)"):
             known.influence(made, anew)
     with pytest.raises(InputError, match="train (has other dictionaries than the model|is a triples factory of)"):
@@ -107,20 +107,20 @@ def test_checkpoints_of_other_dictionaries_are_refused() -> None:
     with pytest.raises(
         InputError, match="checkpoint 1 has other dictionaries than checkpoint 0: the entity 'e1' has id"
     ):
-        TracIn([LABELLED, other])
+        TracIn([LABELLED, other], device="cpu")
 
 
 @pytest.mark.parametrize(
     ("shown", "text"),
     [
-        (TracIn(LABELLED), "TracIn(ConvE, 12 entities, 4 relations: "),
+        (TracIn(LABELLED, device="cpu"), "TracIn(ConvE, 12 entities, 4 relations: "),
         (LABELLED, "Checkpoint(in memory, ConvE of 12 entities, 4 relations, learning rate 0.5, entity labels, rel"),
         (
             Checkpoint(LABELLED.model, path="a<b>.pt", epoch=3),
             "Checkpoint(a<b>.pt, ConvE of 12 entities, 4 relations, ep",
         ),
         (
-            TracIn(LABELLED).top_k(random_triples(20), random_triples(3), 4),
+            TracIn(LABELLED, device="cpu").top_k(random_triples(20), random_triples(3), 4),
             "TopK(3 test triples, 4 influences on each)",
         ),
         (TopK(torch.zeros(1, 0).long(), torch.zeros(1, 0)), "TopK(1 test triple, 0 influences on each)"),
@@ -139,7 +139,7 @@ def test_dir_shows_the_public_names() -> None:
 
 def test_a_list_is_saved_by_the_ending_of_a_name(tmp_path: Path) -> None:
     test, train = pairs_of_triples()
-    top = TracIn(LABELLED).top_k(train, test, 3)
+    top = TracIn(LABELLED, device="cpu").top_k(train, test, 3)
     for ending in ("csv", "parquet", "json"):
         top.save(tmp_path / f"top.{ending}", train, test, LABELLED)
     frame = top.to_frame(train, test, LABELLED)

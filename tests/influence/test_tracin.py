@@ -71,18 +71,18 @@ def test_merge_settles_ties_by_index_in_any_order_of_blocks(
 def test_checkpoints_add_up_with_their_own_rates() -> None:
     test, train = pairs_of_triples()
     first, second = random_model(seed=1), random_model(seed=2)
-    one = [TracIn(model, 1.0, precision="float64").influence(train, test) for model in (first, second)]
-    both = TracIn([Checkpoint(first, 0.5), Checkpoint(second, 0.25)], precision="float64")
+    one = [TracIn(model, 1.0, precision="float64", device="cpu").influence(train, test) for model in (first, second)]
+    both = TracIn([Checkpoint(first, 0.5), Checkpoint(second, 0.25)], precision="float64", device="cpu")
     assert torch.allclose(both.influence(train, test), 0.5 * one[0] + 0.25 * one[1], rtol=1e-9)
-    given = TracIn([first, second], [2.0, 3.0], precision="float64")
+    given = TracIn([first, second], [2.0, 3.0], precision="float64", device="cpu")
     assert torch.allclose(given.influence(train, test), 2 * one[0] + 3 * one[1], rtol=1e-9)
-    squares = [TracIn(model, 1.0, precision="float64").self_influence(train) for model in (first, second)]
+    squares = [TracIn(model, 1.0, precision="float64", device="cpu").self_influence(train) for model in (first, second)]
     assert torch.allclose(given.self_influence(train), 2 * squares[0] + 3 * squares[1], rtol=1e-9)
 
 
 def test_self_influence_is_the_diagonal() -> None:
     train = random_triples(40)
-    ti = TracIn(random_model(), precision="float64")
+    ti = TracIn(random_model(), precision="float64", device="cpu")
     assert torch.allclose(ti.self_influence(train), ti.influence(train, train).diagonal(), rtol=1e-9)
 
 
@@ -95,7 +95,7 @@ def test_no_test_by_train_matrix_in_top_k(monkeypatch: pytest.MonkeyPatch) -> No
         merge(scores, *rest)
 
     monkeypatch.setattr("tracin.influence.scorer.merge_top_k", spy)
-    TracIn(random_model(), batch_size=16).top_k(random_triples(100), random_triples(8), 3)
+    TracIn(random_model(), batch_size=16, device="cpu").top_k(random_triples(100), random_triples(8), 3)
     assert sum(widths) == 100 and max(widths) == 16
 
 
@@ -114,22 +114,24 @@ def test_no_test_by_train_matrix_in_top_k(monkeypatch: pytest.MonkeyPatch) -> No
 def test_rates_of_several_checkpoints_are_known_and_positive(rates: list[Any], message: str) -> None:
     first, last = Checkpoint(random_model(seed=1), rates[0]), Checkpoint(random_model(seed=2), rates[1], path="last.pt")
     with pytest.raises(InputError, match=message):
-        TracIn([first, last])
-    assert TracIn([first, last], [1.0, 2.0]).learning_rates == [1.0, 2.0]
+        TracIn([first, last], device="cpu")
+    assert TracIn([first, last], [1.0, 2.0], device="cpu").learning_rates == [1.0, 2.0]
 
 
 def test_one_checkpoint_alone_has_a_default_rate() -> None:
     model = random_model()
-    assert TracIn(model).learning_rates == TracIn([Checkpoint(model)]).learning_rates == [1e-3]
-    assert TracIn(Checkpoint(model, 0.5)).learning_rates == [0.5]
+    assert (
+        TracIn(model, device="cpu").learning_rates == TracIn([Checkpoint(model)], device="cpu").learning_rates == [1e-3]
+    )
+    assert TracIn(Checkpoint(model, 0.5), device="cpu").learning_rates == [0.5]
     with pytest.raises(InputError, match="learning rate of checkpoint 0 is 0.0"):
-        TracIn(Checkpoint(model, 0.0))
+        TracIn(Checkpoint(model, 0.0), device="cpu")
 
 
 @pytest.mark.parametrize("rates", [0, -1.0, float("nan"), float("inf"), "0.1", [None], [True], 1j, object()])
 def test_wrong_rates_are_named(rates: Any) -> None:
     with pytest.raises(InputError, match="^learning_rates is .*; expected (a )?positive number") as raised:
-        TracIn(random_model(), rates)
+        TracIn(random_model(), rates, device="cpu")
     assert raised.value.argument == "learning_rates"
 
 
@@ -170,7 +172,7 @@ def test_cuda_without_cuda_is_an_error_with_a_remedy() -> None:
     ],
 )
 def test_wrong_triples_are_named(triples: Tensor, message: str) -> None:
-    ti, good = TracIn(random_model()), random_triples(3)
+    ti, good = TracIn(random_model(), device="cpu"), random_triples(3)
     with pytest.raises(InputError, match=message):
         ti.influence(triples, good)
     with pytest.raises(InputError, match=message):
@@ -180,7 +182,7 @@ def test_wrong_triples_are_named(triples: Tensor, message: str) -> None:
 
 
 def test_wrong_k_and_order_are_named() -> None:
-    ti, triples = TracIn(random_model()), random_triples(3)
+    ti, triples = TracIn(random_model(), device="cpu"), random_triples(3)
     for k in (0, -1, 2.5, True):
         with pytest.raises(InputError, match="k is"):
             ti.top_k(triples, triples, k)  # type: ignore[arg-type]
@@ -193,18 +195,18 @@ def test_models_must_be_finite_and_of_one_shape() -> None:
     with torch.no_grad():
         broken.fc.weight[1, 2] = float("nan")
     with pytest.raises(InputError, match="fc.weight of checkpoint 0 has NaN"):
-        TracIn(broken)
+        TracIn(broken, device="cpu")
     with pytest.raises(InputError, match="checkpoint 1 has other tensor shapes"):
-        TracIn([random_model(), random_model("no entity bias")])
+        TracIn([random_model(), random_model("no entity bias")], device="cpu")
     with pytest.raises(InputError, match="no checkpoint"):
-        TracIn([])
+        TracIn([], device="cpu")
 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_test_factors_are_kept_or_computed_for_every_block(cached: bool) -> None:
     test, train = pairs_of_triples()
-    expected = TracIn(random_model(), precision="float64").influence(train, test)
-    ti = TracIn(random_model(), precision="float64", batch_size=25, cache_test_factors=cached)
+    expected = TracIn(random_model(), precision="float64", device="cpu").influence(train, test)
+    ti = TracIn(random_model(), precision="float64", batch_size=25, cache_test_factors=cached, device="cpu")
     calls: list[int] = []
     compute = ti._test_factors
 
@@ -220,7 +222,7 @@ def test_test_factors_are_kept_or_computed_for_every_block(cached: bool) -> None
 @pytest.mark.skipif(not NATIVE, reason="no native extension: no buffers are kept")
 @pytest.mark.parametrize("cleanup", [True, False])
 def test_memory_cleanup_gives_the_buffers_back(cleanup: bool) -> None:
-    ti = TracIn(random_model(), backend="native", memory_cleanup=cleanup)
+    ti = TracIn(random_model(), backend="native", memory_cleanup=cleanup, device="cpu")
     for _ in range(2):
         ti.influence(random_triples(20), random_triples(3))
         assert ti._backends[0].buffer.numel() == (0 if cleanup else 60)  # type: ignore[attr-defined]

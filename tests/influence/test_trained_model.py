@@ -44,8 +44,8 @@ def test_float32_error_of_every_test_triple(
     checkpoint, train, test = trained
     tests = test[:3]
     some = related_and_random(train, tests, 40)
-    expected = TracIn(checkpoint, backend="sequential", precision="float64").influence(some, tests)
-    result = TracIn(checkpoint, backend=backend).influence(some, tests).double()
+    expected = TracIn(checkpoint, backend="sequential", precision="float64", device="cpu").influence(some, tests)
+    result = TracIn(checkpoint, backend=backend, device="cpu").influence(some, tests).double()
     error = float(((result - expected).norm(dim=1) / expected.norm(dim=1)).max())
     with capsys.disabled():
         print(f"\n{backend} float32: worst relative error of a test triple {error:.1e}")
@@ -62,8 +62,10 @@ def test_accurate_scores_in_float32(
     checkpoint, train, test = trained
     tests = test[:3]
     some = related_and_random(train, tests, 400)
-    expected = TracIn(checkpoint, method="accurate", backend="factored", precision="float64").influence(some, tests)
-    result = TracIn(checkpoint, method="accurate").influence(some, tests).double()
+    expected = TracIn(checkpoint, method="accurate", backend="factored", precision="float64", device="cpu").influence(
+        some, tests
+    )
+    result = TracIn(checkpoint, method="accurate", device="cpu").influence(some, tests).double()
     error = float(((result - expected).norm(dim=1) / expected.norm(dim=1)).max())
     with capsys.disabled():
         print(f"\naccurate scores in float32: worst relative error of a test triple {error:.1e}")

@@ -229,7 +229,7 @@ def test_wrong_places_for_parquet(graph: Path) -> None:
 
 
 def test_top_k_to_frame_is_pykeens_frame() -> None:
-    top = tracin.TracIn(random_model(), backend="factored").top_k(TRAIN, TEST, k=6)
+    top = tracin.TracIn(random_model(), backend="factored", device="cpu").top_k(TRAIN, TEST, k=6)
     frame = top.to_frame(TRAIN, TEST, DICTIONARIES)
     tests = [f"test_{name}" for name in PYKEEN]
     assert frame.columns == ["test_index", *tests, "train_index", *PYKEEN, "score"]

@@ -125,7 +125,9 @@ def assert_influences(checkpoint: Any, weights: dict[str, Tensor], plane: tuple[
     """Of what was read from a file, on every layer, against autograd."""
     train = torch.stack([torch.arange(12) % N, torch.arange(12) % R, (3 * torch.arange(12) + 1) % N], 1)
     expected = expected_influences(weights, plane, stack, train, train[:5])
-    result = TracIn(checkpoint, learning_rates=1.0, precision="float64", progress=False).influence(train, train[:5])
+    result = TracIn(checkpoint, learning_rates=1.0, precision="float64", progress=False, device="cpu").influence(
+        train, train[:5]
+    )
     assert (result - expected).abs().max() <= 1e-8 * expected.abs().max()
 
 

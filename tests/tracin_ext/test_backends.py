@@ -83,7 +83,7 @@ def test_compiled_agrees_with_autograd(variant: str) -> None:
     test, train = pairs_of_triples()
     expected, expected_self = reference(variant)
     for precision, tolerance in TOLERANCE.items():
-        ti = TracIn(random_model(variant), backend="compiled", precision=precision)
+        ti = TracIn(random_model(variant), backend="compiled", precision=precision, device="cpu")
         assert worst_error(ti.influence(train, test), expected) <= tolerance
         assert worst_error(ti.self_influence(train), expected_self) <= tolerance
 
@@ -102,7 +102,7 @@ def test_filters_one_row_high_see_no_pair_of_halves(
     test, train = pairs_of_triples()
     exact = TracIn(model, device="cpu", backend="sequential", precision="float64")
     for precision, tolerance in TOLERANCE.items():
-        ti = TracIn(model, backend=backend, precision=precision)
+        ti = TracIn(model, backend=backend, precision=precision, device="cpu")
         assert worst_error(ti.influence(train, test), exact.influence(train, test)) <= tolerance
         assert worst_error(ti.self_influence(train), exact.self_influence(train)) <= tolerance
 
@@ -126,7 +126,7 @@ def test_layers_sum_to_the_whole() -> None:
     test, train = pairs_of_triples()
     model = random_model()
     parts = sum(
-        TracIn(model, backend="factored", precision="float64", layers=[layer]).influence(train, test)
+        TracIn(model, backend="factored", precision="float64", layers=[layer], device="cpu").influence(train, test)
         for layer in layers_of(model)
     )
     assert worst_error(torch.as_tensor(parts), reference("plain")[0]) <= 1e-9
@@ -202,7 +202,7 @@ def test_mixed_precision_is_close_to_float64(variant: str, backend: str, device:
 
 def test_mixed_precision_without_bfloat16_says_so_and_is_float32() -> None:
     with pytest.warns(UserWarning, match="which the sequential backend does not have: using float32"):
-        ti = TracIn(random_model(), backend="sequential", precision="mixed")
+        ti = TracIn(random_model(), backend="sequential", precision="mixed", device="cpu")
     test, train = pairs_of_triples()
     assert ti.precision == "float32"
     assert worst_error(ti.influence(train, test), reference("plain")[0]) <= 1e-5
@@ -211,7 +211,9 @@ def test_mixed_precision_without_bfloat16_says_so_and_is_float32() -> None:
 def test_recomputed_activations_run_the_model_twice() -> None:
     test, train = pairs_of_triples()
     for recompute, calls in ((False, 1), (True, 2)):
-        ti = TracIn(random_model(), backend="sequential", precision="float64", recompute_activations=recompute)
+        ti = TracIn(
+            random_model(), backend="sequential", precision="float64", recompute_activations=recompute, device="cpu"
+        )
         counted: list[int] = []
         ti._backends[0].model.conv.register_forward_hook(lambda *_, into=counted: into.append(1))
         assert worst_error(ti.influence(train, test), reference("plain")[0]) <= 1e-12
@@ -224,22 +226,22 @@ def test_both_kinds_of_products_agree_with_autograd(products: str, monkeypatch: 
     monkeypatch.setenv("TRACIN_PRODUCTS", products)
     test, train = pairs_of_triples()
     for precision, tolerance in TOLERANCE.items():
-        ti = TracIn(random_model(), backend="native", precision=precision)
+        ti = TracIn(random_model(), backend="native", precision=precision, device="cpu")
         assert ("torch products" in ti.description) == (products == "torch")
         assert worst_error(ti.influence(train, test), reference("plain")[0]) <= tolerance
         assert worst_error(ti.self_influence(train), reference("plain")[1]) <= tolerance
     monkeypatch.setenv("TRACIN_PRODUCTS", "magic")
     with pytest.raises(InputError, match="TRACIN_PRODUCTS=magic is not one of own, torch"):
-        TracIn(random_model(), backend="native")
+        TracIn(random_model(), backend="native", device="cpu")
 
 
 def test_native_needs_the_extension_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     status = tracin_ext.status() | {"available": False, "reason": "the native extension was not built: no compiler"}
     monkeypatch.setattr(tracin_ext, "status", lambda: status)
     with pytest.raises(InputError, match="'native' cannot run here.*no compiler"):
-        TracIn(random_model(), backend="native")
+        TracIn(random_model(), backend="native", device="cpu")
     with pytest.warns(UserWarning, match="factored.*no compiler"):
-        assert TracIn(random_model()).backend == "factored"
+        assert TracIn(random_model(), device="cpu").backend == "factored"
 
 
 def test_without_the_extension_info_names_the_backend_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,10 +281,10 @@ def broken_compile(fails: str) -> Callable[..., Any]:
 @pytest.mark.parametrize("fails", ["construction", "first call", "later call"])
 def test_a_failed_compilation_goes_on_with_the_factored_form(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
     test, train = pairs_of_triples()
-    expected = TracIn(random_model(), backend="factored", batch_size=20)
+    expected = TracIn(random_model(), backend="factored", batch_size=20, device="cpu")
     monkeypatch.setattr(torch, "compile", broken_compile(fails))
     with pytest.warns(UserWarning) as warned:
-        ti = TracIn(random_model(), backend="compiled", batch_size=20)
+        ti = TracIn(random_model(), backend="compiled", batch_size=20, device="cpu")
         early = ti.description
         influence = ti.influence(train, test)
     texts = [str(item.message) for item in warned if "torch.compile" in str(item.message)]
@@ -333,7 +335,7 @@ NO_SQUARED = "it has no gradients of the loss squared, only of bce; take the vec
 def test_a_loss_that_a_backend_lacks_is_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(losses.LOSSES, "squared", squared)
     with pytest.raises(InputError, match=f"backend '{backend}' cannot run here: {NO_SQUARED}"):
-        TracIn(random_model(), loss="squared", backend=backend)
+        TracIn(random_model(), loss="squared", backend=backend, device="cpu")
     model = random_model()
     with pytest.raises(RuntimeError, match=f"the {backend} backend cannot run here: {NO_SQUARED}"):
         backends.create(backend, model, tuple(layers_of(model)), torch.float32, torch.device("cpu"), squared)
@@ -343,7 +345,7 @@ def test_auto_skips_backends_that_lack_the_loss(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(losses.LOSSES, "squared", squared)
     test, train = pairs_of_triples()
     with pytest.warns(UserWarning, match=f"using the vectorized backend, not native or factored: {NO_SQUARED}"):
-        ti = TracIn(random_model(), loss="squared", precision="float64")
+        ti = TracIn(random_model(), loss="squared", precision="float64", device="cpu")
     assert ti.backend == "vectorized"
     expected = TracIn(
         random_model(), device="cpu", loss="squared", backend="sequential", precision="float64"
@@ -362,4 +364,4 @@ def test_the_derivative_of_bce_is_that_of_autograd() -> None:
 def test_names_are_the_backends_own_names() -> None:
     for name in backends.NAMES:
         if name not in ("native", "compiled"):
-            assert TracIn(random_model(), backend=name).backend == name
+            assert TracIn(random_model(), backend=name, device="cpu").backend == name

@@ -192,6 +192,7 @@ class NativeBackend:
             pair=pairs.group[back],
             pair_head=pair_head,
             pair_relation=pair_relation,
+            by_relation=pair_relation.new_empty(0),
             head_half_v=head_half_v,
             narrow_head_half_v=narrow_head_half_v,
             middle_v=middle_v,

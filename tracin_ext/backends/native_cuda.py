@@ -66,6 +66,8 @@ class NativeCudaBackend(NativeBackend):
         pairs = group_triples(ordered)
         heads, pair_head = pairs.heads.unique_consecutive(return_inverse=True)
         relations, pair_relation = pairs.relations.unique(return_inverse=True)
+        pair_of_test = pairs.group[order.argsort()]
+        by_relation = (pair_relation * len(pair_relation))[pair_of_test].add(pair_of_test).argsort(stable=True)
         through_image = bool({"entity", "relation"} & p.tracked)
         (head_half, middle, _), channels = self.parts, p.conv_weight.shape[0]
         dim, with_fc, apart = p.entity.shape[1], "fc" in p.tracked, len(self.parts[0].positions) > 0
@@ -113,6 +115,7 @@ class NativeCudaBackend(NativeBackend):
             pair=group[to_file],
             pair_head=row_of_head,
             pair_relation=pair_relation.to(device),
+            by_relation=by_relation.to(device),
             head_half_v=head_half_v,
             narrow_head_half_v=narrow_head_half_v,
             middle_v=middle_v,

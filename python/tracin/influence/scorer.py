@@ -20,7 +20,9 @@ from tracin.influence.fisher import Correction, EmbeddingScores, Question, Tripl
 from tracin.influence.memory import (
     LEAST_BLOCK,
     available_bytes,
+    give_back,
     need_of,
+    on_the_cpu,
     place_of_results,
     tile_and_block,
     used_bytes,
@@ -116,7 +118,7 @@ class Scorer(OneAtATime):
         else:
             work = self._work(len(train), len(test), result.nbytes)
             self._score(train, test, Partial(None, dict, work, {}, ""), keep)
-        return result.cpu()
+        return on_the_cpu(result)
 
     @in_turn
     def top_k_of_part(
@@ -159,7 +161,7 @@ class Scorer(OneAtATime):
             self._answer(train, test, saved, keep)
         else:
             self._score(train, test, saved, keep, by_bounds)
-        return TopK(indices.cpu(), scores.cpu(), **digests)
+        return TopK(on_the_cpu(indices), on_the_cpu(scores), **digests)
 
     def _find_by_bounds(
         self,
@@ -491,8 +493,7 @@ class Scorer(OneAtATime):
                     self._answers.forget()
                 for backend in self._backends:
                     backend.free_buffers()
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                give_back(self.device)
 
     def _work(self, triples: int, tests: int | None, results: int) -> Work:
         """Nothing done yet; `tests` None: self-influences; `results`: their bytes."""

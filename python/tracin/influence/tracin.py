@@ -103,9 +103,9 @@ class TracIn(Scorer):
             block, which takes longer and frees that memory in between.
         recompute_activations: gradient checkpointing: the backward pass computes activations again instead of keeping
             them. It changes the sequential backend only: the others keep no activations beyond a block.
-        memory_cleanup: give the buffers of blocks (and cached CUDA memory) back after each call; False keeps them for
-            the next one, and on a CPU `top_k` the factors of its training triples (1.4 GB for FB15k-237): further
-            questions to the same training triples then take milliseconds.
+        memory_cleanup: give the buffers of blocks (and cached CUDA memory, where it is more than 1/32 of the GPU's)
+            back after each call; False keeps them for the next one, and on a CPU `top_k` the factors of its training
+            triples (1.4 GB for FB15k-237): further questions to the same training triples then take milliseconds.
         method: "tracin", the sum above; or "accurate": gradients at the embeddings alone, corrected by the damped
             Fisher matrix of a sample of the training triples (see `tracin.influence.fisher`), which predicts better
             what retraining does (docs/accuracy.md). It takes no learning rates: scores of several checkpoints are
