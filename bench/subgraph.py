@@ -2,9 +2,9 @@
 
     python -m bench.subgraph FB15k-237.tar.gz --entities 1500 --output fb15k-237-1500
 
-takes the entities in the most training triples (of equal ones the first by label) and keeps of train, valid and test, line
-by line, the triples between two of them. Validation and test triples whose relation or whose entity no kept training
-triple has are left out. The same input gives the same files.
+takes the entities in the most training triples (of equal ones the first by label) and keeps of train, valid and test,
+line by line, the triples between two of them. Validation and test triples whose relation or whose entity no kept
+training triple has are left out. The same input gives the same files.
 """
 
 from __future__ import annotations

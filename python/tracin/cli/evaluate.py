@@ -1,4 +1,4 @@
-"""The commands `tracin evaluate lds | noise | deletion | necessary | sanity`: how far scores can be trusted, by retraining."""
+"""The commands `tracin evaluate lds | noise | deletion | necessary | sanity`: how far can scores be trusted?"""
 
 from __future__ import annotations
 

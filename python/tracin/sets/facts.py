@@ -16,7 +16,6 @@ from tracin.triples.known_tails import KnownTails
 from tracin.triples.read import Triple
 
 
-
 @dataclass(frozen=True)
 class Fact:
     """A training triple, with all its copies.
@@ -121,7 +120,6 @@ class Facts:
     @cached_property
     def _right(self) -> KnownTails:
         return KnownTails.of(self.samples(self.known), self.model.num_entities, self.model.relation.num_embeddings)
-
 
 
 def triples_of(facts: Iterable[Fact]) -> Tensor:  # [k, 3]

@@ -1,12 +1,12 @@
 """Post-training: one entity's embedding learned anew on its facts, all other weights as they are.
 
-Of the loss that a ConvE is trained with, over the distinct (head, relation) of the training samples and all tails, only the
-terms that hold the embedding and the bias of one entity are left: all tails of its own (entity, relation), and its own
-score as the tail of every other (head, relation), of which some stand for all where there are many. In eval mode: all else
-lies where it does when the model is asked. A copy starts from random numbers. Facts that are left out, or added, change
-its targets.
+Of the loss that a ConvE is trained with, over the distinct (head, relation) of the training samples and all tails, only
+the terms that hold the embedding and the bias of one entity are left: all tails of its own (entity, relation), and its
+own score as the tail of every other (head, relation), of which some stand for all where there are many. In eval mode:
+all else lies where it does when the model is asked. A copy starts from random numbers. Facts that are left out, or
+added, change its targets.
 
-Source: Rossi et al., Explaining Link Prediction Systems based on Kelpie, SIGMOD 2022, section 4.2, where those copies are
+Source: Rossi et al., Explaining Link Prediction Systems based on Kelpie, SIGMOD 2022, section 4, where those copies are
 called mimics, and are trained on the entity's facts alone.
 """
 
@@ -185,9 +185,7 @@ class _Targets:
         if bool(((facts[:, 0] != entity) & (facts[:, 2] != entity)).any()):
             raise InputError(f"a fact that is added to entity {entity} does not hold it", "added")
         base = among(facts, own_facts)
-        has = torch.stack(
-            [base & ~among(facts, copy.left_out) | among(facts, copy.added) for copy in copies]
-        )  # [m, f]
+        has = torch.stack([base & ~among(facts, copy.left_out) | among(facts, copy.added) for copy in copies])  # [m, f]
         heads = facts[:, 0] == entity
         relations, place = facts[heads, 1].unique(return_inverse=True)
         own = table.new_zeros(len(copies), len(relations), size)

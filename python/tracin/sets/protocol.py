@@ -137,9 +137,11 @@ class Chooser:
         kept = _read(path)
         if kept is not None:
             return {
-                k: (tuple(by_triple[tuple(triple)] for triple in kept["sets"][str(k)]), kept["found"][str(k)]) for k in ks
+                k: (tuple(by_triple[tuple(triple)] for triple in kept["sets"][str(k)]), kept["found"][str(k)])
+                for k in ks
             }
-        results = {k: self._search(verifier, asked, some, k, seen) for seen in [{}] for k in sorted(ks)}
+        seen: dict[Set, Verdict] = {}
+        results = {k: self._search(verifier, asked, some, k, seen) for k in sorted(ks)}
         chosen = {k: (one.chosen or (), one.found) for k, one in results.items()}
         content: dict[str, Any] = {
             "score": name,
@@ -220,9 +222,9 @@ def remove(
                 continue
             tops = {name: padded(one.sets, some[0][0])}
             width = tops[name].shape[1]
-            change: Change = delete(graph, recipe, folder, tops, queries, ks=(width,), together=True, **arguments)[name][
-                width
-            ]
+            change: Change = delete(graph, recipe, folder, tops, queries, ks=(width,), together=True, **arguments)[
+                name
+            ][width]
             result = Necessary(one.size, one.found, change.removed, change.changes)
             found.setdefault(name, {}).setdefault(way, {})[k] = result
     return found

@@ -124,12 +124,13 @@ def search(
         possible, tried = math.comb(len(candidates), size), 0
         places = islice(best_first([fact.score for fact in candidates], size), tries)
         while sets := [tuple(candidates[place] for place in chosen) for chosen in islice(places, at_a_time)]:
-            for some, verdict in zip(sets, judge(sets), strict=True):
+            for one, its in zip(sets, judge(sets), strict=True):
                 tried += 1
-                if does_it(verdict):
-                    return Search(some, verdict, True, (*sizes, Size(size, tried, possible)))
-                if nearest is None or nearness(verdict) > nearness(nearest[1]):
-                    nearest = some, verdict
+                if does_it(its):
+                    return Search(one, its, True, (*sizes, Size(size, tried, possible)))
+                if nearest is None or nearness(its) > nearness(nearest[1]):
+                    nearest = one, its
             advance(len(sets))
         sizes.append(Size(size, tried, possible))
-    return Search(*(nearest or (None, None)), False, tuple(sizes))
+    some, verdict = nearest or (None, None)
+    return Search(some, verdict, False, tuple(sizes))

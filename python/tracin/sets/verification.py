@@ -1,4 +1,4 @@
-"""What becomes of a prediction when facts are left out, or added to other entities: by post-training or by retraining."""
+"""What becomes of a prediction when facts are left out, or added to other entities, by training anew."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ NOTHING = torch.empty(0, 3, dtype=torch.int64)
 
 
 class Verifier(Protocol):
-    """Answers what becomes of predictions.
+    """Answers what becomes of predictions."""
 
-    Args:
-        at_a_time: sets that are best judged together.
-        words: how, for people.
-    """
+    @property
+    def at_a_time(self) -> int:
+        """Sets that are best judged together."""
+        ...
 
-    at_a_time: int
-    words: str
+    @property
+    def words(self) -> str:
+        """How, for people."""
+        ...
 
     def without(self, asked: Asked, sets: Sequence[Set]) -> list[Verdict]:
         """Without each set of facts; the empty set says what holds before."""
