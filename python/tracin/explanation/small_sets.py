@@ -69,7 +69,7 @@ class SetFinder:
     def training(self) -> dict[str, Any] | None:
         """How the model was trained, where its file is ours."""
         path = self.subject.checkpoint.path
-        if self.subject.checkpoint.format != "tracin" or not path or not Path(path).is_file():
+        if not self.subject.checkpoint.format.startswith("tracin") or not Path(path).is_file():
             return None
         state = read_training_state(path)
         return None if state is None else dict(state["options"])
@@ -78,9 +78,9 @@ class SetFinder:
     def verifier(self) -> Verifier:
         options, training = self.options, self.training or {}
         if options.verify == "retrain":
-            seed = training.pop("seed", 0)
-            recipe = Recipe(self.subject.checkpoint.epoch or 1, training)
-            return Retrained(self.facts, recipe, self._folder, options.copies, seed)
+            own = {name: value for name, value in training.items() if name != "seed"}
+            recipe = Recipe(self.subject.checkpoint.epoch or 1, own)
+            return Retrained(self.facts, recipe, self._folder, options.copies, training["seed"])
         smoothing = training.get("label_smoothing", LABEL_SMOOTHING)
         samples = self.facts.samples(self.subject.train)
         return PostTrained(

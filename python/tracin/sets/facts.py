@@ -103,7 +103,7 @@ class Facts:
         more: Tensor | None = None,  # [k] further entities known to be right
     ) -> tuple[Tensor, Tensor]:  # [...], [...] float64
         """The filtered rank of the answer, the mean over orders of equal scores, and its margin over the best other."""
-        values = scores.double()
+        values = scores.to(torch.float64, copy=True)
         right = values[..., asked.answer].clone()
         values[..., self.right(asked.entity, asked.relation)] = -torch.inf
         if more is not None:

@@ -99,9 +99,10 @@ class SmallestSet:
             return self.unable
         assert self.before is not None and self.after is not None
         words = self._necessary() if self.kind == NECESSARY else self._sufficient()
-        sets = several(self.tried, "set was", "sets were")
-        rest = "" if self.exhausted else "; smaller ones may be left" if self.found else ", not all that there are"
-        return f"{words} {sets} tried{rest}. Verified by {self.verified}."
+        tried, possible = (sum(getattr(size, name) for size in self.sizes) for name in ("tried", "possible"))
+        sets = f"{tried:,} of {several(possible, 'set', 'sets')} up to that size"
+        rest = "; smaller ones may be left" if self.found and not self.exhausted else ""
+        return f"{words} Tried: {sets}{rest}, by {self.verified}."
 
     def _necessary(self) -> str:
         assert self.before is not None and self.after is not None
@@ -114,10 +115,10 @@ class SmallestSet:
     def _sufficient(self) -> str:
         assert self.before is not None and self.after is not None
         entities = several(len(self.entities), "other entity", "other entities")
-        reached = f"the prediction is first for {self.after.first} of {entities}, {self.before.first} before"
+        reached = f"the answer is first for {self.after.first} of {entities}, for {self.before.first} without"
         if self.found:
             facts = "this training triple" if len(self.facts) == 1 else f"these {in_letters(len(self.facts))}"
-            return f"With {facts} added, said of the other entity, {reached}."
+            return f"With {facts} said of the other entity as well, {reached}."
         up_to = in_letters(self.max_size)
         return f"No set of up to {up_to} carries it over to most; with the nearest, below, {reached}."
 
@@ -145,7 +146,7 @@ def necessary(
         return replace(nothing, unable="No training triple holds the entity that is asked about: none can be left out.")
     (before,) = verifier.without(asked, [()])
     if not before.mostly_first:
-        told = f"With all its facts the answer is {ordinal(round(before.rank, 2))} by {verifier.words}"
+        told = f"With all its facts the answer is {ordinal(round(before.rank, 2))} by {nothing.verified}"
         other = "retraining (retrain)" if options.verify == "post-train" else "post-training (post-train)"
         return replace(nothing, before=before, unable=f"{told}: that says nothing of this model; verify by {other}.")
     found = search(
@@ -201,7 +202,7 @@ def sufficient(
 
 
 def _nothing(kind: str, verifier: Verifier, options: SetOptions) -> SmallestSet:
-    return SmallestSet(kind, False, (), None, None, (), options.max_size, (), verifier.words)
+    return SmallestSet(kind, False, (), None, None, (), options.max_size, (), verifier.words(kind == SUFFICIENT))
 
 
 def _done(nothing: SmallestSet, before: Verdict, found: Search) -> SmallestSet:

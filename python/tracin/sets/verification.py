@@ -14,6 +14,7 @@ from tracin.digests import digest_of
 from tracin.errors import InputError
 from tracin.evaluation.graph import Graph, Recipe
 from tracin.evaluation.retraining import Job, retrain
+from tracin.results.words import several
 from tracin.sets.facts import Asked, Facts, moved, triples_of
 from tracin.sets.post_training import Altered, PostTraining
 from tracin.sets.search import Set, Verdict
@@ -31,8 +32,7 @@ class Verifier(Protocol):
         """Sets that are best judged together."""
         ...
 
-    @property
-    def words(self) -> str:
+    def words(self, carried: bool) -> str:
         """How, for people."""
         ...
 
@@ -58,9 +58,9 @@ class PostTrained:
     copies: int
     at_a_time: int = AT_A_TIME
 
-    @property
-    def words(self) -> str:
-        return f"post-training of the one entity, {self.copies} cop{'y' if self.copies == 1 else 'ies'}"
+    def words(self, carried: bool) -> str:
+        whose = "each other entity, a copy" if carried else f"the one entity, {several(self.copies, 'copy', 'copies')}"
+        return f"post-training of {whose}"
 
     def without(self, asked: Asked, sets: Sequence[Set]) -> list[Verdict]:
         altered = [Altered(self.facts.samples(triples_of(some)), NOTHING) for some in sets]
@@ -102,9 +102,8 @@ class Retrained:
     seed: int = 0
     at_a_time: int = 1
 
-    @property
-    def words(self) -> str:
-        return f"retraining the whole model, {self.copies} seed{'' if self.copies == 1 else 's'}"
+    def words(self, carried: bool) -> str:
+        return f"retraining the whole model, {several(self.copies, 'seed', 'seeds')}"
 
     def _graph(self, queries: Tensor, added: Tensor = NOTHING) -> Graph:
         facts = self.facts
