@@ -92,7 +92,7 @@ def test_rows_of_grainsack(graph: Graph) -> None:
 def test_sets_verified_by_training_again(graph: Graph) -> None:
     small = {"embedding_dim": 12, "embedding_height": 4, "embedding_width": 3, "output_channels": 2, "batch_size": 8}
     labels = {"entity_to_id": graph.checkpoint.entity_to_id, "relation_to_id": graph.checkpoint.relation_to_id}
-    checkpoint = tracin.training.train(
+    checkpoint = tracin.train(
         graph.train, num_entities=12, num_relations=3, epochs=2, output=graph.folder / "own", device="cpu", **labels,
         **small,
     )  # fmt: skip
