@@ -13,8 +13,8 @@ from tracin.errors import InputError
 from tracin.influence.directions import by_row, samples_of
 from tracin.model import ConvE
 from tracin.sets import post_training
-from tracin.sets.post_training import Altered, PostTraining, _Targets
-from tracin.training.loop import batch_loss
+from tracin.sets.post_training import Altered, PostTraining, _Targets, check_loss
+from tracin.training.loop import TrainingOptions, batch_loss
 from tracin.triples.known_tails import KnownTails
 
 TRAIN = torch.cat([small_graph().train, torch.tensor([[3, 0, 3], [3, 1, 3], [5, 0, 3]])])
@@ -48,7 +48,8 @@ def by_autograd(net: ConvE, facts: Tensor, entity: int) -> list[Tensor]:
     known = KnownTails.of(facts, ENTITIES, net.relation.num_embeddings)
     net.zero_grad()
     pairs = known.pairs()
-    (batch_loss(rows, known, pairs, SMOOTHING) * len(pairs) * ENTITIES).backward()
+    loss = TrainingOptions(label_smoothing=SMOOTHING).tail_loss(ENTITIES)
+    (batch_loss(rows, known, pairs, loss) * len(pairs) * ENTITIES).backward()
     gradients = [net.entity.weight.grad[entity]]
     return gradients if net.bias is None else [*gradients, net.bias.grad[entity]]
 
@@ -123,5 +124,7 @@ def test_an_entity_without_facts_and_facts_of_others() -> None:
     lonely = TRAIN[(TRAIN[:, 0] != 2) & (TRAIN[:, 2] != 2)]
     training = PostTraining(net, lonely)
     assert training.scores(2, 0, [Altered(NOTHING, NOTHING)], 1).isfinite().all()
+    with pytest.raises(InputError, match="by the loss kvsall, and this model was trained by ce"):
+        check_loss("ce")
     with pytest.raises(InputError, match="added to entity 2 does not hold it"):
         training.scores(2, 0, [Altered(NOTHING, torch.tensor([[0, 0, 1]]))], 1)

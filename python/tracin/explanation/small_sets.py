@@ -18,7 +18,7 @@ from tracin.explanation.reasons import Reason
 from tracin.model import ConvE
 from tracin.progress import progress_stages
 from tracin.sets.facts import Facts
-from tracin.sets.post_training import PostTraining
+from tracin.sets.post_training import LOSS, PostTraining, check_loss
 from tracin.sets.smallest import KINDS, NECESSARY, SetOptions, SmallestSet, necessary, sufficient
 from tracin.sets.verification import PostTrained, Retrained, Verifier
 from tracin.subject import Subject
@@ -81,6 +81,7 @@ class SetFinder:
             own = {name: value for name, value in training.items() if name != "seed"}
             recipe = Recipe(self.subject.checkpoint.epoch or 1, own)
             return Retrained(self.facts, recipe, self._folder, options.copies, training["seed"])
+        check_loss(training.get("loss", LOSS))
         smoothing = training.get("label_smoothing", LABEL_SMOOTHING)
         samples = self.facts.samples(self.subject.train)
         return PostTrained(

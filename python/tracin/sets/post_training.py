@@ -1,10 +1,10 @@
 """Post-training: one entity's embedding learned anew on its facts, all other weights as they are.
 
-Of the loss that a ConvE is trained with, over the distinct (head, relation) of the training samples and all tails, only
-the terms that hold the embedding and the bias of one entity are left: all tails of its own (entity, relation), and its
-own score as the tail of every other (head, relation), of which some stand for all where there are many. In eval mode:
-all else lies where it does when the model is asked. A copy starts from random numbers. Facts that are left out, or
-added, change its targets.
+Of the loss "kvsall", over the distinct (head, relation) of the training samples and all tails, only the terms that
+hold the embedding and the bias of one entity are left: all tails of its own (entity, relation), and its own score as
+the tail of every other (head, relation), of which some stand for all where there are many. In eval mode: all else
+lies where it does when the model is asked. A copy starts from random numbers. Facts that are left out, or added,
+change its targets.
 
 Source: Rossi et al., Explaining Link Prediction Systems based on Kelpie, SIGMOD 2022, section 4, where those copies are
 called mimics, and are trained on the entity's facts alone.
@@ -25,10 +25,21 @@ from tracin.influence.directions import by_row
 from tracin.model import ConvE
 from tracin.triples.known_tails import KnownTails
 
+LOSS = "kvsall"
 STEPS = 80  # of Adam, over all targets at once; twice as many change no margin of umls by more than copies differ
 RATE = 0.03  # of the first step; falls to 0 by a cosine. The margins of copies and model correlate by .96 on umls
 CONTRASTS = 16_384  # (head, relation) of which the entity is no tail; more are drawn from
 MOST_SCORES = 2**25  # of copies trained at a time
+
+
+def check_loss(loss: str) -> None:
+    """Raises InputError for a training loss that post-training does not have."""
+    if loss != LOSS:
+        raise InputError(
+            f"post-training learns by the loss {LOSS}, and this model was trained by {loss}; verify by training it "
+            "again (retrain)",
+            "verify",
+        )
 
 
 @dataclass(frozen=True)

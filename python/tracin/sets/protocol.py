@@ -21,7 +21,7 @@ from tracin.evaluation.scores import QUERIES_AT_A_TIME, Model, Score
 from tracin.files import replacing
 from tracin.progress import progress_stages
 from tracin.sets.facts import Fact, Facts
-from tracin.sets.post_training import PostTraining
+from tracin.sets.post_training import PostTraining, check_loss
 from tracin.sets.search import Search, Set, Verdict, search
 from tracin.sets.smallest import SetOptions
 from tracin.sets.verification import PostTrained
@@ -106,6 +106,7 @@ class Chooser:
                     sets.setdefault((FIRST, k), []).append(tuple(candidates[:k]))
                 if searched:
                     if verifier is None:
+                        check_loss(training.loss)
                         samples = facts.samples(self.graph.train)
                         copies = PostTraining(facts.model, samples, training.label_smoothing, self.options.seed)
                         verifier = PostTrained(facts, copies, self.options.copies)

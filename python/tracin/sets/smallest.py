@@ -85,6 +85,7 @@ class SmallestSet:
 
     @property
     def tried(self) -> int:
+        """Sets, of all sizes."""
         return sum(size.tried for size in self.sizes)
 
     @property
