@@ -24,6 +24,7 @@ ARGUMENTS = "tracin.arguments"  # in Context.meta: the command's name and argume
 
 # Arguments of the library that errors may be about, and the flags that set them.
 FLAGS = {
+    "accurate": "--accurate",
     "backend": "--backend",
     "batch_size": "--batch-size",
     "device": "--device",
