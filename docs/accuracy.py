@@ -60,6 +60,19 @@ def deletion(content: dict[str, Any]) -> Iterator[str]:
     yield f"\n{content['results']['predictions']} predictions, {repeats} model{'s' * (repeats > 1)} of each deletion."
 
 
+def necessary(content: dict[str, Any]) -> Iterator[str]:
+    yield from header(["score", "facts", "size", "fall by post-training", "left out", "MRR", "Hits@1"])
+    for score, by_way in content["results"]["scores"].items():
+        for way, by_k in by_way.items():
+            for k, found in by_k.items():
+                facts = f"first {k}" if way == "first" else f"smallest, up to {k}"
+                falls = "" if found["found"] is None else str(found["found"])
+                cells = [estimate(found["changes"][name]) for name in ("mrr", "hits@1")]
+                yield row([f"`{score}`", facts, f"{found['size']:.1f}", falls, f"{found['removed']:.0f}", *cells])
+    repeats = content["settings"]["--repeats"]
+    yield f"\n{content['results']['predictions']} predictions, {repeats} model{'s' * (repeats > 1)} of each removal."
+
+
 def sanity(content: dict[str, Any]) -> Iterator[str]:
     yield from header(["score", "distinct", "most used", "correlation", "overlap"])
     for score, found in content["results"]["scores"].items():
@@ -70,7 +83,7 @@ def sanity(content: dict[str, Any]) -> Iterator[str]:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
-    "lds": lds, "noise": noise, "deletion": deletion, "sanity": sanity,
+    "lds": lds, "noise": noise, "deletion": deletion, "necessary": necessary, "sanity": sanity,
 }  # fmt: skip
 
 

@@ -15,7 +15,12 @@ from typing import Any
 import tracin
 
 PAGE = Path(__file__).with_name("api.md")
-ALSO = ("tracin.index.build", "tracin.training.TrainingOptions")  # what public docstrings refer to
+ALSO = (
+    "tracin.index.build",
+    "tracin.sets.SetOptions",
+    "tracin.sets.SmallestSet",
+    "tracin.training.TrainingOptions",
+)  # what public docstrings refer to
 HEADINGS = ("Args", "Attributes", "Returns", "Raises", "Example", "Source")
 HEADING = re.compile(rf"({'|'.join(HEADINGS)}):(?: (.*))?$")
 ENTRY = re.compile(r"(\w+(?:, \w+)*): ")  # of Args and Attributes

@@ -148,11 +148,16 @@ class ConvE(nn.Module):
         relations: Tensor,  # [B]
     ) -> Tensor:  # [B, D]
         """z [B, D], the activation that is compared with the tails' embeddings."""
+        return self.hidden_of(self.entity(heads), self.relation(self.relation_step * relations))
+
+    def hidden_of(
+        self,
+        heads: Tensor,  # [B, D]
+        relations: Tensor,  # [B, D]
+    ) -> Tensor:  # [B, D]
+        """z [B, D] of embeddings, which need not be those of the tables."""
         planes = (len(heads), *self.plane)
-        x = torch.cat(
-            [self.entity(heads).view(planes), self.relation(self.relation_step * relations).view(planes)],
-            dim=STACK_AXES[self.stack],
-        )
+        x = torch.cat([heads.view(planes), relations.view(planes)], dim=STACK_AXES[self.stack])
         config = self.config
         x = F.dropout(x if self.bn0 is None else self.bn0(x), config["input_dropout"], self.training)
         x = self.conv(x)

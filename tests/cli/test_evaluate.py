@@ -19,6 +19,7 @@ COMMANDS = {
     "lds": ["--subsets", "2", "--repeats", "2"],
     "noise": ["--share", "0.2", "--self-score", "tracin:layers=fc"],
     "deletion": ["--queries", "2", "--remove", "1", "--together"],
+    "necessary": "--queries 2 --max-size 1 --max-size 2 --candidates 3 --tries 2 --copies 1".split(),
     "sanity": ["--queries", "3"],
 }
 
@@ -100,6 +101,8 @@ def test_the_folder_of_runs_can_be_named(folder: Path, tmp_path: Path) -> None:
         ("noise", ["--self-score", "tracin + tracin"], "expected tracin or accurate"),
         ("deletion", ["--remove", "30"], "expected at least 1, and below the 30"),
         ("deletion", ["--remove", "0"], "0 is not in the range"),
+        ("necessary", ["--searched", "embedding"], "--searched embedding is none of the scores"),
+        ("necessary", ["--max-size", "0"], "0 is not in the range"),
         ("sanity", ["--queries", "0"], "0 is not in the range"),
         ("sanity", ["--checkpoints", "3"], "checkpoints is 3; expected at least 1 and at most 2"),
         ("sanity", ["--plot", "plot.doc"], "expected a name that ends in .png, .svg, .pdf"),

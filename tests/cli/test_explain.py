@@ -48,6 +48,70 @@ def test_json_alone_on_stdout(graph: Graph) -> None:
     assert result.stderr == ""
 
 
+def first_tail(graph: Graph) -> tuple[str, str, str]:
+    """A question whose answer the model puts first."""
+    why = tracin.explain(graph.checkpoint, 1, 0, "?", train=graph.train)
+    head, relation, tail = why.names((1, 0, why.answers.first[0].entity))
+    return head, relation, tail
+
+
+def test_smallest_sets_in_every_output(graph: Graph) -> None:
+    outputs = {ending: graph.folder / f"why.{ending}" for ending in ("html", "json", "csv", "md")}
+    named = [part for path in outputs.values() for part in ("-o", str(path))]
+    few = "--necessary --sufficient --max-size 2 --candidates 3 --tries 2 --copies 1 --entities 2".split()
+    result = run(graph, "explain", *first_tail(graph), *few, *named)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(outputs["json"].read_text())["sets"]
+    assert [each["kind"] for each in found] == ["necessary", "sufficient"]
+    texts = (outputs["html"].read_text(), result.stdout.replace("\n", " "), outputs["md"].read_text())
+    for heading in ("Without which facts does it fall?", "Which facts carry it over to others?"):
+        assert all(heading in text for text in texts)
+    frame = pl.read_csv(outputs["csv"])
+    rows = frame.filter(pl.col("side") == "necessary")
+    assert rows["train_index"].to_list() == [fact["train_index"] for fact in found[0]["facts"]]
+    assert frame.columns[-3:] == ["found", "rank_before", "rank_after"]
+    plain = graph.folder / "plain.json"
+    assert run(graph, "explain", *first_tail(graph), "-o", str(plain)).exit_code == 0
+    assert "sets" not in json.loads(plain.read_text())
+
+
+def test_rows_of_grainsack(graph: Graph) -> None:
+    result = run(graph, "explain", *TRIPLE, "--json", "--format", "grainsack", "--quiet", "--top-k", "2")
+    (row,) = json.loads(result.stdout)
+    why = tracin.explain(graph.checkpoint, *TRIPLE, train=graph.train, k=2)
+    assert list(row) == ["prediction", "explanation", "time"]
+    assert row["prediction"] == list(TRIPLE)
+    assert row["explanation"] == [list(why.names(reason.triple)) for reason in why.pro.reasons]
+    assert row["time"] > 0
+    path = graph.folder / "rows.json"
+    run(graph, "explain", *TRIPLE, "-o", str(path), "--format", "grainsack", "--top-k", "2")
+    assert [each["explanation"] for each in json.loads(path.read_text())] == [row["explanation"]]
+
+
+@pytest.mark.slow
+def test_sets_verified_by_training_again(graph: Graph) -> None:
+    small = {"embedding_dim": 12, "embedding_height": 4, "embedding_width": 3, "output_channels": 2, "batch_size": 8}
+    labels = {"entity_to_id": graph.checkpoint.entity_to_id, "relation_to_id": graph.checkpoint.relation_to_id}
+    checkpoint = tracin.train(
+        graph.train, num_entities=12, num_relations=3, epochs=2, output=graph.folder / "own", device="cpu", **labels,
+        **small,
+    )  # fmt: skip
+    few = "--necessary --verify retrain --max-size 1 --tries 2 --copies 1 --json --quiet".split()
+    why = tracin.explain(checkpoint, "entity 1", "relation:0", "?", train=graph.train)
+    first = why.labels.entity(why.answers.first[0].entity)
+    asked = [checkpoint.path, "entity 1", "relation:0", first, "--train", str(graph.folder / "train.txt")]
+    runs = graph.folder / "runs"
+    for _ in range(2):
+        result = CliRunner().invoke(main, ["explain", *asked, *few, "--runs", str(runs)])
+        assert result.exit_code == 0, result.stderr
+        (found,) = json.loads(result.stdout)["sets"]
+        assert found["ranks_before"] == [1.0], "the same seed trains the same model"
+        assert found["verified"] == "retraining the whole model, 1 seed"
+    assert 2 <= len(list(runs.glob("set_*.json"))) <= 3
+    other = run(graph, "explain", *TRIPLE, "--necessary", "--verify", "retrain")
+    assert "does not tell how it was trained" in other.stderr
+
+
 def test_questions_from_a_file(graph: Graph) -> None:
     questions = graph.folder / "questions.txt"
     questions.write_text("\n".join(["\t".join(TRIPLE), "", "entity 3\trelation:1\t?\r", "?\trelation:2\tentity 0"]))
@@ -76,6 +140,10 @@ def test_questions_from_a_file(graph: Graph) -> None:
         (("?", "relation:0", "?"), "leaves head and tail open"),
         (("entity 1", "relation:0", "entity 22"), "is not in the entity dictionary"),
         ((*TRIPLE, "--top-k", "0"), "--top-k"),
+        ((*TRIPLE, "--necessary", "--against", "entity 3"), "leave one out"),
+        ((*TRIPLE, "--necessary", "--max-size", "0"), "--max-size"),
+        (("?", *TRIPLE[1:], "--necessary"), "ask for the tail"),
+        ((*TRIPLE, "--format", "grainsack"), "a form of JSON"),
         ((*TRIPLE, "--questions", "missing.txt"), "leave one out"),
         (("--questions", "missing.txt"), "missing.txt: No such file"),
     ],

@@ -24,6 +24,7 @@ from tracin.explanation import Explanation
 from tracin.explanation.reasons import counted
 from tracin.influence.questions import METHODS
 from tracin.results.words import ordinal, percent
+from tracin.sets import SetOptions
 from tracin.subject import SAMPLES
 from tracin.training.ranking import head_ranks, tail_ranks
 
@@ -207,6 +208,33 @@ def test_nothing_speaks_where_the_model_is_sure(graph: Graph) -> None:
     assert why.to_frame().height == 0
     assert "No training triple speaks for it." in why.to_html()
     assert json.loads(json.dumps(why.to_dict()))["for"]["reasons"] == []
+
+
+def test_smallest_sets_of_a_first_answer_and_of_another(graph: Graph) -> None:
+    first = ask(graph, 1, 0, "?").answers.first[0].entity
+    few = SetOptions(max_size=2, candidates=3, tries=2, copies=2, entities=2)
+    why = ask(graph, 1, 0, first, necessary=True, sufficient=True, sets=few)
+    assert [one.found.kind for one in why.sets] == ["necessary", "sufficient"]
+    for one in why.sets:
+        assert [fact.rows[0] for fact in one.found.facts] == [reason.row for reason in one.reasons]
+        assert all(1 in (reason.triple[0], reason.triple[2]) for reason in one.reasons)
+    assert (
+        why.to_frame().drop("found", "rank_before", "rank_after").columns == ask(graph, 1, 0, first).to_frame().columns
+    )
+    last = ask(graph, 1, 0, "?", tails=ENTITIES).answers.first[-1].entity
+    other = ask(graph, 1, 0, last, necessary=True)
+    assert "there is nothing to explain away" in other.to_html()
+    assert other.to_frame()["side"].is_in(["for", "against"]).all()
+    assert json.loads(json.dumps(other.to_dict()))["sets"][0]["facts"] == []
+    with pytest.raises(InputError, match="leave out against"):
+        ask(graph, 1, 0, first, necessary=True, against=(first + 1) % ENTITIES)
+    with pytest.raises(InputError, match="ask for the tail"):
+        ask(graph, "?", 0, 3, necessary=True)
+
+
+def test_smallest_sets_need_a_conve() -> None:
+    with pytest.raises(InputError, match="verified on a ConvE; this model is a"):
+        tracin.explain(pykeen_model("DistMult"), 1, 0, "?", train=random_triples(20), necessary=True)
 
 
 def test_files_by_their_endings(graph: Graph, tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     explainer = Explainer(open_subject(checkpoint, train))
     asked = [(0, 0, 2), (1, 1, "?"), ("?", 2, 4), tuple(train[0].tolist())]
     found = [explainer.ask(read_question(explainer.subject, each)) for each in asked]
+    first = found[1].answers.first[0].entity
+    kinds = ("necessary", "sufficient")
+    found.append(explainer.ask(read_question(explainer.subject, (1, 1, first)), kinds=kinds))
     save_all(found[:1], folder / "explain.html")
     save_all(found, folder / "several.html")
     tracin.audit(checkpoint, train, train[:9]).save(folder / "audit.html")

@@ -1,4 +1,4 @@
-"""The commands `tracin evaluate lds | noise | deletion | sanity`: how far scores can be trusted, by retraining."""
+"""The commands `tracin evaluate lds | noise | deletion | necessary | sanity`: how far can scores be trusted?"""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from tracin.evaluation.lds import correlations, subset_outcomes, sums_over_subse
 from tracin.evaluation.noise import find_noise
 from tracin.evaluation.sanity import sanity
 from tracin.evaluation.statistics import Estimate
+from tracin.sets.protocol import Chooser, remove
+from tracin.sets.smallest import SetOptions
 
 SCORES = ("accurate", "tracin", "two-rules", "embedding", "random")
 DELETED = ("accurate", "tracin", "two-rules", "embedding", "neighbours", "same-relation", "random")
+NECESSARY = ("accurate", "tracin", "two-rules", "random")
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 SETTINGS = {"max_content_width": 120}
 
@@ -76,6 +79,29 @@ class DeletionOptions(Options):
         "--together", help="Leave out the triples of all predictions at once, one model for all, as Kelpie does."
     )
     repeats: int = option("--repeats", type=POSITIVE, default=1, show_default=True, help="Models of each deletion.")
+    checkpoints: int = checkpoints_option()
+    evaluation: EvaluationOptions = group(EvaluationOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NecessaryOptions(Options):
+    scores: tuple[str, ...] = scores_option(NECESSARY)
+    searched: tuple[str, ...] = option(
+        "--searched",
+        multiple=True,
+        default=("accurate",),
+        help="Scores whose smallest sets are searched by post-training as well.  [default: accurate]",
+    )
+    most: tuple[int, ...] = option(
+        "--max-size", type=POSITIVE, multiple=True, default=(1, 4), help="Facts of a set.  [default: 1, 4]"
+    )
+    candidates: int = option(
+        "--candidates", type=POSITIVE, default=20, show_default=True, help="Facts of which sets are made."
+    )
+    tries: int = option("--tries", type=POSITIVE, default=30, show_default=True, help="Sets tried of each size.")
+    copies: int = option("--copies", type=POSITIVE, default=3, show_default=True, help="Copies that are post-trained.")
+    queries: int = queries_option(100, "Predictions: test triples that are ranked first, drawn at random.")
+    repeats: int = option("--repeats", type=POSITIVE, default=1, show_default=True, help="Models of each removal.")
     checkpoints: int = checkpoints_option()
     evaluation: EvaluationOptions = group(EvaluationOptions)
 
@@ -220,6 +246,67 @@ def deletion(options: DeletionOptions) -> None:
     work.show(["score, k", "removed", "margin", "-ce", "MRR", "Hits@1"], rows)
     panels = {
         f"margin, top {k} left out": {name: by_k[k].changes["margin"] for name, by_k in found.items()} for k in ks
+    }
+    work.write({"predictions": len(queries), "scores": found}, panels)
+
+
+@evaluate.command("necessary", cls=Command, context_settings=SETTINGS)
+@takes(NecessaryOptions)
+def necessary(options: NecessaryOptions) -> None:
+    """Do predictions fall when the few facts of their heads that a score names are left out, of all of them at once?
+
+    Kelpie's protocol. For each prediction the facts of its head that the score puts first, and the smallest set of them
+    that makes it fall by post-training, else the nearest; all are removed together, and the model is trained anew.
+    """
+    scores = named_scores(options.scores)
+    for name in options.searched:
+        if name not in scores:
+            raise InputError(f"--searched {name} is none of the scores {', '.join(scores)}")
+    ks = sorted(set(options.most))
+    searching = SetOptions(
+        max_size=max(ks), candidates=options.candidates, tries=options.tries, copies=options.copies,
+        seed=options.evaluation.training.seed,
+    )  # fmt: skip
+    work = Work.begun("necessary", options, options.evaluation)
+    model = work.model(options.checkpoints)
+    queries = first_ranked(work.graph, model, options.queries, work.seed)
+    chooser = Chooser(work.graph, work.recipe, model, searching, work.runs / "sets", work.progress)
+    chosen = {}
+    for name, score in scores.items():
+        work.say(f"choosing by {name}")
+        chosen[name] = chooser.choose(name, score, queries, ks, name in options.searched)
+    found = remove(
+        work.graph,
+        work.recipe,
+        work.runs,
+        chosen,
+        queries,
+        repeats=options.repeats,
+        seed=work.seed,
+        bootstrap=options.evaluation.bootstrap,
+        processes=options.evaluation.processes,
+        progress=work.progress,
+    )
+    rows = {
+        f"{name}, {way} {k}": [
+            f"{one.size:.1f}",
+            "" if one.found is None else str(one.found),
+            f"{one.removed:.0f}",
+            *(str(one.changes[change]) for change in ("mrr", "hits@1")),
+        ]
+        for name, by_way in found.items()
+        for way, by_k in by_way.items()
+        for k, one in by_k.items()
+    }
+    work.show(["score, facts", "size", "found", "removed", "MRR", "Hits@1"], rows)
+    panels = {
+        f"Hits@1, up to {k} facts": {
+            f"{name}, {way}": by_k[k].changes["hits@1"]
+            for name, by_way in found.items()
+            for way, by_k in by_way.items()
+            if k in by_k
+        }
+        for k in ks
     }
     work.write({"predictions": len(queries), "scores": found}, panels)
 

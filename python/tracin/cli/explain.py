@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,15 +16,60 @@ from tracin.cli.outputs import check_apart, inputs_of, make_folder
 from tracin.cli.subject import SubjectOptions, opened_subject, tracin_of
 from tracin.errors import InputError
 from tracin.explanation import table
-from tracin.explanation.answer import Explanation, save_all
+from tracin.explanation.answer import FORMS, Explanation, as_json, save_all
 from tracin.explanation.ask import ANSWERS, SHOWN, Explainer
 from tracin.explanation.question import Question, read_question
+from tracin.explanation.small_sets import SetFinder
 from tracin.results.saving import check_saved_as
+from tracin.sets.smallest import NECESSARY, SUFFICIENT, VERIFICATIONS, SetOptions
 from tracin.streams import say, show, show_text
 from tracin.subject import Subject
 
 ENDINGS = (".html", ".json", ".csv", ".parquet", ".md")
 TAILS_SHOWN = 5
+
+
+DEFAULTS = SetOptions()
+
+
+def _number(flag: str, name: str, help: str) -> Any:
+    return option(flag, type=POSITIVE, default=getattr(DEFAULTS, name), show_default=True, help=help)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetFlags(Options):
+    """The fields of `tracin.sets.SetOptions`."""
+
+    necessary: bool = flag(
+        "--necessary", help="Look for the smallest set of facts without which the answer is no longer first."
+    )
+    sufficient: bool = flag(
+        "--sufficient", help="Look for the smallest set that, added to other entities, makes the answer theirs."
+    )
+    max_size: int = _number("--max-size", "max_size", "Facts of a set, at most.")
+    verify: str = option(
+        "--verify",
+        type=click.Choice(VERIFICATIONS),
+        default=DEFAULTS.verify,
+        show_default=True,
+        help="How a set is tried: the one entity's embedding is trained anew, or the whole model.",
+    )
+    candidates: int = _number("--candidates", "candidates", "Facts of the entity, by score, of which sets are made.")
+    tries: int = _number("--tries", "tries", "Sets tried of each size.")
+    copies: int = _number("--copies", "copies", "Trainings, of different random numbers, of each set.")
+    entities: int = _number("--entities", "entities", "Others, to which a sufficient set is added.")
+    runs: Path | None = option(
+        "--runs", type=FILE, help="Folder that keeps what retrained models said, for the next time (--verify retrain)."
+    )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        asked = ((NECESSARY, self.necessary), (SUFFICIENT, self.sufficient))
+        return tuple(kind for kind, wanted in asked if wanted)
+
+    def options(self) -> SetOptions:
+        fields = dataclasses.fields(SetOptions)
+        return SetOptions(**{field.name: getattr(self, field.name) for field in fields if field.name != "seed"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +89,7 @@ class ExplainOptions(Options):
     tails: int = option(
         "--answers", type=POSITIVE, default=ANSWERS, show_default=True, help="Of the model's own answers."
     )
+    sets: SetFlags = group(SetFlags)
     output: tuple[Path, ...] = option(
         "--output",
         "-o",
@@ -51,6 +98,13 @@ class ExplainOptions(Options):
         help="File to write, by its ending: .html (a page), .json, .csv, .parquet or .md; may be given several times.",
     )
     as_json: bool = flag("--json", help="Print JSON instead of tables.")
+    form: str = option(
+        "--format",
+        type=click.Choice(FORMS),
+        default="tracin",
+        show_default=True,
+        help="Of JSON: ours, or the rows of the GRainsaCK benchmark.",
+    )
     text: TextOptions = group(TextOptions)
 
 
@@ -66,19 +120,21 @@ def explain(options: ExplainOptions) -> None:
     check(options)
     subject = opened_subject(options.model, options.subject)
     asked = list(questions(options, subject))
-    explainer = Explainer(subject, tracin_of(subject, options.subject))
+    kinds = options.sets.kinds
+    progress = False if options.subject.quiet else None
+    finder = SetFinder(subject, options.sets.options(), progress) if kinds else None
+    explainer = Explainer(subject, tracin_of(subject, options.subject), finder)
     found: list[Explanation] = []
     for question in asked:
-        found.append(explainer.ask(question, options.top_k, options.tails))
+        found.append(explainer.ask(question, options.top_k, options.tails, kinds))
         if not options.as_json:
             if len(found) > 1:
                 show()
             show(table.drawn(found[-1], min(options.tails, TAILS_SHOWN)))
     if options.as_json:
-        whole = [each.to_dict() for each in found]
-        show_text(json.dumps(whole[0] if options.questions is None else whole, indent=2))
+        show_text(as_json(found, options.form, always_list=options.questions is not None))
     for path in options.output:
-        save_all(found, path, options.text.csv_safe)
+        save_all(found, path, options.text.csv_safe, options.form)
         if not options.subject.quiet:
             say(f"wrote {path}")
 
@@ -92,6 +148,12 @@ def check(options: ExplainOptions) -> None:
         )
     if options.questions is not None and (options.triple or options.against is not None):
         raise click.UsageError("--questions and a triple both say what to explain; leave one out")
+    if options.sets.kinds and options.against is not None:
+        raise click.UsageError(
+            "--against compares two answers, --necessary and --sufficient explain one; leave one out"
+        )
+    if options.form != FORMS[0] and not (options.as_json or any(_is_json(path) for path in options.output)):
+        raise click.UsageError(f"--format {options.form} is a form of JSON; ask for it by --json or -o NAME.json")
     if len({path.resolve() for path in options.output}) < len(options.output):
         raise click.UsageError("--output names the same file twice")
     check_apart(options.output, (*inputs_of(options), *(("--known", path) for path in options.subject.known_paths)))
@@ -99,6 +161,10 @@ def check(options: ExplainOptions) -> None:
         if not path.is_dir():
             make_folder(path)
         check_saved_as(path, ENDINGS, "--output")
+
+
+def _is_json(path: Path) -> bool:
+    return path.suffix.lower() == ".json"
 
 
 def questions(options: ExplainOptions, subject: Subject) -> Iterator[Question]:

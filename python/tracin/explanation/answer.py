@@ -16,6 +16,7 @@ from tracin.explanation import page
 from tracin.explanation.answers import Answer, Answers
 from tracin.explanation.presence import Presence
 from tracin.explanation.reasons import MOST, Reason, Side
+from tracin.explanation.small_sets import ShownSet
 from tracin.explanation.ties import Path, in_words
 from tracin.results.frames import triple_columns
 from tracin.results.saving import save_as
@@ -40,6 +41,8 @@ class Explanation:
         labels: what ids are called.
         model, method: what was asked, and how the scores were computed.
         kind: of the scores, "accurate" or "tracin".
+        sets: the smallest sets that were asked for.
+        seconds: that the answer took.
 
     Example:
         >>> why = tracin.explain(checkpoint, "entity 20", "predicate:3", "entity 17", train=train)
@@ -59,6 +62,8 @@ class Explanation:
     model: str
     method: str
     kind: str
+    sets: tuple[ShownSet, ...] = ()
+    seconds: float = 0.0
 
     def __repr__(self) -> str:
         head, relation, tail = self.names(self.triple)
@@ -105,21 +110,25 @@ class Explanation:
     # ---- as data ----------------------------------------------------------------------------------------------------
 
     def to_frame(self) -> pl.DataFrame:
-        """The reasons as a table, a row each: first those for, then those against.
+        """The reasons as a table, a row each: first those for, then those against, then the facts of smallest sets.
 
         Columns: test_head_id, test_head_label, ..., side, place (1 is strongest), train_index, head_id, head_label,
         ..., score, share (of all that speaks on its side), a column for each term of the score, tie (in words), hops
         (from the question's nearer end), path (edges of the shortest way from head to tail that it lies on), two_rules.
+        Where smallest sets were asked for, also found, rank_before and rank_after: of the set; its side is its kind.
         """
-        reasons = self.reasons
+        reasons = (*self.reasons, *(reason for one in self.sets for reason in one.reasons))
+        sides = ["for" if reason.score > 0 else "against" for reason in self.reasons]
+        sides += [one.found.kind for one in self.sets for _ in one.reasons]
         triples = torch.tensor([reason.triple for reason in reasons], dtype=torch.int64).reshape(-1, 3)
         asked = torch.tensor(self.triple).expand(len(reasons), 3)
         places = [*range(1, len(self.pro.reasons) + 1), *range(1, len(self.contra.reasons) + 1)]
+        places += [place for one in self.sets for place in range(1, len(one.reasons) + 1)]
         names = [name for name in (reasons[0].terms if reasons else ())]
         return pl.DataFrame(
             [
                 *triple_columns(asked, self.labels, "test_"),
-                pl.Series("side", ["for" if reason.score > 0 else "against" for reason in reasons], dtype=pl.String),
+                pl.Series("side", sides, dtype=pl.String),
                 pl.Series("place", places, dtype=pl.Int64),
                 pl.Series("train_index", [reason.row for reason in reasons], dtype=pl.Int64),
                 *triple_columns(triples, self.labels),
@@ -130,8 +139,26 @@ class Explanation:
                 pl.Series("hops", [reason.tie.hops for reason in reasons], dtype=pl.Int64),
                 pl.Series("path", [reason.tie.path for reason in reasons], dtype=pl.Int64),
                 pl.Series("two_rules", [reason.two_rules for reason in reasons], dtype=pl.Float64),
+                *self._set_columns(),
             ]
         )
+
+    def _set_columns(self) -> list[pl.Series]:
+        if not self.sets:
+            return []
+        of_sets = [one.found for one in self.sets for _ in one.reasons]
+        nothing: list[Any] = [None] * len(self.reasons)
+        ranks = {
+            name: [None if verdict is None else verdict.rank for verdict in verdicts]
+            for name, verdicts in (
+                ("rank_before", [one.before for one in of_sets]),
+                ("rank_after", [one.after for one in of_sets]),
+            )
+        }
+        return [
+            pl.Series("found", nothing + [one.found for one in of_sets], dtype=pl.Boolean),
+            *(pl.Series(name, nothing + values, dtype=pl.Float64) for name, values in ranks.items()),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it."""
@@ -158,7 +185,48 @@ class Explanation:
                  "weakest": path.weakest, "total": path.total}
                 for path in self.paths
             ],
+            **({"sets": [self._set(one) for one in self.sets]} if self.sets else {}),
         }  # fmt: skip
+
+    def to_grainsack(self) -> dict[str, Any]:
+        """A row of GRainsaCK: the prediction, the triples that explain it, and the seconds that it took.
+
+        The explanation is the first smallest set that was found, else the strongest reasons for.
+
+        Source: https://github.com/rbarile17/grainsack
+        """
+        found = next((one.reasons for one in self.sets if one.found.found), self.pro.reasons)
+        return {
+            "prediction": self._labels(self.triple),
+            "explanation": [self._labels(reason.triple) for reason in found],
+            "time": self.seconds,
+        }
+
+    def _labels(self, triple: Triple) -> list[str]:
+        head, relation, tail = triple
+        return [self.labels.entity(head), self.labels.relation(relation), self.labels.entity(tail)]
+
+    def _set(self, one: ShownSet) -> dict[str, Any]:
+        found = one.found
+        ranks = {
+            name: None if verdict is None else list(verdict.ranks)
+            for name, verdict in (("ranks_before", found.before), ("ranks_after", found.after))
+        }
+        return {
+            "kind": found.kind,
+            "found": found.found,
+            "size": len(found.facts),
+            "facts": [
+                self._triple(reason.triple) | {"train_index": reason.row, "score": reason.score}
+                for reason in one.reasons
+            ],
+            **ranks,
+            "tried": [{"size": size.size, "tried": size.tried, "possible": size.possible} for size in found.sizes],
+            "max_size": found.max_size,
+            "entities": [self.labels.entity(entity) for entity in found.entities],
+            "verified": found.verified,
+            "words": found.sentence(),
+        }
 
     def _answer(self, answer: Answer) -> dict[str, Any]:
         return {
@@ -230,8 +298,11 @@ class Explanation:
         save_all([self], FilePath(path))
 
 
-def save_all(explanations: list[Explanation], path: FilePath, csv_safe: bool = False) -> None:
-    """One file of several explanations, by the ending of its name.
+FORMS = ("tracin", "grainsack")  # of JSON
+
+
+def save_all(explanations: list[Explanation], path: FilePath, csv_safe: bool = False, form: str = "tracin") -> None:
+    """One file of several explanations, by the ending of its name; JSON in one of FORMS.
 
     Raises:
         InputError: for an ending that is none of those of `Explanation.save`.
@@ -240,7 +311,7 @@ def save_all(explanations: list[Explanation], path: FilePath, csv_safe: bool = F
         path,
         frame=lambda: pl.concat([each.to_frame() for each in explanations], how="diagonal"),
         text={
-            ".json": lambda: _json(explanations),
+            ".json": lambda: as_json(explanations, form),
             ".html": lambda: page.render(explanations),
             ".md": lambda: page.markdown(explanations),
         },
@@ -248,6 +319,9 @@ def save_all(explanations: list[Explanation], path: FilePath, csv_safe: bool = F
     )
 
 
-def _json(explanations: list[Explanation]) -> str:
+def as_json(explanations: list[Explanation], form: str = "tracin", always_list: bool = False) -> str:
+    """One explanation or a list; the rows of GRainsaCK are always a list."""
+    if form == "grainsack":
+        return json.dumps([each.to_grainsack() for each in explanations], indent=4, allow_nan=False)
     whole: Any = [each.to_dict() for each in explanations]
-    return json.dumps(whole[0] if len(whole) == 1 else whole, indent=2, allow_nan=False)
+    return json.dumps(whole[0] if len(whole) == 1 and not always_list else whole, indent=2, allow_nan=False)

@@ -17,10 +17,15 @@ from tracin.results.words import percent
 if TYPE_CHECKING:
     from tracin.explanation.answer import Explanation
     from tracin.explanation.answers import Answer
+    from tracin.explanation.small_sets import ShownSet
 
 DRAWN = 8  # reasons of each side in the picture
 WAYS = 2  # triples of a way that is drawn: longer ones would cross everything
 KNOWN = {"training": "in the training set", "given": "known to be true", "": "new"}
+HEADINGS = {
+    "necessary": "Without which facts does it fall?",
+    "sufficient": "Which facts carry it over to others?",
+}
 MEANS = {
     "tracin": (
         "A score says how far one training step on that triple moves the model towards this answer (for) or away from "
@@ -87,6 +92,7 @@ def values(explanation: Explanation, number: int = 1) -> dict[str, Any]:
         "picture": _picture(explanation, number),
         "picture_words": "Numbers are those of the lists above. Blue, solid: for; orange, dashed: against; the "
         "thicker, the stronger. Grey, without a number: the rest of a way from head to tail.",
+        "sets": [_set(explanation, one) for one in explanation.sets],
         "paths": [_path(explanation, path) for path in explanation.paths],
         "answers": _answers(explanation),
         "table": _table(explanation),
@@ -155,6 +161,15 @@ def _path(explanation: Explanation, path: Any) -> dict[str, Any]:
             }
         )
     return {"steps": steps, "share": percent(path.total / explanation.pro.total)}
+
+
+def _set(explanation: Explanation, one: ShownSet) -> dict[str, Any]:
+    return {
+        "title": HEADINGS[one.found.kind],
+        "words": one.found.sentence(),
+        "facts": [(explanation.names(reason.triple), f"{reason.score:+.3g}") for reason in one.reasons],
+        "nearest": not one.found.found,
+    }
 
 
 def _picture(explanation: Explanation, number: int) -> Markup | None:
@@ -300,12 +315,18 @@ def _markdown(explanation: Explanation) -> str:
         f"{shown['balance_words'][0]}, {shown['balance_words'][1]}.",
         *(plain_cell(sentence(explanation.side_words(side))) for side in (explanation.pro, explanation.contra)),
         markdown_table(shown["table"]),
+        *(_markdown_set(one) for one in shown["sets"]),
         " ".join(shown["meaning"]),
         "### " + shown["answers"]["title"],
         markdown_table(shown["answers"]),
         plain_cell(shown["footer"]),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _markdown_set(one: dict[str, Any]) -> str:
+    facts = [f"- {' — '.join(map(plain_cell, names))} ({score})" for names, score in one["facts"]]
+    return "\n\n".join(part for part in (f"### {one['title']}", plain_cell(one["words"]), "\n".join(facts)) if part)
 
 
 def markdown_table(table: dict[str, Any]) -> str:

@@ -76,33 +76,49 @@ def sides(
     values = scores.double()
     order = values.argsort(descending=True, stable=True)
     picked = [order[:k][values[order[:k]] > 0], order.flip(0)[:k][values[order.flip(0)[:k]] < 0]]
-    rows = torch.cat(picked)
+    reasons = reasons_of(tracin, train, values, triple, rival, around, torch.cat(picked))
+    found, place = [], 0
+    for chosen, sign in zip(picked, (1, -1), strict=True):
+        of_side = (values * sign).clamp_min(0)
+        own = tuple(reasons[place : place + len(chosen)])
+        place += len(chosen)
+        found.append(Side(own, sign * float(of_side.sum()), int((of_side > 0).sum()), counted(of_side)))
+    return found[0], found[1]
+
+
+def reasons_of(
+    tracin: TracIn,
+    train: Tensor,  # [n, 3]
+    scores: Tensor,  # [n]
+    triple: Triple,
+    rival: Triple | None,
+    around: Surroundings,
+    rows: Tensor,  # [k]
+) -> list[Reason]:
+    """Some training triples with all that is said of them."""
+    values = scores.double()
+    totals = {sign: float((values * sign).clamp_min(0).sum()) for sign in (1, -1)}
     terms = terms_of(tracin, train, triple, rows)
     if rival is not None:
         theirs = terms_of(tracin, train, rival, rows)
         terms = {name: parts - theirs[name] for name, parts in terms.items()}
     rules = two_rules(train[rows], torch.tensor([triple]))[0] if len(rows) else torch.empty(0)
-    found, place = [], 0
-    for chosen, sign in zip(picked, (1, -1), strict=True):
-        of_side = (values * sign).clamp_min(0)
-        total = float(of_side.sum())
-        reasons = []
-        for row in chosen.tolist():
-            head, relation, tail = train[row].tolist()
-            reasons.append(
-                Reason(
-                    row,
-                    (head, relation, tail),
-                    float(values[row]),
-                    float(of_side[row]) / total,
-                    {name: float(parts[place]) for name, parts in terms.items()},
-                    around.tie((head, relation, tail)),
-                    float(rules[place]),
-                )
+    found = []
+    for place, row in enumerate(rows.tolist()):
+        head, relation, tail = train[row].tolist()
+        own = float(values[row])
+        found.append(
+            Reason(
+                row,
+                (head, relation, tail),
+                own,
+                abs(own) / totals[1 if own > 0 else -1] if own else 0.0,
+                {name: float(parts[place]) for name, parts in terms.items()},
+                around.tie((head, relation, tail)),
+                float(rules[place]),
             )
-            place += 1
-        found.append(Side(tuple(reasons), sign * total, int((of_side > 0).sum()), counted(of_side)))
-    return found[0], found[1]
+        )
+    return found
 
 
 def counted(

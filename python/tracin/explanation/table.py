@@ -9,13 +9,14 @@ from rich.console import Group
 from rich.text import Text
 
 from tracin.errors import printable
-from tracin.explanation.page import KNOWN, sentence
+from tracin.explanation.page import HEADINGS, KNOWN, sentence
 from tracin.explanation.ties import in_words
 from tracin.results.tables import TRIPLE, LabelTable, arrowed
 from tracin.results.words import percent
 
 if TYPE_CHECKING:
     from tracin.explanation.answer import Explanation
+    from tracin.explanation.small_sets import ShownSet
 
 PATHS = 3
 
@@ -36,6 +37,8 @@ def _parts(explanation: Explanation, tails: int) -> Iterator[Any]:
         yield reasons(explanation)
     for side in (explanation.pro, explanation.contra):
         yield Text(explanation.side_words(side))
+    for one in explanation.sets:
+        yield from smallest(explanation, one)
     if explanation.paths:
         yield Text("\nways from head to tail, with their share of what speaks for it", "bold")
     for path in explanation.paths[:PATHS]:
@@ -48,6 +51,16 @@ def _parts(explanation: Explanation, tails: int) -> Iterator[Any]:
         yield Text(printable(f"{percent(path.total / explanation.pro.total):>6}  {' '.join(parts)}"))
     yield Text("")
     yield answers(explanation, tails)
+
+
+def smallest(explanation: Explanation, one: ShownSet) -> Iterator[Text]:
+    """A smallest set: what it does, and its facts."""
+    yield Text(f"\n{HEADINGS[one.found.kind]}", "bold")
+    yield Text(one.found.sentence())
+    for reason in one.reasons:
+        yield Text(
+            printable(f"  {arrowed(*explanation.names(reason.triple))}  ({reason.score:+.3g}, row {reason.row})")
+        )
 
 
 def reasons(explanation: Explanation) -> LabelTable:

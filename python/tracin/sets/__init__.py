@@ -1,0 +1,5 @@
+"""Smallest sets of training triples that a prediction hangs on: without which it falls, or that carry it over."""
+
+from tracin.sets.smallest import SetOptions, SmallestSet
+
+__all__ = ["SetOptions", "SmallestSet"]
