@@ -11,7 +11,7 @@ import click
 from tracin.auditing import table
 from tracin.auditing.audit import FLAGGED, OPPONENTS, audit_subject
 from tracin.cli.command import Command
-from tracin.cli.options import FILE, POSITIVE, Options, TextOptions, argument, flag, group, option, takes
+from tracin.cli.options import FILE, POSITIVE, Options, TextOptions, argument, group, json_option, option, takes
 from tracin.cli.outputs import check_apart, inputs_of, make_folder
 from tracin.cli.subject import SubjectOptions, opened_subject, tracin_of
 from tracin.results.saving import check_saved_as
@@ -41,7 +41,7 @@ class AuditOptions(Options):
         multiple=True,
         help="File to write, by its ending: .html (a page), .json, .csv or .parquet; may be given several times.",
     )
-    as_json: bool = flag("--json", help="Print JSON instead of tables.")
+    as_json: bool = json_option()
     text: TextOptions = group(TextOptions)
 
 

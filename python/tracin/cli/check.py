@@ -26,8 +26,8 @@ from tracin.cli.options import (
     ImageOptions,
     Options,
     argument,
-    flag,
     group,
+    json_option,
     option,
     takes,
 )
@@ -105,7 +105,7 @@ class CheckOptions(Options):
         help="Lines head, relation, tail, score, of the program that trained the model: is it the same model?",
     )
     seed: int = option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples.")
-    as_json: bool = flag("--json", help="Print the same facts as JSON.")
+    as_json: bool = json_option("Print the same facts as JSON.")
 
 
 @click.command("check", cls=Command, context_settings={"max_content_width": 120})
