@@ -17,7 +17,7 @@ from tracin.explanation.answers import Answer, Answers
 from tracin.explanation.presence import Presence
 from tracin.explanation.reasons import MOST, Reason, Side
 from tracin.explanation.ties import Path, in_words
-from tracin.results.frames import triple_columns
+from tracin.results.frames import as_pandas, triple_columns
 from tracin.results.saving import save_as
 from tracin.results.words import in_letters, ordinal, percent
 from tracin.triples.labels import Labels
@@ -132,6 +132,14 @@ class Explanation:
                 pl.Series("two_rules", [reason.two_rules for reason in reasons], dtype=pl.Float64),
             ]
         )
+
+    def to_pandas(self) -> Any:
+        """The table of `to_frame` as a pandas data frame.
+
+        Raises:
+            InputError: if pandas is not installed.
+        """
+        return as_pandas(self.to_frame())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it."""

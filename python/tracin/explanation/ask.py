@@ -86,8 +86,8 @@ def explain(
     against: str | int | None = None,
     k: int = SHOWN,
     tails: int = ANSWERS,
-    entity_to_id: Mapping[str, int] | None = None,
-    relation_to_id: Mapping[str, int] | None = None,
+    entity_to_id: Any = None,
+    relation_to_id: Any = None,
     node_names: Mapping[int, str] | None = None,
     relation_names: Mapping[str, str] | None = None,
     **arguments: Any,
@@ -104,7 +104,7 @@ def explain(
         against: another tail: why this tail rather than that? Scores are then those of the triple less the other's.
         k: training triples of each side.
         tails: of the model's own answers.
-        entity_to_id, relation_to_id: label -> id, where the checkpoint has none.
+        entity_to_id, relation_to_id: where the checkpoint has none, as `load_checkpoint` takes them.
         node_names, relation_names: names for people: of entity ids, of relation labels.
         arguments: of `TracIn`, such as method ("accurate" by default), samples (1,024), device or precision.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tracin.errors import InputError
+from tracin.errors import InputError, printable
 
 FOR, AGAINST = "#0f5c9e", "#a8430a"
 LONGEST = 60  # letters of a label
@@ -21,7 +21,7 @@ def diverging_bars(title: str, bars: Sequence[tuple[str, float]]) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError(
-            "plot() draws with matplotlib, which is not installed: pip install matplotlib, or take to_html()"
+            "plot() draws with matplotlib, which is not installed: pip install matplotlib, or take to_frame()"
         ) from error
     figure = Figure(figsize=(9, 1.2 + 0.32 * max(1, len(bars))), layout="constrained")
     axes = figure.subplots()
@@ -38,6 +38,7 @@ def diverging_bars(title: str, bars: Sequence[tuple[str, float]]) -> Any:
 
 
 def _plain(label: str) -> str:
-    """No formula to matplotlib."""
+    """No formula to matplotlib, and nothing that steers."""
+    label = printable(label)
     short = label if len(label) <= LONGEST else label[: LONGEST - 1] + "…"
     return short.replace("$", r"\$")
