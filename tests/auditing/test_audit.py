@@ -18,10 +18,11 @@ from tests.samples.odd_labels import odd_model
 from tests.samples.pykeen_examples import pykeen_model
 from tests.samples.small_graph import Graph
 from tracin.auditing.repeats import find_repeats
-from tracin.auditing.suspects import estimated_wrong, losses_of, unusual
+from tracin.auditing.suspects import losses_of
 from tracin.cli.demo import one_thread
 from tracin.errors import InputError
 from tracin.subject import open_subject, scorer
+from tracin.training.unusual import estimated_wrong, unusual
 from tracin.triples.read import make_dictionaries, read_triples
 from tracin.triples.twins import relation_twins
 

@@ -35,10 +35,11 @@ CALLS: dict[str, tuple[str, ...]] = {
     "train": ("--train", "train.txt", "--valid", "test.txt", "--test", "test.txt", "--epochs", "1", "-o", "models"),
     "evaluate lds": (*EVALUATE, "--subsets", "2", "--score", "two-rules"),
     "evaluate noise": (*EVALUATE, "--share", "0.1"),
+    "evaluate audit": (*EVALUATE, "--share", "0.1", "--share", "0", "--at", "3"),
     "evaluate deletion": (*EVALUATE, "--epochs", "60", "--score", "random", "--remove", "1", "--queries", "2"),
     "evaluate sanity": (*EVALUATE, "--score", "two-rules"),
 }
-SLOW = {"train", "evaluate lds", "evaluate noise", "evaluate deletion", "evaluate sanity"}
+SLOW = {"train", "evaluate audit", "evaluate lds", "evaluate noise", "evaluate deletion", "evaluate sanity"}
 
 
 @pytest.fixture

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from tracin.auditing import page
 from tracin.auditing.repeats import Repeats, find_repeats
-from tracin.auditing.suspects import estimated_wrong, losses_of, unusual
+from tracin.auditing.suspects import losses_of
 from tracin.errors import InputError
 from tracin.influence.tracin import TracIn
 from tracin.results.frames import as_pandas, triple_columns
 from tracin.results.saving import save_as
 from tracin.subject import Subject, open_subject, scorer
+from tracin.training.unusual import estimated_wrong, unusual
 from tracin.triples.ids import check_ids
 from tracin.triples.labels import Labels
 from tracin.triples.read import Triple
