@@ -161,3 +161,27 @@ def test_explore_serves_until_it_is_ended(graph: Graph) -> None:
         process.wait(30)
         assert process.stdout is not None
         process.stdout.close()
+
+
+def test_a_checkpoint_without_labels_says_how_to_ask(graph: Graph) -> None:
+    tracin.save_checkpoint(graph.folder / "model.pt", graph.checkpoint.model)
+    (graph.folder / "train.txt").write_text("".join("\t".join(map(str, row)) + "\n" for row in graph.train.tolist()))
+    told = run(graph, "explain", *TRIPLE).stderr
+    assert (
+        "is not an id from 0 to 11 of the entity dictionary; model.pt comes without labels: give its dictionar" in told
+    )
+    assert run(graph, "explain", "1", "0", "2", "--numeric-triples").exit_code == 0
+    given = [
+        part for name in ("entity", "relation") for part in (f"--{name}-to-id", str(graph.folder / f"{name}s.txt"))
+    ]
+    given = [part.replace("entitys", "entities") for part in given]
+    assert run(graph, "explain", *TRIPLE, "--numeric-triples", *given).exit_code == 0
+
+
+def test_a_folder_of_pykeen_is_named_by_its_file(graph: Graph) -> None:
+    folder = graph.folder / "my_model/training_triples"
+    folder.mkdir(parents=True)
+    (folder / "numeric_triples.tsv.gz").write_bytes(b"")
+    for given in (folder, folder.parent):
+        result = run(graph, "explain", *TRIPLE, "--train", str(given), train=False)
+        assert f"name a file inside it, such as {folder / 'numeric_triples.tsv.gz'}" in result.stderr
