@@ -15,6 +15,7 @@ from tests.samples.models import ENTITIES, RELATIONS, pairs_of_triples, random_m
 from tests.samples.odd_labels import odd_model
 from tests.samples.small_graph import Graph
 from tracin import Checkpoint, InputError, TopK, TracIn
+from tracin.results.charts import diverging_bars
 from tracin.results.frames import as_pandas
 
 LABELLED = Checkpoint(
@@ -48,6 +49,7 @@ def test_a_top_k_is_drawn_by_label(tmp_path: Any) -> None:
     assert title(top.plot(train, row=1)) == "test triple 1"
     assert bars(top.plot(train))[0][0] == " — ".join(map(str, train[top.indices[0, 0]].tolist()))
     figure.savefig(tmp_path / "top.png")
+    assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
     for row in (-1, len(test), True, "0"):
         with pytest.raises(InputError, match=r"row is .*; expected that of a test triple, from 0 to"):
             top.plot(train, test, LABELLED, row=row)
@@ -99,3 +101,12 @@ def test_a_missing_library_is_named(graph: Graph, monkeypatch: pytest.MonkeyPatc
     for _, to_pandas, plot in results(graph).values():
         with pytest.raises(InputError, match=f"{missing}, which is not installed: pip install {missing}, or take to_f"):
             (to_pandas if missing == "pandas" else plot)()
+
+
+def test_the_sides_differ_by_pattern_as_well_as_by_colour() -> None:
+    pytest.importorskip("matplotlib")
+    one, other = diverging_bars("title", [("a", 1.0), ("b", -0.5)]).axes[0].patches
+    assert (one.get_hatch(), other.get_hatch()) == (None, "//")
+    assert one.get_facecolor() != other.get_facecolor()
+    if hasattr(other, "get_hatchcolor"):  # from matplotlib 3.10 on apart from the edge's
+        assert other.get_hatchcolor() == (1.0, 1.0, 1.0, 1.0)

@@ -68,7 +68,9 @@ def lead(report: Audit) -> str:
     count, estimate = len(report.train), report.estimate
     share = percent(estimate / count)
     told = f"About {estimate:,} of {count:,} training triples ({share}) look wrong to the model that learned them."
-    return told if estimate else f"None of {count:,} training triples stands far apart from the others."
+    return (
+        told if estimate else f"Hardly any of {count:,} training triples looks wrong; these were the hardest to learn."
+    )
 
 
 def meaning(report: Audit) -> tuple[str, str, str]:
