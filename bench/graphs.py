@@ -5,10 +5,12 @@ Sizes: n triples, N entities, R relations, G distinct (head, relation) pairs, D 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +40,19 @@ class Shape:
     width: int
     channels: int = 32
     distinct: float = 0.33  # distinct (head, relation) pairs per triple, training and test together
+    communities: int = 0  # of entities, which relations lead from one to another; 0: tails do not depend on heads
 
 
 FB15K237 = Shape("FB15k-237", 14_541, 237, 272_115, 20_466, dim=200, height=20, width=10)
 BIOMEDICAL = Shape("biomedical", 1_450_000, 50, 18_600_000, 100, dim=32, height=8, width=4)
 BIOMEDICAL_SMALL = Shape("biomedical-small", 12_000, 50, 150_000, 100, dim=32, height=8, width=4)
+LEARNABLE = replace(BIOMEDICAL, name="biomedical-learnable", communities=256)
+LEARNABLE_SMALL = replace(BIOMEDICAL_SMALL, name="biomedical-learnable-small", communities=16)
 
 # P(rank i) ~ i^-exponent. Heads and tails as FB15k-237's degrees fall between rank 10 and 10,000 (0.5-0.8, 0.8-1.0);
 # fan-outs so that, as there, 34% of all triples and some 65% of any 32,768 have distinct pairs.
 HEADS, RELATIONS, TAILS, FAN_OUT = 0.6, 0.8, 0.8, 0.85
+ASTRAY = 0.2  # of the triples of a graph with communities: their tails are those of a graph without
 
 
 @dataclass(frozen=True)
@@ -111,9 +117,15 @@ def generate(shape: Shape, seed: int = 0) -> Ids:  # [train + test, 3]
     total = shape.train + shape.test
     pairs = distinct_pairs(rng, shape, round(shape.distinct * total))  # [G]
     tails = rng.permutation(shape.entities)
+    leads_to = community_leads_to(rng, shape) if shape.communities else None
 
     def keys(chosen: Ids) -> Ids:  # [m] pairs -> [m] one number for a triple
-        return chosen * shape.entities + tails[ranks(rng, shape.entities, len(chosen), TAILS)]
+        place = ranks(rng, shape.entities, len(chosen), TAILS)
+        if leads_to is not None:
+            own = rng.random(len(chosen)) >= ASTRAY
+            member = ranks(rng, shape.entities // shape.communities, int(own.sum()), TAILS)
+            place[own] = member * shape.communities + leads_to(tails, chosen[own])
+        return chosen * shape.entities + tails[place]
 
     first = keys(pairs)
     further = np.empty(0, np.int64)
@@ -126,6 +138,36 @@ def generate(shape: Shape, seed: int = 0) -> Ids:  # [train + test, 3]
     pair, tail = np.divmod(every, shape.entities)
     head, relation = np.divmod(pair, shape.relations)
     return np.stack([head, relation, tail], 1)
+
+
+def community_leads_to(rng: np.random.Generator, shape: Shape) -> Callable[[Ids, Ids], Ids]:
+    """(entities by place [N], pairs [m]) -> communities [m] of the pairs' tails.
+
+    The entity at place p is in community p mod communities. Communities lie on a torus, on which each relation goes by
+    steps of its own: what a model of few dimensions can learn.
+    """
+    side = math.isqrt(shape.communities)
+    if side * side != shape.communities:
+        raise ValueError(f"communities is {shape.communities}; expected a square")
+    steps = rng.integers(side, size=(2, shape.relations))
+
+    def leads_to(by_place: Ids, pairs: Ids) -> Ids:
+        heads, relations = np.divmod(pairs, shape.relations)
+        place = np.empty_like(by_place)
+        place[by_place] = np.arange(len(by_place))
+        row, column = np.divmod(place[heads] % shape.communities, side)
+        return (row + steps[0, relations]) % side * side + (column + steps[1, relations]) % side
+
+    return leads_to
+
+
+def community_codes(shape: Shape, seed: int = 0) -> Ids:  # [N, 2] row and column on the torus
+    """Each entity's community in the graph that `generate` makes."""
+    rng = np.random.default_rng(seed)
+    distinct_pairs(rng, shape, round(shape.distinct * (shape.train + shape.test)))
+    community = np.empty(shape.entities, np.int64)
+    community[rng.permutation(shape.entities)] = np.arange(shape.entities) % shape.communities
+    return np.stack(np.divmod(community, math.isqrt(shape.communities)), 1)
 
 
 def distinct_pairs(rng: np.random.Generator, shape: Shape, count: int) -> Ids:  # [count] head * R + relation

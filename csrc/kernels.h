@@ -225,11 +225,28 @@ struct Factors {
   T* norms;                                               // [n, norm_parts], zero where not tracked, rounded up
 };
 
-// Fills the rows first .. first + B of factors with their triples, and those of their pairs and heads. The squared norm
-// of S is S^T M S + S_slack |S|^2, which bounds what rounding makes of a product with S as well.
+// M by what it is made of: a block per channel, and the rows of what all channels share; M is their sum and rows^T
+// rows. Null blocks: no layer below fc is tracked. The squared norm of S is S^T M S + slack |S|^2, which bounds what
+// rounding makes of a product with S as well.
 template <typename T>
-void factor_block(const Model<T>&, const Tracked<T>&, int64_t first, int64_t B, double S_slack, const Factors<T>&,
+struct Form {
+  const T* blocks;  // [C, J + 1, J + 1], symmetric
+  int64_t count;
+  const T* rows;  // [count, size_S]
+  double slack;
+};
+
+// Fills the rows first .. first + B of factors with their triples, and those of their pairs and heads.
+template <typename T>
+void factor_block(const Model<T>&, const Tracked<T>&, const Form<T>&, int64_t first, int64_t B, const Factors<T>&,
                   const Products<T>&, const Parallel&);
+
+// The norms of factors alone.
+template <typename T>
+void norm_block(const Model<T>&, const Tracked<T>&, const Form<T>&,
+                const int64_t* triples,  // [B, 3], equal (head, relation) adjacent
+                int64_t B, T* norms,     // [B, norm_parts]
+                const Products<T>&, const Parallel&);
 
 // One checkpoint of pair scores: the factors of both sides, and what both share.
 template <typename T>

@@ -131,7 +131,7 @@ void sample_factors(const Tensors& model, const Integers& model_sizes,
 }
 #endif
 
-// On the CPU alone, like the next four.
+// On the CPU alone, like the next five.
 void relation_pixels(const Tensors& model, const Integers& model_sizes,
                      const Tensor& relation_fc,  // [relation_half.P, C, round_up(D, 16)]
                      const Tensor& pixels) {     // [relations, ceil(relation_half.X / 32), D, 32], changed
@@ -160,7 +160,18 @@ void check_order(const Factors<T>& x, int64_t first, int64_t count) {
   }
 }
 
-void factor_block(const Tensors& model, const Integers& model_sizes, const Tensor& M, const Integers& tracked,
+// The flags and halves that factors and norms take.
+template <typename T>
+Tracked<T> tracked_with_halves(const char* op, const Model<T>& m, const Integers& tracked, const Tensors& halves,
+                               const Place& place) {
+  Tracked<T> on = tracked_of<T>(tracked);
+  on.halves = halves_of(m, halves, place);
+  check(m.head_half.P || m.middle.X == 2 * m.D, std::string(op) + ": the image must have halves or be taken whole");
+  check(!m.head_half.P || m.relation_u, "model: relation_u is missing");
+  return on;
+}
+
+void factor_block(const Tensors& model, const Integers& model_sizes, const Tensors& form, const Integers& tracked,
                   const Tensors& halves,
                   const Tensors& factors,  // changed: rows first .. first + count, and their pairs and heads
                   int64_t first, int64_t count, double S_slack) {
@@ -170,10 +181,8 @@ void factor_block(const Tensors& model, const Integers& model_sizes, const Tenso
   by_type(factors.back(), [&](auto zero) {
     using T = decltype(zero);
     const Model<T> m = model_of<T>(model, sizes, device);
-    Tracked<T> on = tracked_of(m, M, tracked, device);
-    on.halves = halves_of(m, halves, device);
-    check(m.head_half.P || m.middle.X == 2 * m.D, "factor_block: the image must have halves or be taken whole");
-    check(!m.head_half.P || m.relation_u, "model: relation_u is missing");
+    const Tracked<T> on = tracked_with_halves("factor_block", m, tracked, halves, device);
+    const Form<T> by = form_of(m, form, S_slack, device);
     Fields f("factors", factors, device);
     const Factors<T> to = factors_of<T>(f, device, m.D, m.entities);
     f.end();
@@ -181,12 +190,31 @@ void factor_block(const Tensors& model, const Integers& model_sizes, const Tenso
     check(first >= 0 && count >= 0 && first <= to.n && count <= to.n - first, "factor_block: rows are out of range");
     check_order(to, first, count);
     if (!count) return;
-    check(!on.M == !to.S && (!to.S || to.size_S == m.size_S()), "factors: S has the wrong shape");
+    check(!by.blocks == !to.S && (!to.S || to.size_S == m.size_S()), "factors: S has the wrong shape");
     check(!(on.entity && !to.c) && !(on.relation && !to.q), "factors: c or q is missing");
     const int64_t middle = m.C * m.middle.P, head = m.C * m.head_half.P;
     check((!middle || to.middle_columns == middle) && (!head || to.head_columns == head),
           "factors: middle_v or head_v has the wrong shape");
-    device.factor_block(m, on, first, count, S_slack, to);
+    device.factor_block(m, on, by, first, count, to);
+  });
+}
+
+void norm_block(const Tensors& model, const Integers& model_sizes, const Tensors& form, const Integers& tracked,
+                const Tensors& halves,
+                const Tensor& triples,  // [B, 3]
+                double S_slack,
+                const Tensor& norms) {  // [B, norm_parts], written
+  const ModelSizes sizes(model_sizes);
+  const Cpu device(norms, sizes.height);
+  by_type(norms, [&](auto zero) {
+    using T = decltype(zero);
+    const Model<T> m = model_of<T>(model, sizes, device);
+    int64_t B = 0;
+    const int64_t* ids = triples_of(m, triples, &B);
+    const Tracked<T> on = tracked_with_halves("norm_block", m, tracked, halves, device);
+    const Form<T> by = form_of(m, form, S_slack, device);
+    T* out = data<T>("norms", norms, device, {B, norm_parts});
+    if (B) device.norm_block(m, on, by, ids, B, out);
   });
 }
 
@@ -307,6 +335,7 @@ void implement_on_cpu(torch::stable::detail::StableLibrary& m) {
   m.impl("relation_tables", TORCH_BOX(&relation_tables));
   m.impl("relation_pixels", TORCH_BOX(&relation_pixels));
   m.impl("factor_block", TORCH_BOX(&factor_block));
+  m.impl("norm_block", TORCH_BOX(&norm_block));
   m.impl("pair_scores", TORCH_BOX(&pair_scores));
   m.impl("bounded_top_k", TORCH_BOX(&bounded_top_k));
   m.impl("table_scores", TORCH_BOX(&table_scores));
@@ -335,8 +364,11 @@ STABLE_TORCH_LIBRARY(tracin_ext, m) {
   m.def("relation_tables(Tensor[] model, int[] model_sizes, Tensor(a!) u, Tensor(b!) v, Tensor(c!) jacobians) -> ()");
   m.def("relation_pixels(Tensor[] model, int[] model_sizes, Tensor relation_fc, Tensor(a!) pixels) -> ()");
   m.def(
-      "factor_block(Tensor[] model, int[] model_sizes, Tensor M, int[] tracked, Tensor[] halves, "
+      "factor_block(Tensor[] model, int[] model_sizes, Tensor[] form, int[] tracked, Tensor[] halves, "
       "Tensor(a!)[] factors, int first, int count, float S_slack) -> ()");
+  m.def(
+      "norm_block(Tensor[] model, int[] model_sizes, Tensor[] form, int[] tracked, Tensor[] halves, Tensor triples, "
+      "float S_slack, Tensor(a!) norms) -> ()");
   m.def("pair_scores(Tensor[] models, int[] tracked, Tensor rates, Tensor pairs, Tensor(a!) scores) -> ()");
   m.def(
       "bounded_top_k(Tensor[] models, int[] tracked, Tensor rates, Tensor[] lists, int order, float slack, int budget, "

@@ -202,14 +202,35 @@ void take_flags(Numbers& n, Tracked<T>* on) {
 
 // Which gradients count: tracin_ext.ops.Tracked.
 template <typename T>
-Tracked<T> tracked_of(const Model<T>& m, const Tensor& M, const Integers& integers, const Place& place) {
-  const int64_t size_S = m.size_S();
+Tracked<T> tracked_of(const Integers& integers) {
   Tracked<T> on = {};
-  on.M = optional<const T>("M", M, place, {product({padded(size_S, place.height), size_S})});
   Numbers n("tracked", integers);
   take_flags(n, &on);
   n.end();
   return on;
+}
+
+template <typename T>
+Tracked<T> tracked_of(const Model<T>& m, const Tensor& M, const Integers& integers, const Place& place) {
+  const int64_t size_S = m.size_S();
+  Tracked<T> on = tracked_of<T>(integers);
+  on.M = optional<const T>("M", M, place, {product({padded(size_S, place.height), size_S})});
+  return on;
+}
+
+// tracin_ext.ops.FormTensors
+template <typename T>
+Form<T> form_of(const Model<T>& m, const Tensors& tensors, double slack, const Place& place) {
+  check(slack >= 0, "S_slack must not be negative");
+  Fields f("form", tensors, place);
+  Form<T> form = {};
+  form.slack = slack;
+  form.blocks = f.take_optional<T>("blocks", {m.C, m.J + 1, m.J + 1});
+  form.rows = f.take_optional<T>("rows", {&form.count, m.size_S()});
+  f.end();
+  if (!form.rows) form.count = 0;
+  check(form.blocks || !form.rows, "form: rows need blocks");
+  return form;
 }
 
 }  // namespace tracin

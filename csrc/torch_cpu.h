@@ -95,9 +95,14 @@ struct Cpu : Place {
     tracin::relation_pixels<T>(m, relation_fc, pixels, parallel());
   }
   template <typename T>
-  void factor_block(const Model<T>& m, const Tracked<T>& on, int64_t first, int64_t B, double S_slack,
+  void factor_block(const Model<T>& m, const Tracked<T>& on, const Form<T>& form, int64_t first, int64_t B,
                     const Factors<T>& to) const {
-    tracin::factor_block<T>(m, on, first, B, S_slack, to, products<T>(), parallel());
+    tracin::factor_block<T>(m, on, form, first, B, to, products<T>(), parallel());
+  }
+  template <typename T>
+  void norm_block(const Model<T>& m, const Tracked<T>& on, const Form<T>& form, const int64_t* triples, int64_t B,
+                  T* norms) const {
+    tracin::norm_block<T>(m, on, form, triples, B, norms, products<T>(), parallel());
   }
   template <typename T>
   void merge_top_k(const T* scores, const int64_t* index, int64_t Q, int64_t B, int64_t k, Order order, T* best,

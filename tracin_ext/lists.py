@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from tracin_ext.grouping import stable_argsort
 from tracin_ext.ops import DENSE_PARTS, ListTensors
 
 TOTALS = 1 << 20  # triples whose norms are in float64 at a time
+SQUARES = 1e-100, 1e100  # rates by which no square of float32 vanishes or overflows in float64
 
 
 class NormLists(NamedTuple):
@@ -48,14 +51,36 @@ def total_of(
     if len(norms[0]) > TOTALS:
         blocks = zip(*(each.split(TOTALS) for each in norms), strict=True)
         return torch.cat([total_of(block, rates, parts) for block in blocks])
+    eps = torch.finfo(norms[0].dtype).eps
+    if norms[0].dtype == torch.float32 and all(SQUARES[0] < abs(rate) < SQUARES[1] for rate in rates):
+        counted = [each[:, :parts].numpy() for each in norms]  # torch is slow at sums of few columns
+        squares = [
+            abs(rate) * np.einsum("np,np->n", x, x, dtype=np.float64) for rate, x in zip(rates, counted, strict=True)
+        ]
+        return _rounded_up(torch.from_numpy(sum(squares)).sqrt() * (1 + 4 * eps), norms[0].dtype)
     weighted = torch.cat(
         [abs(rate) ** 0.5 * each[:, :parts].double() for rate, each in zip(rates, norms, strict=True)], 1
     )
     largest = weighted.amax(1, keepdim=True) if weighted.shape[1] else weighted.new_zeros(len(weighted), 1)
     scale = largest.clamp(min=torch.finfo(torch.float64).tiny)  # no square vanishes
-    root = (weighted / scale).square().sum(1).sqrt() * scale[:, 0] * (1 + 4 * torch.finfo(norms[0].dtype).eps)
-    total = root.to(norms[0].dtype)
+    return _rounded_up((weighted / scale).square().sum(1).sqrt() * scale[:, 0] * (1 + 4 * eps), norms[0].dtype)
+
+
+def _rounded_up(
+    root: Tensor,  # [n] float64
+    dtype: torch.dtype,
+) -> Tensor:  # [n]
+    total = root.to(dtype)
     return total.where((total > 0) | (root == 0), torch.finfo(total.dtype).tiny)
+
+
+def falling(
+    totals: Tensor,  # [n], none negative
+) -> Tensor:  # [n] int64
+    """The largest first, equal ones in their order: numbers that are not negative are sorted as their bits are."""
+    if totals.dtype != torch.float32:
+        return totals.argsort(descending=True, stable=True)
+    return stable_argsort(torch.iinfo(torch.int32).max - totals.view(torch.int32).long())
 
 
 def norm_lists_of(
@@ -69,15 +94,14 @@ def norm_lists_of(
     """Rows by what they share, the largest norms first."""
     heads, of_relation, tails = triples.unbind(1)
     totals, relation_totals = total_of(norms, rates, DENSE_PARTS), total_of(norms, rates, DENSE_PARTS + 1)
-    rows = totals.argsort(descending=True)
-    by_total = relation_totals.argsort(descending=True)
-    relation_rows = by_total[of_relation[by_total].argsort(stable=True)]
+    rows, by_total = falling(totals), falling(relation_totals)
+    relation_rows = by_total[stable_argsort(of_relation[by_total])]
     return NormLists(
         triples=triples,
         numbers=index.contiguous(),
         head_from=starts(heads, entities),
         tail_from=starts(tails, entities),
-        tail_rows=tails.argsort(stable=True).int(),
+        tail_rows=stable_argsort(tails).int(),
         relation_from=starts(of_relation, relations),
         relation_rows=relation_rows.int(),
         relation_totals=relation_totals[relation_rows],

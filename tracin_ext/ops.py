@@ -148,6 +148,13 @@ class FactorTensors(NamedTuple):
     norms: Tensor  # [n, NORM_PARTS] of the gradient's parts: S, fc, e, e un, relation, head, tail, bias
 
 
+class FormTensors(NamedTuple):
+    """M as the sum of a block per channel and of rows^T rows; both empty where no layer below fc is tracked."""
+
+    blocks: Tensor  # [C, J + 1, J + 1], symmetric
+    rows: Tensor  # [gradients of layers that all channels share, size_S]
+
+
 class PairTensors(NamedTuple):
     """One checkpoint of pair scores."""
 
@@ -295,7 +302,7 @@ def relation_pixels(
 def factor_block(
     model: ModelTensors,
     model_sizes: ModelSizes,
-    M: Tensor,  # [size_S, size_S] packed, or empty
+    form: FormTensors,
     tracked: Tracked,
     halves: HalfTensors,
     factors: FactorTensors,  # triples, pair and pair_head given; the rest is changed
@@ -308,7 +315,31 @@ def factor_block(
     The squared norm of S is S^T M S + S_slack |S|^2. There is no kernel for CUDA.
     """
     torch.ops.tracin_ext.factor_block(
-        flat(model), list(model_sizes), M, list(map(int, tracked)), flat(halves), list(factors), first, count, S_slack
+        flat(model),
+        list(model_sizes),
+        list(form),
+        list(map(int, tracked)),
+        flat(halves),
+        list(factors),
+        first,
+        count,
+        S_slack,
+    )
+
+
+def norm_block(
+    model: ModelTensors,
+    model_sizes: ModelSizes,
+    form: FormTensors,
+    tracked: Tracked,
+    halves: HalfTensors,
+    triples: Tensor,  # [B, 3], equal heads adjacent, and equal (head, relation)
+    S_slack: float,
+    norms: Tensor,  # [B, NORM_PARTS], written
+) -> None:
+    """FactorTensors.norms alone. There is no kernel for CUDA."""
+    torch.ops.tracin_ext.norm_block(
+        flat(model), list(model_sizes), list(form), list(map(int, tracked)), flat(halves), triples, S_slack, norms
     )
 
 
@@ -442,7 +473,7 @@ def _relation_pixels(model: list[Tensor], model_sizes: list[int], relation_fc: T
 def _factor_block(
     model: list[Tensor],
     model_sizes: list[int],
-    M: Tensor,
+    form: list[Tensor],
     tracked: list[int],
     halves: list[Tensor],
     factors: list[Tensor],
@@ -451,6 +482,20 @@ def _factor_block(
     S_slack: float,
 ) -> None:
     return None
+
+
+@_fake
+def _norm_block(
+    model: list[Tensor],
+    model_sizes: list[int],
+    form: list[Tensor],
+    tracked: list[int],
+    halves: list[Tensor],
+    triples: Tensor,
+    S_slack: float,
+    norms: Tensor,
+) -> None:
+    pass
 
 
 @_fake

@@ -42,6 +42,8 @@ class ConvEParameters:
     hidden_gamma: Tensor  # [D]
     hidden_beta: Tensor  # [D]
     M: Tensor | None  # [C * (J + 1), C * (J + 1)], symmetric
+    M_blocks: Tensor | None  # [C, J + 1, J + 1], of the layers whose gradients belong to one channel each
+    M_rows: Tensor | None  # [gradients of bn0, C * (J + 1)]: M is the sum of the blocks and of rows^T rows
     plane: tuple[int, int, int]  # I, rows, columns of one embedding
     stack: str  # "height" | "width"
     relation_step: int  # row of relation r is relation_step * r
@@ -122,13 +124,18 @@ def parameters_of(
     tracked = {name.split(".")[0] for name in counted} | counted & {"fc.bias", "bn2.weight", "bn2.bias"}
     maps = statistics_maps(conv_weight, conv_bias - conv_mean, conv_rstd, scale, image_gamma, image_beta)
     weights = {"bn0": planes, "conv": conv_weight.numel(), "bn1": channels}  # rows of a map before those of the bias
-    below_fc = [
-        maps[layer][rows]
+    below_fc = {
+        f"{layer}.{name}": maps[layer][rows]
         for layer, size in weights.items()
         for name, rows in (("weight", slice(size)), ("bias", slice(size, None)))
         if f"{layer}.{name}" in counted
-    ]
-    root = torch.cat(below_fc) if below_fc else None
+    }
+    root = torch.cat([*below_fc.values()]) if below_fc else None
+    none = conv_weight.new_empty(0, channels * (conv_weight[0].numel() + 1))
+    of_channels, shared = (
+        torch.cat([none, *(rows for name, rows in below_fc.items() if name.startswith("bn0") == of_bn0)])
+        for of_bn0 in (False, True)
+    )
 
     def cast(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype)
@@ -154,11 +161,22 @@ def parameters_of(
         hidden_gamma=cast(hidden_gamma),
         hidden_beta=cast(hidden_beta),
         M=None if root is None else cast(root.T @ root),
+        M_blocks=None if root is None else cast(blocks_of(of_channels, channels)),
+        M_rows=None if root is None else cast(shared),
         plane=model.plane,
         stack=model.stack,
         relation_step=model.relation_step,
         tracked=frozenset(tracked),
     )
+
+
+def blocks_of(
+    rows: Tensor,  # [parameters, C * (J + 1)], each of one channel
+    channels: int,
+) -> Tensor:  # [C, J + 1, J + 1]
+    """The blocks of rows^T rows, which has nothing else."""
+    by_channel = rows.unflatten(1, (channels, -1))
+    return torch.einsum("pcj,pck->cjk", by_channel, by_channel)
 
 
 def statistics_maps(

@@ -71,8 +71,11 @@ template <typename T>
 Panels<T> losses(const Model<T>& m, Range r, const T* un, Block<T>& b) {  // un [pairs, D]
   Scratch<T>& space = scratch<T>();
   T *e = space.e.sized(r.n * m.D), *e_un = space.e_un.sized(r.n * m.D);
+  constexpr int64_t ahead = 8;  // samples: tails lie anywhere in a table that no cache holds
   for (int64_t i = 0; i < r.n; ++i) {
     const int64_t slot = b.pair[r.first + i];
+    if (i + ahead < r.n)
+      for (int64_t d = 0; d < m.D; d += chunk<T>) __builtin_prefetch(m.entity + b.tails[r.first + i + ahead] * m.D + d);
     b.w.data()[r.first + i] = loops<T>().loss(m, un + (slot - r.first) * m.D, b.z.data() + slot * m.D,
                                               b.tails[r.first + i], e + i * m.D, e_un + i * m.D, b.delta(r.first + i));
   }

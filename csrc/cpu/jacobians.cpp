@@ -54,8 +54,7 @@ void apply_jacobian(const T* jacobian, int64_t columns, const Run& run, const Pr
 template <typename T>
 void add_S(const T* jacobian, const Run& run, const Products<T>& products, const Block<T>& b) {
   apply_jacobian(jacobian, b.size_S, run, products, b, [&](int64_t i, int64_t s, int64_t count, const T* from) {
-    T* to = b.half_S.data() + i * b.size_S + s;
-    for (int64_t l = 0; l < count; ++l) to[l] += from[l];
+    loops<T>().add(from, count, b.half_S.data() + i * b.size_S + s);
   });
 }
 template <typename T>

@@ -52,6 +52,8 @@ struct Loops {
   void (*to_rows)(const T* panel, int64_t width, int64_t n, bool accumulate, T* const* rows);
   // panel[.][i] (+)= rows[i][0 .. width); lanes from n on are set to zero unless accumulating.
   void (*to_panel)(const T* const* rows, int64_t width, int64_t n, bool accumulate, T* panel);
+  // to[i] += from[i] for i < n
+  void (*add)(const T* from, int64_t n, T* to);
   // From u [D] of a pair: un in its place, BN2's output before ReLU in z.
   void (*normalise)(const Model<T>&, T* u, T* z);
   // w of a sample; e, e un and delta [D].
@@ -67,6 +69,13 @@ struct Loops {
   void (*pair_sums)(const T* entity, const int32_t* signs, const T* e, const T* e_scaled, int64_t D, T* sums);
   // sum over d whose bit is set of entity[d] un[d] e_un[d]
   T (*pair_un)(const T* entity, const int32_t* signs, const T* un, const T* e_un, int64_t D);
+  // squares[lane] += the sum of (scale[lane] x)^2 over the rows of a panel, in double
+  void (*scaled_squares)(const T* panel, int64_t rows, const double* scale, double* squares);
+  // The same of S^T M S + slack |S|^2; space [2 (J + 1)][32].
+  void (*form_squares)(const Form<T>&, int64_t C, int64_t J, const T* S, const double* scale, double* space,
+                       double* squares);
+  // (scale a)^2 summed over a row, in double
+  double (*row_square)(const T* a, int64_t n, double scale);
   // out[i] = sum over the parts of test[part] norms[part stride + i] for i < n.
   void (*bounds)(const T* norms, int64_t stride, int64_t parts, const T* test, int64_t n, T* out);
 };

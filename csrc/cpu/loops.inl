@@ -214,16 +214,29 @@ void statistics(const Model<T>& m, const Segment<T>& s, const T* image, const Wo
               S + c * (m.J + 1) * lanes + lane);
 }
 
+// `taps` of the windows at once, from j0 on: a window's sums over the channels stay in registers.
+template <typename T, int taps>
+void pixel_gradients_of(const Model<T>& m, const Segment<T>& s, const T* y, int64_t j0, int64_t c0, int64_t c1,
+                        T* pixels) {
+  for (int64_t p = 0; p < s.P; ++p) {
+    const T* kernel = m.pixel_kernel + c0 * m.J + j0;
+    Vec<T> sum[taps] = {};
+    for (int64_t c = c0; c < c1; ++c, kernel += m.J) {
+      const Vec<T> value = at(y + ((c - c0) * s.P + p) * lanes).value;
+      for (int j = 0; j < taps; ++j) sum[j] += value * kernel[j];
+    }
+    for (int j = 0; j < taps; ++j) at(pixels + s.taps[p * m.J + j0 + j] * lanes).value += sum[j];
+  }
+}
+
 template <typename T>
 void pixel_gradients(const Model<T>& m, const Segment<T>& s, const T* y, int64_t active, int64_t c0, int64_t c1,
                      T* pixels) {
-  for (int64_t lane = 0; lane < active; lane += L<T>)
-    for (int64_t c = c0; c < c1; ++c)
-      for (int64_t p = 0; p < s.P; ++p) {
-        const Vec<T> value = at(y + ((c - c0) * s.P + p) * lanes + lane).value;
-        for (int64_t j = 0; j < m.J; ++j)
-          at(pixels + s.taps[p * m.J + j] * lanes + lane).value += value * m.pixel_kernel[c * m.J + j];
-      }
+  for (int64_t lane = 0; lane < active; lane += L<T>) {
+    int64_t j = 0;
+    for (; j + 9 <= m.J; j += 9) pixel_gradients_of<T, 9>(m, s, y + lane, j, c0, c1, pixels + lane);
+    for (; j < m.J; ++j) pixel_gradients_of<T, 1>(m, s, y + lane, j, c0, c1, pixels + lane);
+  }
 }
 
 // `taps` of a window at once, from j0 on: their sums over the channels stay in registers.
@@ -249,29 +262,106 @@ void pixel_jacobian(const Model<T>& m, const int32_t* taps, const int32_t* chann
   for (; j < m.J; ++j) pixel_jacobian_of<T, 1>(m, taps, j, channels, n, fc, width, table);
 }
 
+// 16 rows of 16 numbers become its columns, in four rounds of swaps between rows that are 1, 2, 4 and 8 apart.
+constexpr int64_t side = 16;
+#if TRACIN_VECTOR_BYTES == 64 && defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define TRACIN_LEFT(l, step) ((l) & (step) ? side + (l) - (step) : (l))
+#define TRACIN_RIGHT(l, step) ((l) & (step) ? side + (l) : (l) + (step))
+#define TRACIN_LANES(each, step)                                                                                   \
+  each(0, step), each(1, step), each(2, step), each(3, step), each(4, step), each(5, step), each(6, step),         \
+      each(7, step), each(8, step), each(9, step), each(10, step), each(11, step), each(12, step), each(13, step), \
+      each(14, step), each(15, step)
+template <int step>
+inline void swap_apart(Vec<float>* rows) {
+  for (int i = 0; i < side; ++i) {
+    if (i & step) continue;
+    const Vec<float> a = rows[i], b = rows[i + step];
+    rows[i] = __builtin_shufflevector(a, b, TRACIN_LANES(TRACIN_LEFT, step));
+    rows[i + step] = __builtin_shufflevector(a, b, TRACIN_LANES(TRACIN_RIGHT, step));
+  }
+}
+inline bool transposed(Vec<float>* rows) {
+  swap_apart<1>(rows);
+  swap_apart<2>(rows);
+  swap_apart<4>(rows);
+  swap_apart<8>(rows);
+  return true;
+}
+#define TRACIN_TRANSPOSES
+#undef TRACIN_LEFT
+#undef TRACIN_RIGHT
+#undef TRACIN_LANES
+#endif
+#endif
+
+// Whether a whole square of a panel, 16 samples by 16 numbers from d on, went to its rows, or the other way.
+template <typename T>
+inline bool square_to_rows(const T*, int64_t, int64_t, bool, T* const*) {
+  return false;
+}
+template <typename T>
+inline bool square_to_panel(const T* const*, int64_t, int64_t, bool, T*) {
+  return false;
+}
+#ifdef TRACIN_TRANSPOSES
+template <>
+inline bool square_to_rows(const float* panel, int64_t lane, int64_t d, bool accumulate, float* const* rows) {
+  Vec<float> square[side];
+  for (int i = 0; i < side; ++i) square[i] = at(panel + (d + i) * lanes + lane).value;
+  transposed(square);
+  for (int i = 0; i < side; ++i) {
+    VecAt<float>& out = at(rows[lane + i] + d);
+    out.value = accumulate ? out.value + square[i] : square[i];
+  }
+  return true;
+}
+template <>
+inline bool square_to_panel(const float* const* rows, int64_t lane, int64_t d, bool accumulate, float* panel) {
+  Vec<float> square[side];
+  for (int i = 0; i < side; ++i) square[i] = at(rows[lane + i] + d).value;
+  transposed(square);
+  for (int i = 0; i < side; ++i) {
+    VecAt<float>& out = at(panel + (d + i) * lanes + lane);
+    out.value = accumulate ? out.value + square[i] : square[i];
+  }
+  return true;
+}
+#endif
+
 template <typename T>
 void to_rows(const T* panel, int64_t width, int64_t n, bool accumulate, T* const* rows) {
-  for (int64_t d0 = 0; d0 < width; d0 += 16) {
-    const int64_t end = width < d0 + 16 ? width : d0 + 16;
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t d = d0; d < end; ++d) {
-        const T value = panel[d * lanes + i];
-        rows[i][d] = accumulate ? rows[i][d] + value : value;
-      }
-  }
+  for (int64_t lane = 0; lane < n; lane += side)
+    for (int64_t d0 = 0; d0 < width; d0 += side) {
+      if (lane + side <= n && d0 + side <= width && square_to_rows(panel, lane, d0, accumulate, rows)) continue;
+      const int64_t end = width < d0 + side ? width : d0 + side, last = n < lane + side ? n : lane + side;
+      for (int64_t i = lane; i < last; ++i)
+        for (int64_t d = d0; d < end; ++d) {
+          const T value = panel[d * lanes + i];
+          rows[i][d] = accumulate ? rows[i][d] + value : value;
+        }
+    }
 }
 
 template <typename T>
 void to_panel(const T* const* rows, int64_t width, int64_t n, bool accumulate, T* panel) {
   if (!accumulate && n < lanes) memset(panel, 0, width * lanes * sizeof(T));
-  for (int64_t d0 = 0; d0 < width; d0 += 16) {
-    const int64_t end = width < d0 + 16 ? width : d0 + 16;
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t d = d0; d < end; ++d) {
-        const T value = rows[i][d];
-        panel[d * lanes + i] = accumulate ? panel[d * lanes + i] + value : value;
-      }
-  }
+  for (int64_t lane = 0; lane < n; lane += side)
+    for (int64_t d0 = 0; d0 < width; d0 += side) {
+      if (lane + side <= n && d0 + side <= width && square_to_panel(rows, lane, d0, accumulate, panel)) continue;
+      const int64_t end = width < d0 + side ? width : d0 + side, last = n < lane + side ? n : lane + side;
+      for (int64_t i = lane; i < last; ++i)
+        for (int64_t d = d0; d < end; ++d) {
+          const T value = rows[i][d];
+          panel[d * lanes + i] = accumulate ? panel[d * lanes + i] + value : value;
+        }
+    }
+}
+
+template <typename T>
+void add(const T* from, int64_t n, T* to) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] += from[i];
 }
 
 template <typename T>
@@ -293,8 +383,10 @@ T dot(const T* a, const T* b, int64_t n) {
 template <typename T>
 T loss(const Model<T>& m, const T* un, const T* z, int64_t tail, T* e, T* e_un, T* delta) {
   const T* t = m.entity + tail * m.D;
-  const T score = dot(z, t, m.D) + (m.bias ? m.bias[tail] : T(0));
-  const T w = w_of(score);
+  double score = m.bias ? m.bias[tail] : T(0);  // rounded, it would change the residual by as much
+#pragma omp simd reduction(+ : score)
+  for (int64_t d = 0; d < m.D; ++d) score += static_cast<double>(z[d]) * t[d];
+  const T w = static_cast<T>(w_of(score));
   for (int64_t d = 0; d < m.D; ++d) {
     const T value = passes(z[d]) ? w * t[d] : T(0);
     e[d] = value;
@@ -368,6 +460,63 @@ T pair_un(const T* entity, const int32_t* signs, const T* un, const T* e_un, int
 }
 
 template <typename T>
+void scaled_squares(const T* panel, int64_t rows, const double* scale, double* squares) {
+  double sum[lanes] = {};
+  for (int64_t d = 0; d < rows; ++d)
+#pragma omp simd
+    for (int64_t l = 0; l < lanes; ++l) {
+      const double x = scale[l] * panel[d * lanes + l];
+      sum[l] += x * x;
+    }
+  for (int64_t l = 0; l < lanes; ++l) squares[l] += sum[l];
+}
+
+// Of each channel, half of the symmetric block and the diagonal: x_k (B_kk x_k + 2 sum over l < k of B_kl x_l).
+template <typename T>
+void form_squares(const Form<T>& form, int64_t C, int64_t J, const T* S, const double* scale, double* space,
+                  double* squares) {
+  const int64_t n = J + 1;
+  double sum[lanes] = {};
+  for (int64_t c = 0; c < C; ++c) {
+    const T *block = form.blocks + c * n * n, *panel = S + c * n * lanes;
+    for (int64_t k = 0; k < n; ++k) {
+      double *x = space + k * lanes, row[lanes];
+      const double own = block[k * n + k] + form.slack;
+#pragma omp simd
+      for (int64_t l = 0; l < lanes; ++l) {
+        x[l] = scale[l] * panel[k * lanes + l];
+        row[l] = own * x[l];
+      }
+      for (int64_t j = 0; j < k; ++j) {
+        const double twice = 2 * static_cast<double>(block[k * n + j]), *other = space + j * lanes;
+#pragma omp simd
+        for (int64_t l = 0; l < lanes; ++l) row[l] += twice * other[l];
+      }
+#pragma omp simd
+      for (int64_t l = 0; l < lanes; ++l) sum[l] += row[l] * x[l];
+    }
+  }
+  for (int64_t i = 0; i < form.count; ++i) {
+    double row[lanes] = {};
+    for (int64_t s = 0; s < C * n; ++s) {
+      const double x = form.rows[i * C * n + s];
+#pragma omp simd
+      for (int64_t l = 0; l < lanes; ++l) row[l] += x * S[s * lanes + l];
+    }
+    for (int64_t l = 0; l < lanes; ++l) sum[l] += scale[l] * row[l] * scale[l] * row[l];
+  }
+  for (int64_t l = 0; l < lanes; ++l) squares[l] += sum[l] > 0 ? sum[l] : 0 * sum[l];  // NaN stays
+}
+
+template <typename T>
+double row_square(const T* a, int64_t n, double scale) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += (scale * a[i]) * (scale * a[i]);
+  return sum;
+}
+
+template <typename T>
 void bounds(const T* norms, int64_t stride, int64_t parts, const T* test, int64_t n, T* out) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) out[i] = test[0] * norms[i];
@@ -379,10 +528,11 @@ void bounds(const T* norms, int64_t stride, int64_t parts, const T* test, int64_
 }
 
 template <typename T>
-constexpr Loops<T> table = {
-    multiply<T>,       gather_images<T>, convolve<T>,  add_squares<T>, statistics<T>, pixel_gradients<T>,
-    pixel_jacobian<T>, to_rows<T>,       to_panel<T>,  normalise<T>,   loss<T>,       add_halves<T>,
-    combine<T>,        dot<T>,           pair_sums<T>, pair_un<T>,     bounds<T>};
+constexpr Loops<T> table = {multiply<T>,        gather_images<T>,  convolve<T>,       add_squares<T>,  statistics<T>,
+                            pixel_gradients<T>, pixel_jacobian<T>, to_rows<T>,        to_panel<T>,     add<T>,
+                            normalise<T>,       loss<T>,           add_halves<T>,     combine<T>,      dot<T>,
+                            pair_sums<T>,       pair_un<T>,        scaled_squares<T>, form_squares<T>, row_square<T>,
+                            bounds<T>};
 }  // namespace
 
 extern const Loops<float> float_loops;

@@ -25,15 +25,7 @@ class Fault:
     slow: bool = False
 
 
-KNOWN_FAULTS: tuple[Fault, ...] = (
-    Fault(
-        "geometries",
-        "native: random 220",
-        "python -m tests.robustness.geometries --start 256 --count 1",
-        "float32 is off by 1.02e-5, where 1e-5 is claimed: a residual is as far off as the score of 638 products",
-        slow=True,
-    ),
-)
+KNOWN_FAULTS: tuple[Fault, ...] = ()
 
 
 def known(harness: str, slow: bool = False) -> dict[str, Fault]:

@@ -16,10 +16,12 @@ from tracin_ext import kept as kept_module
 from tracin_ext import ops
 from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend
+from tracin_ext.backends.sequential import SequentialBackend
 from tracin_ext.grouping import order_by_head_relation
-from tracin_ext.kept import KeptTriples, keep, kept_blocks, kept_bytes
+from tracin_ext.kept import KeptTriples, keep, kept_blocks, kept_bytes, norms_of
 from tracin_ext.lists import NormLists
-from tracin_ext.parameters import LAYERS
+from tracin_ext.losses import bce
+from tracin_ext.parameters import LAYERS, parameters_of
 from tracin_ext.recomputed import RecomputedTriples
 
 STATUS = tracin_ext.status()
@@ -134,6 +136,38 @@ def test_a_bound_within_the_slack_of_the_threshold_is_looked_at() -> None:
         each.norms.mul_(1 - kept.slack / 4)  # what rounding might do, and more
     assert kept.top_k(tests, 1, "absolute", EVER)[1].item() == 17
     assert kept.top_k(tests, 3, "proponents", EVER)[1].tolist() == [[17, 250, 290]]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_norms_alone_are_those_of_kept_factors_and_of_autograd(variant: str) -> None:
+    model = random_model(variant)
+    _, train = pairs_of_triples(40)  # more than a panel
+    train = train[train[:, 0] != train[:, 2]]  # a head that is its tail has one gradient, of two parts
+    train = train[order_by_head_relation(train)]
+    for layers in ({name.split(".")[0] for name, _ in model.named_parameters()}, {"bn0", "entity"}, {"conv", "bias"}):
+        chosen = tuple(layers & set(layers_of(model)))
+        exact = SequentialBackend(model, chosen, torch.float64, CPU, bce).self_influence(train, 1.0)
+        for dtype, tolerance in ((torch.float32, 1e-3), (torch.float64, 1e-12)):  # the slack of S, rounded up
+            backend = NativeBackend(model, chosen, dtype, CPU)
+            norms = norms_of(backend, train)
+            torch.testing.assert_close(norms, keep(backend, train).norms, rtol=0, atol=0)
+            torch.testing.assert_close(norms.double().square().sum(1), exact, rtol=tolerance, atol=0)
+
+
+def test_norms_of_no_triple() -> None:
+    backend = NativeBackend(random_model(), LAYERS, torch.float32, CPU)
+    assert norms_of(backend, torch.empty(0, 3, dtype=torch.int64)).shape == (0, ops.NORM_PARTS)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_blocks_and_rows_make_the_form_of_the_statistics(variant: str) -> None:
+    for layers in (LAYERS, ("bn0",), ("conv",), ("bn1", "conv.bias")):
+        p = parameters_of(random_model(variant), layers, torch.float64)
+        if p.M is None:
+            assert p.M_blocks is None and p.M_rows is None
+            continue
+        assert p.M_blocks is not None and p.M_rows is not None
+        torch.testing.assert_close(torch.block_diag(*p.M_blocks) + p.M_rows.T @ p.M_rows, p.M)
 
 
 @pytest.mark.parametrize("variant", ["plain", "kernel larger than an embedding", "no fc bias"])

@@ -125,13 +125,27 @@ def factor_block_arguments(count: int = B, **of_backend: Any) -> dict[str, Any]:
     return {
         "model": native_backend.model,
         "model_sizes": native_backend.sizes,
-        "M": native_backend.packed_M,
+        "form": native_backend.form,
         "tracked": native_backend.tracked,
         "halves": native_backend.halves,
         "factors": keep(native_backend, ordered_triples(count)),
         "first": count // 2,
         "count": count - count // 2,
         "S_slack": 1e-6,
+    }
+
+
+def norm_block_arguments(count: int = B, **of_backend: Any) -> dict[str, Any]:
+    native_backend = backend(**of_backend)
+    return {
+        "model": native_backend.model,
+        "model_sizes": native_backend.sizes,
+        "form": native_backend.form,
+        "tracked": native_backend.tracked,
+        "halves": native_backend.halves,
+        "triples": ordered_triples(count),
+        "S_slack": 1e-6,
+        "norms": native_backend.parameters.conv_weight.new_zeros(count, ops.NORM_PARTS),
     }
 
 
@@ -168,7 +182,7 @@ def bounded_top_k_arguments(
 def table_scores_arguments(count: int = B, queries: int = Q, **of_backend: Any) -> dict[str, Any]:
     native_backend = backend(**of_backend)
     p = native_backend.parameters
-    samples = sample_gradients(native_backend, ordered_triples(count))
+    samples = sample_gradients(native_backend, ordered_triples(count)).own
     new, dim = p.conv_weight.new_empty, p.entity.shape[1]
     return {
         "samples": samples,
@@ -246,6 +260,7 @@ SAMPLES: dict[str, Callable[[str], list[dict[str, Any]]]] = {
         relation_pixels_arguments(variant="inverse relations at odd rows"),
     ],
     "factor_block": lambda device: block_samples(factor_block_arguments, device),
+    "norm_block": lambda device: block_samples(norm_block_arguments, device),
     "pair_scores": lambda device: block_samples(pair_scores_arguments, device),
     "bounded_top_k": lambda device: [
         *block_samples(bounded_top_k_arguments, device),
@@ -273,13 +288,15 @@ ARGUMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "relation_tables": relation_tables_arguments,
     "relation_pixels": relation_pixels_arguments,
     "factor_block": factor_block_arguments,
+    "norm_block": norm_block_arguments,
     "pair_scores": pair_scores_arguments,
     "bounded_top_k": bounded_top_k_arguments,
     "table_scores": table_scores_arguments,
     "sample_factors": sample_factors_arguments,
     "merge_top_k": merge_top_k_arguments,
 }
-CPU_ONLY = {"relation_tables", "relation_pixels", "factor_block", "pair_scores", "bounded_top_k", "table_scores"}
+CPU_ONLY = {"relation_tables", "relation_pixels", "factor_block", "norm_block"}
+CPU_ONLY |= {"pair_scores", "bounded_top_k", "table_scores"}
 
 
 def change(**fields: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -411,6 +428,22 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("factor_block", "factors", change(triples=last_plus(ENTITIES)), "factors: triples: an id exceeds the model"),
     ("factor_block", "factors", change(norms=lambda x: x[:, 1:].contiguous()), "norms has the wrong shape"),
     ("factor_block", "factors", lambda x: list(x)[:-1], r"factors: wrong number of tensors \(14\)"),
+    ("factor_block", "form", change(blocks=lambda x: x[:, 1:].contiguous()), "blocks has the wrong shape"),
+    ("factor_block", "form", change(rows=lambda x: x[:, 1:].contiguous()), "rows has the wrong shape"),
+    ("factor_block", "form", change(blocks=lambda x: x[:0]), "form: rows need blocks"),
+    ("factor_block", "form", lambda x: [x.blocks], r"form: wrong number of tensors \(1\)"),
+    ("factor_block", "S_slack", put(-1.0), "S_slack must not be negative"),
+    ("norm_block", "form", change(blocks=lambda x: x[1:]), "blocks has the wrong shape"),
+    ("norm_block", "form", change(blocks=lambda x: x[:0]), "form: rows need blocks"),
+    ("norm_block", "form", put([]), r"form: wrong number of tensors \(0\)"),
+    ("norm_block", "S_slack", put(float("nan")), "S_slack must not be negative"),
+    ("norm_block", "triples", put(torch.full((B, 3), ENTITIES)), f"id {ENTITIES} exceeds the model"),
+    ("norm_block", "triples", put(torch.zeros(B, 2, dtype=torch.int64)), "triples has the wrong shape"),
+    ("norm_block", "norms", put(torch.zeros(B, ops.NORM_PARTS + 1)), "norms has the wrong shape"),
+    ("norm_block", "norms", put(torch.zeros(B, ops.NORM_PARTS, dtype=torch.float64)), "wrong dtype"),
+    ("norm_block", "tracked", put([1] * 6), r"tracked: wrong number of integers \(6\)"),
+    ("norm_block", "model", change(relation_u=lambda x: x[:0]), "relation_u is missing"),
+    ("norm_block", "halves", change(head_fc=lambda x: x[:0]), "head_fc or relation_fc is missing"),
     ("factor_block", "first", put(-1), "rows are out of range"),
     ("factor_block", "count", put(B), "rows are out of range"),
     ("factor_block", "halves", change(head_fc=lambda x: x[:0]), "head_fc or relation_fc is missing"),

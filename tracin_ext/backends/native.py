@@ -19,6 +19,7 @@ from tracin_ext.kept import keep
 from tracin_ext.losses import Loss, bce
 from tracin_ext.ops import (
     FactorTensors,
+    FormTensors,
     HalfTensors,
     ModelTensors,
     TestSizes,
@@ -344,6 +345,13 @@ class NativeBackend:
         """What rounding may take from S^T M S, as a share of |S|^2."""
         p = self.parameters
         return 0.0 if p.M is None else 2 * self.size_S * torch.finfo(p.dtype).eps * float(p.M.abs().sum(1).max())
+
+    @cached_property
+    def form(self) -> FormTensors:
+        p = self.parameters
+        if p.M_blocks is None or p.M_rows is None:
+            return FormTensors(p.conv_weight.new_empty(0), p.conv_weight.new_empty(0))
+        return FormTensors(p.M_blocks, p.M_rows)
 
     @cached_property
     def packed_M(self) -> Tensor:  # [size_S, size_S] packed, or empty

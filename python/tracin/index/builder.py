@@ -21,7 +21,7 @@ from tracin.progress import progress_stages
 from tracin_ext.backends.native import NativeBackend
 from tracin_ext.full_float32 import full_float32
 from tracin_ext.grouping import order_by_head_relation
-from tracin_ext.kept import BLOCK, kept_blocks
+from tracin_ext.kept import BLOCK, kept_blocks, norms_of
 from tracin_ext.lists import NormLists, lists_of, norm_lists_of
 from tracin_ext.ops import NORM_PARTS, FactorTensors
 
@@ -179,26 +179,53 @@ def write_triples(
     """Factors, or norms alone, by head and relation, and the lists of them."""
     order = order_by_head_relation(triples)
     ordered = triples[order]
-    norms = [backend.parameters.conv_weight.new_empty(len(triples), NORM_PARTS) for backend in backends]
-    for i, backend in enumerate(backends):
-        start = 0
-        for block in kept_blocks(backend, ordered):
-            count = len(block.triples)
-            norms[i][start : start + count] = block.norms
-            start += count
-            if not block.norms.isfinite().all():
-                raise InputError(
-                    "a training triple's gradient is no finite number, so that bounds tell nothing; the training "
-                    "diverged, or take precision float64",
-                    "precision",
-                )
-            for name in FactorTensors._fields if compact else ("norms",):
-                if name not in SHARED or i == 0:
-                    writer.add(f"factors.{i}.{name}", getattr(block, name))
-            advance(count)
+    write = write_factors if compact else write_norms
+    norms = [write(writer, i, backend, ordered, advance) for i, backend in enumerate(backends)]
     sizes = len(backends[0].parameters.entity), backends[0].sizes.relations
     lists = norm_lists_of(ordered, norms, rates, order, *sizes)
     write_lists(writer, lists, norms, compact)
+
+
+def write_norms(
+    writer: Writer,
+    number: int,
+    backend: NativeBackend,
+    ordered: Tensor,  # [n, 3]
+    advance: Any,
+) -> Tensor:  # [n, NORM_PARTS]
+    norms = norms_of(backend, ordered, advance)
+    check_finite(norms)
+    writer.add(f"factors.{number}.norms", norms)
+    return norms
+
+
+def write_factors(
+    writer: Writer,
+    number: int,
+    backend: NativeBackend,
+    ordered: Tensor,  # [n, 3]
+    advance: Any,
+) -> Tensor:  # [n, NORM_PARTS]
+    norms = []
+    for block in kept_blocks(backend, ordered):
+        check_finite(block.norms)
+        for name in FactorTensors._fields:
+            if name not in SHARED or number == 0:
+                writer.add(f"factors.{number}.{name}", getattr(block, name))
+        norms.append(block.norms)
+        advance(len(block.norms))
+    return torch.cat(norms)
+
+
+def check_finite(
+    norms: Tensor,  # [n, NORM_PARTS]
+) -> None:
+    if not norms.isfinite().all():
+        raise InputError(
+            "a training triple's gradient is no finite number, so that bounds tell nothing; the training "
+            "diverged, or take precision float64",
+            "precision",
+        )
 
 
 def write_lists(writer: Writer, lists: NormLists, norms: Sequence[Tensor], compact: bool) -> None:
