@@ -17,6 +17,7 @@ from tracin_ext.lists import lists_of, norm_lists_of
 from tracin_ext.ops import (
     NORM_PARTS,
     FactorTensors,
+    FormTensors,
     ListTensors,
     ModelTensors,
     PairTensors,
@@ -116,7 +117,7 @@ def keep(
         factor_block(
             model,
             backend.sizes,
-            backend.form if has_S else new(0),
+            backend.form if has_S else FormTensors(new(0), new(0)),
             Tracked(*(False for _ in Tracked._fields)) if forward_only else backend.tracked,
             halves,
             factors,
