@@ -19,6 +19,7 @@ import tracin
 from tests.samples.pykeen_examples import factory, pykeen_model
 from tests.samples.small_graph import Graph
 from tracin.cli import main
+from tracin.training.check import doubt
 
 TRIPLE = ("entity 1", "relation:0", "entity 2")
 
@@ -161,6 +162,23 @@ def test_explore_serves_until_it_is_ended(graph: Graph) -> None:
         process.wait(30)
         assert process.stdout is not None
         process.stdout.close()
+
+
+def test_an_audit_by_a_model_of_other_triples_is_doubted(graph: Graph) -> None:
+    """Random weights tell nothing of 60 triples."""
+    lines = (graph.folder / "train.txt").read_text()
+    more = "".join(f"entity {row % 12}\trelation:{row % 3}\tentity {row * 5 % 12}\n" for row in range(40))
+    (graph.folder / "train.txt").write_text(lines + more)
+    result = run(graph, "audit", "--quiet")
+    assert result.exit_code == 0
+    told = "tracin check says more, and what looks wrong means little"
+    assert (told in result.stderr) == (doubt(graph.checkpoint.model, read(graph)) is not None)
+    assert told in result.stderr
+
+
+def read(graph: Graph) -> torch.Tensor:
+    dictionaries = graph.checkpoint.entity_to_id or {}, graph.checkpoint.relation_to_id or {}
+    return tracin.read_triples(graph.folder / "train.txt", *dictionaries)
 
 
 def test_a_checkpoint_without_labels_says_how_to_ask(graph: Graph) -> None:
