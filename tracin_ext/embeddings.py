@@ -46,6 +46,17 @@ class Gradients:
     own: SampleGradients
     others: Samples | None
 
+    def of_rows(
+        self,
+        rows: Tensor,  # [m] ascending
+    ) -> Gradients:
+        """Of some of the samples of a loss that is at their own embeddings alone."""
+        assert self.others is None
+        g, pairs = self.own, torch.arange(len(rows), dtype=torch.int32, device=rows.device)
+        triples, c, q = g.triples[rows], *(x[rows] if x.shape[1] else x[: len(rows)] for x in (g.c, g.q))
+        by_tail = triples[:, 2].argsort().int()
+        return Gradients(SampleGradients(triples, pairs, g.w[rows], g.z[g.pair[rows]], c, q, by_tail), None)
+
     def fold_rows(
         self,
         weights: Tensor,  # [n, Q]

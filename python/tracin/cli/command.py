@@ -23,6 +23,7 @@ from tracin.streams import say
 
 # Arguments of the library that errors may be about, and the flags that set them.
 FLAGS = {
+    "accurate": "--accurate",
     "backend": "--backend",
     "batch_size": "--batch-size",
     "device": "--device",

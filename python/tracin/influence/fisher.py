@@ -78,6 +78,7 @@ class TripleBlock:
     gradients: Gradients  # of s n samples
     place: Tensor  # [s, n] row of each triple's samples
     tracked: frozenset[str]
+    stored_norms: Tensor | None = None  # [n]
 
     def fold(
         self,
@@ -90,6 +91,8 @@ class TripleBlock:
 
     @cached_property
     def norms(self) -> Tensor:  # [n] of the triples' gradients
+        if self.stored_norms is not None:
+            return self.stored_norms
         if self.gradients.others is not None:
             return self._norms_over_tails(self.gradients.others)
         squares = self._sample_squares()
@@ -220,6 +223,7 @@ class EmbeddingScorer:
     def prepare(
         self,
         train: Tensor,  # [n, 3]
+        block: TripleBlock | None = None,  # their gradients, where they are there
     ) -> None:
         """Draws the sample and factorises its matrix."""
         samples = samples_of(self.model, train, self.question.direction).flatten(0, 1)
@@ -229,7 +233,10 @@ class EmbeddingScorer:
         drawn = samples[chosen]
         self._damping = None
         if len(drawn):
-            gradients = self._gradients(drawn[order_by_head_relation(drawn)])
+            if block is None:
+                gradients = self._gradients(drawn[order_by_head_relation(drawn)])
+            else:
+                gradients = block.gradients.of_rows(block.place.flatten()[chosen].sort().values)
             self._damping = Damping(gradients, self.parameters.tracked, self.correction.ridge)
 
     def _gradients(
@@ -357,12 +364,21 @@ class EmbeddingScores:
         self, scorers: Sequence[EmbeddingScorer], rates: Sequence[float] | None, free: Callable[[], int]
     ) -> None:
         self.scorers, self.rates, self.free = scorers, rates, free
+        self._stored: tuple[Tensor, TripleBlock] | None = None
         if rates is not None and scorers[0].question.normalize == "cosine":
             self.rates = [rate / sum(rates) for rate in rates]
         self.prepared: str | None = None
         self._train: Tensor | None = None
         self._known: KnownTails | None = None
         self._blocks: list[TripleBlock] | None = None  # of each checkpoint, where all fit
+
+    def take(
+        self,
+        train: Tensor,  # [n, 3]
+        block: TripleBlock,
+    ) -> None:
+        """The gradients of training triples that were computed before, for the one checkpoint."""
+        self._stored = train, block
 
     def prepare(
         self,
@@ -377,11 +393,14 @@ class EmbeddingScores:
         turned = "both" if "forward" != self.scorers[0].question.query_direction else "forward"
         rows = samples_of(model, both, turned).flatten(0, 1)
         self._known = KnownTails.of(rows, model.num_entities, model.relation.num_embeddings)
-        for scorer in self.scorers:
-            scorer.prepare(train)
         self._train = train
         self._blocks = None
-        if sum(scorer.triple_bytes for scorer in self.scorers) * len(train) <= self.free() // 2:
+        if self._stored is not None and torch.equal(self._stored[0], train):
+            self._blocks = [self._stored[1]]
+        for scorer in self.scorers:
+            scorer.prepare(train, None if self._blocks is None else self._blocks[0])
+        size = sum(scorer.triple_bytes for scorer in self.scorers)
+        if self._blocks is None and size * len(train) <= self.free() // 2:
             self._blocks = [scorer.block(train) for scorer in self.scorers]
         self.prepared = told
 

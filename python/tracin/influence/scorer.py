@@ -16,7 +16,7 @@ from tracin.influence import outcomes
 from tracin.influence.arguments import PRECISIONS, check_ranking, check_triples
 from tracin.influence.blocks import Work, attempt
 from tracin.influence.bounded import Kept, Search, keep_factors, reason_against
-from tracin.influence.fisher import Correction, EmbeddingScores, Question
+from tracin.influence.fisher import Correction, EmbeddingScores, Question, TripleBlock
 from tracin.influence.memory import (
     LEAST_BLOCK,
     available_bytes,
@@ -406,6 +406,20 @@ class Scorer(OneAtATime):
         if self._answers.prepared != told:
             with self._timed("training factors"):
                 self._answers.prepare(train, self._also_true, told)
+
+    def take_gradients(
+        self,
+        train: Tensor,  # [n_train, 3]
+        block: TripleBlock,
+        direction: str,
+    ) -> None:
+        """Gradients of training triples that an index holds; without effect where others are asked for."""
+        question = self.question
+        if self._answers is None or question is None or question.direction != direction or self.loss not in LOSSES:
+            return
+        p = self._answers.scorers[0].parameters
+        if len(self.models) == 1 and p.tracked >= block.tracked and p.dtype == block.gradients.own.w.dtype:
+            self._answers.take(train, block)
 
     def _squared_norms(
         self,
