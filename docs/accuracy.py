@@ -1,4 +1,4 @@
-"""Puts the tables of results/accuracy into docs/accuracy.md, where marks name them: python -m docs.accuracy."""
+"""Puts the tables of results/accuracy into the pages whose marks name them: python -m docs.accuracy."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).with_name("accuracy.md")
-RESULTS = PAGE.parents[1] / "results" / "accuracy"
+PAGES = tuple(Path(__file__).with_name(f"{name}.md") for name in ("accuracy", "explain-and-audit"))
+RESULTS = PAGES[0].parents[1] / "results" / "accuracy"
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -49,6 +49,21 @@ def noise(content: dict[str, Any]) -> Iterator[str]:
         yield row([name, estimate(found["auc"]), *(f"{found['precision'][k]:.2f}" for k in ks)])
 
 
+def audit(content: dict[str, Any]) -> Iterator[str]:
+    names = {"audit": "", "loss": ", by loss alone", "self-influence": ", by self-influence"}
+    ks = content["settings"]["--at"]
+    columns = [f"of the first {k} wrong{told}" for k in ks for told in names.values()]
+    yield from header(["wrong", *columns, "AUC", "estimated wrong"])
+    for share, found in content["results"].items():
+        scores = found["scores"]
+        cells = [f"{k * scores[name]['precision'][str(k)]:.0f}" if scores else "" for k in ks for name in names]
+        wrong = f"{float(share):.0%}: {found['wrong']:,}" if scores else "none"
+        yield row([wrong, *cells, estimate(scores["audit"]["auc"]) if scores else "", f"{found['estimated']:,}"])
+    reached = ", ".join(f"{found['mrr']:.2f}" for found in content["results"].values())
+    epochs, triples = content["settings"]["--epochs"], content["triples"]["train"]
+    yield f"\n{triples:,} training triples; {epochs} epochs; MRR of the test triples {reached}."
+
+
 def deletion(content: dict[str, Any]) -> Iterator[str]:
     names = {"margin": "margin", "-ce": "-ce", "mrr": "MRR", "hits@1": "Hits@1"}
     yield from header(["score", "top", "left out", *names.values()])
@@ -83,7 +98,7 @@ def sanity(content: dict[str, Any]) -> Iterator[str]:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
-    "lds": lds, "noise": noise, "deletion": deletion, "necessary": necessary, "sanity": sanity,
+    "lds": lds, "noise": noise, "audit": audit, "deletion": deletion, "necessary": necessary, "sanity": sanity,
 }  # fmt: skip
 
 
@@ -103,4 +118,5 @@ def estimate(some: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text()))
+    for path in PAGES:
+        path.write_text(page(path.read_text()))

@@ -203,9 +203,11 @@ def test_several_checkpoints_of_another_model_add_up() -> None:
 def test_what_is_no_model_is_named() -> None:
     with pytest.raises(InputError, match="model is a Linear; expected a PyKEEN model"):
         from_pykeen(nn.Linear(2, 2))
-    for wrong in (nn.Linear(2, 2), "model.pt", 3):
+    for wrong in (nn.Linear(2, 2), 3):
         with pytest.raises(InputError, match="expected a ConvE, a Checkpoint, a PyKEEN model"):
             TracIn(wrong, device="cpu")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="missing.pt: there is no such file; expected a checkpoint"):
+        TracIn("missing.pt", device="cpu")
 
 
 def test_our_format_holds_conve_only(tmp_path: Any) -> None:

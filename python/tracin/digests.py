@@ -41,6 +41,10 @@ def digest_of(value: object) -> str:
     return DIGEST + state.hexdigest()
 
 
+def digest_bytes(data: bytes) -> str:
+    return DIGEST + hashlib.sha256(data).hexdigest()
+
+
 def digest_file(path: Path) -> str:
     """Of a file's bytes."""
     state = hashlib.sha256()

@@ -14,7 +14,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -33,6 +33,18 @@ LOCK = ".tracin-lock"
 OWN_PART = re.compile(rf"\.(.+)\.\d+{re.escape(PART)}(?:{re.escape(PIECES)})?")
 LONGEST_NAME = 255  # bytes, of most file systems
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_watching: list[Callable[[Path], None]] = []
+
+
+@contextmanager
+def watched(replaced: Callable[[Path], None]) -> Iterator[None]:
+    """Within it, `replaced` is told the path of each file that is whole and about to take its place."""
+    _watching.append(replaced)
+    try:
+        yield
+    finally:
+        _watching.remove(replaced)
 
 
 @contextmanager
@@ -71,6 +83,8 @@ def replacing_path(path: Path) -> Iterator[Path]:
             os.chmod(part, mode)
             yield part
             os.chmod(part, mode)  # another file may have taken the part's place
+            for replaced in _watching:
+                replaced(target)
             os.replace(part, target)
         finally:
             os.close(held)

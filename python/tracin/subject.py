@@ -19,7 +19,7 @@ from tracin.influence.fisher import TripleBlock
 from tracin.influence.tracin import TracIn
 from tracin.model import ConvE
 from tracin.pykeen import from_pykeen, is_pykeen
-from tracin.triples.dictionaries import in_id_order
+from tracin.triples.dictionaries import dictionary_given, in_id_order
 from tracin.triples.given import ids_of
 from tracin.triples.ids import check_ids
 from tracin.triples.labels import Labels
@@ -76,8 +76,8 @@ def open_subject(
     train: Any = None,  # [n, 3]
     others: Iterable[Any] = (),  # each [m, 3]
     *,
-    entity_to_id: Mapping[str, int] | None = None,
-    relation_to_id: Mapping[str, int] | None = None,
+    entity_to_id: Any = None,
+    relation_to_id: Any = None,
     node_names: Mapping[int, str] | None = None,
     relation_names: Mapping[str, str] | None = None,
     image: Image = (None, None, None),
@@ -91,7 +91,7 @@ def open_subject(
             ConvE, an Index, a PyKEEN model, or the result of a PyKEEN pipeline.
         train: training triples, in any form that `TracIn.top_k` takes; None: those of the folder or of the result.
         others: further triples taken as true.
-        entity_to_id, relation_to_id: label -> id, where the checkpoint has none.
+        entity_to_id, relation_to_id: where the checkpoint has none, as `load_checkpoint` takes them.
         node_names, relation_names: names for people: of entity ids, of relation labels.
         image: as `load_checkpoint` takes it.
         numeric, columns: of files of triples, as `read_triples` takes them.
@@ -99,6 +99,9 @@ def open_subject(
     Raises:
         InputError: if there are no training triples, ids exceed the model, or as `load_checkpoint` and `read_triples`.
     """
+    entity_to_id, relation_to_id = (
+        dictionary_given(some, kind) for some, kind in ((entity_to_id, "entity"), (relation_to_id, "relation"))
+    )
     if isinstance(model, str | os.PathLike) and (Path(model) / MANIFEST).is_file():
         model = Contents(model)
     checkpoint, given, name = _opened(model, train, image, entity_to_id, relation_to_id)

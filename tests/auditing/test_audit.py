@@ -18,10 +18,11 @@ from tests.samples.odd_labels import odd_model
 from tests.samples.pykeen_examples import pykeen_model
 from tests.samples.small_graph import Graph
 from tracin.auditing.repeats import find_repeats
-from tracin.auditing.suspects import estimated_wrong, losses_of, unusual
+from tracin.auditing.suspects import losses_of
 from tracin.cli.demo import one_thread
 from tracin.errors import InputError
 from tracin.subject import open_subject, scorer
+from tracin.training.unusual import estimated_wrong, unusual
 from tracin.triples.read import make_dictionaries, read_triples
 from tracin.triples.twins import relation_twins
 
@@ -213,3 +214,27 @@ def test_wrong_triples_of_umls_are_found() -> None:
     found = wrong[[each.row for each in report.suspects]].double().mean()
     assert found >= 0.85
     assert count / 2 < report.estimate < 2.5 * count
+
+
+def test_inverse_relations_that_were_planted_are_found_with_the_test_triples_that_they_tell() -> None:
+    """As in FB15k: facts said twice, by a relation and by its inverse, on both sides of the split."""
+    folder = resources.files("tracin") / "data" / "umls"
+    paths = [Path(str(folder / f"{name}.txt.gz")) for name in ("train", "test")]
+    entities, relations = make_dictionaries(paths)
+    train, test = (read_triples(path, entities, relations) for path in paths)
+    before = find_repeats(train, test)
+    chosen = torch.bincount(train[:, 1]).argsort(descending=True)[:5]
+    every = torch.cat([train, test])
+    kept = torch.rand(len(every), generator=torch.Generator().manual_seed(0)) < 0.9
+    kept &= torch.isin(every[:, 1], chosen)
+    heads, kinds, tails = every[kept].unbind(1)
+    twin = {int(relation): len(relations) + place for place, relation in enumerate(chosen)}
+    inverse = torch.stack([tails, torch.tensor([twin[kind] for kind in kinds.tolist()]), heads], 1)
+    found = find_repeats(torch.cat([train, inverse]), test)
+    turned = {(each.relation, each.other) for each in found.twins if each.turned}
+    assert {*twin.items(), *((other, relation) for relation, other in twin.items())} <= turned
+    told = {leak.test_row for leak in found.leaks}
+    planted = {row - len(train) for row in kept.nonzero()[:, 0].tolist() if row >= len(train)}
+    known = {leak.test_row for leak in before.leaks}
+    assert planted <= told and len(planted) > 50
+    assert known <= told

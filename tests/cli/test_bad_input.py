@@ -198,7 +198,8 @@ def test_a_second_run_with_the_same_output_is_refused(folder: Path) -> None:
         result = run(folder)
     refused(folder, result, "is working on")
     assert run(folder).exit_code == 0
-    assert sorted(path.name for path in (folder / "out").iterdir()) == ["result.csv", "result.json"]
+    left = {path.name for path in (folder / "out").iterdir()}
+    assert left == {f"result.{form}{more}" for form in ("csv", "json") for more in ("", ".manifest.json")}
 
 
 def test_outputs_that_do_not_fit_are_refused_before_the_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

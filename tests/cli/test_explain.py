@@ -19,6 +19,7 @@ import tracin
 from tests.samples.pykeen_examples import factory, pykeen_model
 from tests.samples.small_graph import Graph
 from tracin.cli import main
+from tracin.training.check import doubt
 
 TRIPLE = ("entity 1", "relation:0", "entity 2")
 
@@ -229,3 +230,44 @@ def test_explore_serves_until_it_is_ended(graph: Graph) -> None:
         process.wait(30)
         assert process.stdout is not None
         process.stdout.close()
+
+
+def test_an_audit_by_a_model_of_other_triples_is_doubted(graph: Graph) -> None:
+    """Random weights tell nothing of 60 triples."""
+    lines = (graph.folder / "train.txt").read_text()
+    more = "".join(f"entity {row % 12}\trelation:{row % 3}\tentity {row * 5 % 12}\n" for row in range(40))
+    (graph.folder / "train.txt").write_text(lines + more)
+    result = run(graph, "audit", "--quiet")
+    assert result.exit_code == 0
+    told = "tracin check says more, and what looks wrong means little"
+    assert (told in result.stderr) == (doubt(graph.checkpoint.model, read(graph)) is not None)
+    assert told in result.stderr
+
+
+def read(graph: Graph) -> torch.Tensor:
+    dictionaries = graph.checkpoint.entity_to_id or {}, graph.checkpoint.relation_to_id or {}
+    return tracin.read_triples(graph.folder / "train.txt", *dictionaries)
+
+
+def test_a_checkpoint_without_labels_says_how_to_ask(graph: Graph) -> None:
+    tracin.save_checkpoint(graph.folder / "model.pt", graph.checkpoint.model)
+    (graph.folder / "train.txt").write_text("".join("\t".join(map(str, row)) + "\n" for row in graph.train.tolist()))
+    told = run(graph, "explain", *TRIPLE).stderr
+    assert (
+        "is not an id from 0 to 11 of the entity dictionary; model.pt comes without labels: give its dictionar" in told
+    )
+    assert run(graph, "explain", "1", "0", "2", "--numeric-triples").exit_code == 0
+    given = [
+        part for name in ("entity", "relation") for part in (f"--{name}-to-id", str(graph.folder / f"{name}s.txt"))
+    ]
+    given = [part.replace("entitys", "entities") for part in given]
+    assert run(graph, "explain", *TRIPLE, "--numeric-triples", *given).exit_code == 0
+
+
+def test_a_folder_of_pykeen_is_named_by_its_file(graph: Graph) -> None:
+    folder = graph.folder / "my_model/training_triples"
+    folder.mkdir(parents=True)
+    (folder / "numeric_triples.tsv.gz").write_bytes(b"")
+    for given in (folder, folder.parent):
+        result = run(graph, "explain", *TRIPLE, "--train", str(given), train=False)
+        assert f"name a file inside it, such as {folder / 'numeric_triples.tsv.gz'}" in result.stderr

@@ -41,7 +41,7 @@ def arguments(folder: Path, output: str) -> list[str]:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(".manifest.json")}
 
 
 @pytest.fixture

@@ -232,6 +232,8 @@ def test_a_file_per_triple_makes_its_folder(graph: Graph) -> None:
     result = graph.run(*arguments, "--csv-output", str(folder / "c.csv"), output=folder / "any.json")
     assert result.exit_code == 0, result.stderr
     assert sorted(path.name for path in folder.iterdir()) == [
+        "any.json.manifest.json",
+        "c.csv.manifest.json",
         "c_test_0.csv",
         "c_test_1.csv",
         "tracin_test_0.json",

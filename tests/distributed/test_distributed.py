@@ -279,7 +279,7 @@ def test_a_killed_rank_and_resume(job: Path) -> None:
     stderr = process.communicate()[1]
     assert process.returncode == 0, stderr
     assert "note: the parts of these ranks were finished before, nothing was scored: 0\n" in stderr
-    assert sorted(path.name for path in target.iterdir()) == ["out.csv", "out.json"]
+    assert sorted(files(target)) == ["out.csv", "out.json"]
     assert CliRunner().invoke(main, arguments(job, "top-k", "one")).exit_code == 0
     same(*(json.loads((job / name / "top-k/out.json").read_text()) for name in ("ranks", "one")))
 

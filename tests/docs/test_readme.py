@@ -56,9 +56,15 @@ def test_links_lead_to_files(page: str) -> None:
         assert (folder / target).exists(), f"{page} links to {target}"
 
 
-def test_every_page_is_linked_from_the_readme() -> None:
-    linked = set(re.findall(r"\]\(([^)]+\.md)\)", README))
-    assert {page for page in PAGES if page != "README.md"} <= linked
+def test_links_lead_from_the_readme_to_every_page() -> None:
+    found, left = {"README.md"}, ["README.md"]
+    while left:
+        page = left.pop()
+        targets = re.findall(r"\]\((?!https?:)([^)#]+\.md)", PAGES[page])
+        linked = {((ROOT / page).parent / target).resolve().relative_to(ROOT).as_posix() for target in targets}
+        left += sorted((linked & set(PAGES)) - found)
+        found |= linked
+    assert set(PAGES) <= found
 
 
 @pytest.mark.parametrize("page", PAGES)

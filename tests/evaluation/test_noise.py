@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
+import tracin
 from tests.samples.planted_effects import RECIPE, small_graph
 from tracin import TracIn
 from tracin.errors import InputError
+from tracin.evaluation.audited import find_audited
 from tracin.evaluation.graph import Graph
 from tracin.evaluation.models import trained
-from tracin.evaluation.noise import corrupt, find_noise, suspicion
+from tracin.evaluation.noise import corrupt, find_noise, losses, suspicion
 from tracin.evaluation.scores import Model
+from tracin.training.unusual import estimated_wrong
 
 GRAPH = small_graph()
 
@@ -74,3 +77,29 @@ def test_the_result_does_not_depend_on_an_interruption(tmp_path: Path) -> None:
     for path in one.iterdir():
         path.unlink()
     assert find_noise(GRAPH, RECIPE, tmp_path, share=0.2, repeats=2, at=(1, 30), bootstrap=20) == found
+
+
+def test_an_audit_is_measured_against_what_was_made_wrong(tmp_path: Path) -> None:
+    found = find_audited(GRAPH, RECIPE, tmp_path, shares=(0.2, 0, 0.2), at=(1, 6), bootstrap=20)
+    assert list(found) == [0.2, 0]
+    one, none = found.values()
+    assert (one.wrong, none.wrong, none.scores) == (6, 0, {})
+    made = corrupt(GRAPH, 0.2, seed=0)
+    model = Model(trained(made.graph, RECIPE, tmp_path, seed=0))
+    loss = losses(model, made.graph.train).double()
+    assert one.estimated == estimated_wrong(loss)
+    report = tracin.audit(model.checkpoints[-1], made.graph.train, k=6, opponents=0)
+    right = sum(bool(made.wrong[each.row]) for each in report.suspects)
+    assert one.scores["audit"].precision[6] == pytest.approx(right / 6)
+    assert report.estimate == one.estimated
+    by_loss = made.wrong[loss.argsort(descending=True)[:6]].double().mean()
+    assert one.scores["loss"].precision[6] == pytest.approx(float(by_loss))
+    assert 0 < none.mrr <= 1
+    assert find_audited(GRAPH, RECIPE, tmp_path, shares=(0.2,), at=(1, 6), bootstrap=20) == {0.2: one}
+
+
+def test_losses_do_not_depend_on_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(trained(GRAPH, RECIPE, tmp_path, seed=0))
+    whole = losses(model, GRAPH.train)
+    monkeypatch.setattr("tracin.evaluation.noise.PASSED_AT_A_TIME", 7)
+    torch.testing.assert_close(losses(model, GRAPH.train), whole)

@@ -56,7 +56,17 @@ def run_kinds(fixtures: Path) -> list[Kind]:
             name, weight, Path(file).suffix, original, BYTES + TEXT, use, Constant(original, Path(file).suffix, use)
         )
 
-    batch = ("batch", *inputs, "--test-triples", fixtures / "test.txt", "--max-triples", 2, "--top-k", 30)
+    batch = (
+        "batch",
+        *inputs,
+        "--test-triples",
+        fixtures / "test.txt",
+        "--max-triples",
+        2,
+        "--top-k",
+        30,
+        "--no-manifest",
+    )
 
     def make_batch() -> dict[str, bytes]:
         with tempfile.TemporaryDirectory() as folder:

@@ -166,8 +166,12 @@ def finish(pid: int, log: Path, kill: signal.Signals | None = None, after: float
 
 
 def outputs_of(folder: Path) -> dict[str, bytes]:
-    """Every file, hidden ones too; of the batch's summary what does not tell of times or of what was skipped."""
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file, hidden ones too; of the batch's summary what does not tell of times or of what was skipped.
+
+    Manifests tell of times, too.
+    """
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".manifest.json")]
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
     for name in found:
         if name.endswith("summary.json") and found[name].startswith(b"{"):
             content = json.loads(found[name])

@@ -25,6 +25,7 @@ def write_job(folder: Path, train: int, tests: int, seed: int = 4) -> None:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file but the summary, whose times differ."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "batch_tracin_summary.json"]
+    """Every file but those that tell times: the summary, and manifests."""
+    told = ("batch_tracin_summary.json", ".manifest.json")
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(told)]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

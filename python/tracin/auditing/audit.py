@@ -15,12 +15,13 @@ from torch import Tensor
 
 from tracin.auditing import page
 from tracin.auditing.repeats import Repeats, find_repeats
-from tracin.auditing.suspects import estimated_wrong, losses_of, unusual
+from tracin.auditing.suspects import losses_of
 from tracin.errors import InputError
 from tracin.influence.tracin import TracIn
-from tracin.results.frames import triple_columns
+from tracin.results.frames import as_pandas, triple_columns
 from tracin.results.saving import save_as
 from tracin.subject import Subject, open_subject, scorer
+from tracin.training.unusual import estimated_wrong, unusual
 from tracin.triples.ids import check_ids
 from tracin.triples.labels import Labels
 from tracin.triples.read import Triple
@@ -108,6 +109,14 @@ class Audit:
                 ),
             ]
         )
+
+    def to_pandas(self) -> Any:
+        """The table of `to_frame` as a pandas data frame.
+
+        Raises:
+            InputError: if pandas is not installed.
+        """
+        return as_pandas(self.to_frame())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it; rows are those of the training triples, from 0."""
@@ -203,8 +212,8 @@ def audit(
     *,
     k: int = FLAGGED,
     opponents: int = OPPONENTS,
-    entity_to_id: Mapping[str, int] | None = None,
-    relation_to_id: Mapping[str, int] | None = None,
+    entity_to_id: Any = None,
+    relation_to_id: Any = None,
     node_names: Mapping[int, str] | None = None,
     relation_names: Mapping[str, str] | None = None,
     **arguments: Any,
@@ -218,7 +227,7 @@ def audit(
         test: test triples, which are looked up in the training set.
         k: how many triples are flagged.
         opponents: training triples that speak against a flagged one, at most so many each.
-        entity_to_id, relation_to_id: label -> id, where the checkpoint has none.
+        entity_to_id, relation_to_id: where the checkpoint has none, as `load_checkpoint` takes them.
         node_names, relation_names: names for people: of entity ids, of relation labels.
         arguments: of `TracIn`, such as device or precision.
 

@@ -25,7 +25,7 @@ from tracin.checkpoints.settings import number
 from tracin.errors import InputError, plain, quote
 from tracin.model import ConvE
 from tracin.notebook import as_html
-from tracin.triples.dictionaries import in_id_order
+from tracin.triples.dictionaries import dictionary_given, in_id_order
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,8 +83,8 @@ def load_checkpoint(
     embedding_height: int | None = None,
     embedding_width: int | None = None,
     stack: str | None = None,
-    entity_to_id: Mapping[str, int] | None = None,
-    relation_to_id: Mapping[str, int] | None = None,
+    entity_to_id: Any = None,
+    relation_to_id: Any = None,
 ) -> Checkpoint:
     """Read a ConvE that Dettmers' code, AttributionAttack, PyKEEN, LibKGE, Kelpie or plain PyTorch wrote, or our own.
 
@@ -101,9 +101,10 @@ def load_checkpoint(
         path: the file or folder.
         embedding_height, embedding_width: rows and columns of ONE embedding's plane, in pixels.
         stack: "height" or "width", how the head's and the relation's planes are put together.
-        entity_to_id, relation_to_id: label -> id, or a PyKEEN triples factory that has them; used instead of the file's
-            own. State dicts of PyKEEN need `relation_to_id`: only its size tells whether the model has inverse
-            relations, so that the row of relation r is 2 r.
+        entity_to_id, relation_to_id: label -> id, the path of a file of them, or a PyKEEN triples factory or the result
+            of a PyKEEN pipeline that has them; used instead of the file's own. State dicts of PyKEEN need
+            `relation_to_id`: only its size tells whether the model has inverse relations, so that the row of
+            relation r is 2 r.
 
     Returns:
         The model in eval mode on the CPU, and what the file says besides.
@@ -117,8 +118,8 @@ def load_checkpoint(
         >>> influences = TracIn(checkpoint).influence(train, test)
     """
     name = os.fspath(path)
-    entity_to_id = getattr(entity_to_id, "entity_to_id", entity_to_id)
-    relation_to_id = getattr(relation_to_id, "relation_to_id", relation_to_id)
+    entity_to_id = dictionary_given(entity_to_id, "entity")
+    relation_to_id = dictionary_given(relation_to_id, "relation")
     image, dictionaries = (embedding_height, embedding_width, stack), (entity_to_id, relation_to_id)
     try:
         contents = read_contents(name, entity_to_id is None, relation_to_id is None)
@@ -172,8 +173,8 @@ def load_model(
     embedding_height: int | None = None,
     embedding_width: int | None = None,
     stack: str | None = None,
-    entity_to_id: Mapping[str, int] | None = None,
-    relation_to_id: Mapping[str, int] | None = None,
+    entity_to_id: Any = None,
+    relation_to_id: Any = None,
 ) -> ConvE:
     """The model of `load_checkpoint`, whose arguments these are.
 

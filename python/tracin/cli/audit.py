@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import click
 from tracin.auditing import table
 from tracin.auditing.audit import FLAGGED, OPPONENTS, audit_subject
 from tracin.cli.command import Command
-from tracin.cli.options import FILE, POSITIVE, Options, TextOptions, argument, flag, group, option, takes
+from tracin.cli.options import FILE, POSITIVE, Options, TextOptions, argument, group, json_option, option, takes
 from tracin.cli.outputs import check_apart, inputs_of, make_folder
 from tracin.cli.subject import SubjectOptions, opened_subject, tracin_of
+from tracin.model import ConvE
 from tracin.results.saving import check_saved_as
 from tracin.streams import say, show, show_text
+from tracin.training.check import doubt
 
 ENDINGS = (".html", ".json", ".csv", ".parquet")
 
@@ -41,7 +44,7 @@ class AuditOptions(Options):
         multiple=True,
         help="File to write, by its ending: .html (a page), .json, .csv or .parquet; may be given several times.",
     )
-    as_json: bool = flag("--json", help="Print JSON instead of tables.")
+    as_json: bool = json_option()
     text: TextOptions = group(TextOptions)
 
 
@@ -64,6 +67,8 @@ def audit(options: AuditOptions) -> None:
     subject = opened_subject(
         options.model, replace(options.subject, known_paths=(*options.subject.known_paths, *tests))
     )
+    if isinstance(subject.model, ConvE) and (doubted := doubt(subject.model, subject.train)) is not None:
+        warnings.warn(f"{doubted}; tracin check says more, and what looks wrong means little", stacklevel=1)
     report = audit_subject(subject, tracin_of(subject, options.subject), options.top_k, options.opponents)
     if options.as_json:
         show_text(json.dumps(report.to_dict(), indent=2))

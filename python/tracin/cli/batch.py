@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from tracin.cli.options import (
     TextOptions,
     flag,
     group,
+    json_option,
     option,
     spelled,
     takes,
@@ -34,7 +36,7 @@ from tracin.distributed.shards import share_out
 from tracin.files import locked
 from tracin.proximity.filter import METHODS, ProximityOptions
 from tracin.results.writers import Form
-from tracin.streams import say
+from tracin.streams import say, show_text
 from tracin.triples.write import TrainingLines
 
 COUNT = click.IntRange(min=0)
@@ -118,6 +120,7 @@ class BatchOptions(Options):
     ranking: RankingOptions = group(RankingOptions)
     computing: ComputingOptions = group(ComputingOptions)
     text: TextOptions = group(TextOptions)
+    as_json: bool = json_option("Print how many were successful as JSON.")
 
 
 @click.command("batch", cls=ManyValuesCommand, context_settings={"max_content_width": 120})
@@ -177,6 +180,9 @@ def batch_on(options: BatchOptions, session: Session, outputs: Outputs) -> bool:
         session.note(*check_room(expected_sizes(options, inputs, jobs, kept), count))
     summary = work.run(clock, say)
     shards.release()
+    if options.as_json:
+        counts = {"successful": summary.succeeded, "failed": len(summary.failed), "skipped": summary.skipped}
+        show_text(json.dumps({"summary": str(outputs.summary), **counts}, indent=2))
     session.report(f"wrote {outputs.summary}: {told(summary)}")
     session.report(clock.split("other"))
     return bool(summary.failed)

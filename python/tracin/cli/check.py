@@ -26,14 +26,15 @@ from tracin.cli.options import (
     ImageOptions,
     Options,
     argument,
-    flag,
     group,
+    json_option,
     option,
     takes,
 )
 from tracin.cli.session import dictionaries_of
 from tracin.influence.layers import layers_of
 from tracin.model import ConvE
+from tracin.subject import PYKEEN_TRIPLES
 from tracin.training.check import (
     Report,
     ScoreComparison,
@@ -87,8 +88,8 @@ class Facts:
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(Options):
     model: Path = argument(type=FILE)
-    train_path: Path = option(
-        "--train", type=FILE, required=True, help="Training triples: head, relation, tail labels."
+    train_path: Path | None = option(
+        "--train", type=FILE, help="Training triples; in a folder of PyKEEN's save_to_directory they are found."
     )
     valid_path: Path | None = option("--valid", type=FILE, help="Validation triples; taken as true in the ranking.")
     test_path: Path | None = option("--test", type=FILE, help="Triples to rank.  [default: the training triples]")
@@ -105,7 +106,7 @@ class CheckOptions(Options):
         help="Lines head, relation, tail, score, of the program that trained the model: is it the same model?",
     )
     seed: int = option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples.")
-    as_json: bool = flag("--json", help="Print the same facts as JSON.")
+    as_json: bool = json_option("Print the same facts as JSON.")
 
 
 @click.command("check", cls=Command, context_settings={"max_content_width": 120})
@@ -116,12 +117,20 @@ def check(options: CheckOptions) -> int:
     What the file is and how it is read, what the dictionaries lack, how well training triples are told from wrong ones
     and test triples are ranked, the same with random ids, and with every other image that fits the weights.
     """
-    facts = gather(options)
+    facts = gather(options if options.train_path is not None else replace(options, train_path=found_in(options.model)))
     if options.as_json:
         click.echo(json.dumps(asdict(facts), indent=2))
     else:
         show(facts)
     return 0 if facts.report.ok else 1
+
+
+def found_in(model: Path) -> Path:
+    """The training triples in a folder of PyKEEN's save_to_directory."""
+    inside = model / PYKEEN_TRIPLES
+    if not inside.is_file():
+        raise click.UsageError(f"Missing option '--train': {model} comes without its training triples.")
+    return inside
 
 
 def gather(options: CheckOptions) -> Facts:

@@ -15,12 +15,11 @@ from typing import Any
 import click
 
 from tracin import startup, streams
+from tracin.cli.manifest import ARGUMENTS, OUTPUTS, manifested, no_manifest_option
 from tracin.distributed.ranks import RankLost, Ranks, ranks_of_environment
 from tracin.errors import INTERRUPTED, INTERRUPTED_TEXT, InputError, LibraryWarning
 from tracin.influence.memory import out_of_memory
 from tracin.streams import say
-
-ARGUMENTS = "tracin.arguments"  # in Context.meta: the command's name and arguments, from which it can be started again
 
 # Arguments of the library that errors may be about, and the flags that set them.
 FLAGS = {
@@ -124,11 +123,20 @@ def speaking_of_flags(entity_to_id: Path | None, relation_to_id: Path | None) ->
 
 
 class Command(click.Command):
-    """A command whose errors are one line each, caught here and nowhere else; has the flag --debug."""
+    """A command whose errors are one line each, caught here and nowhere else; has the flag --debug.
+
+    One with outputs writes manifests beside them.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if any(param.name in OUTPUTS for param in self.params):
+            self.params.append(no_manifest_option)
         self.params.append(debug_option)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with manifested(ctx, this_rank()):
+            return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[ARGUMENTS] = [str(self.name), *args]

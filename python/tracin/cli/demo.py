@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from tracin import streams
 from tracin.cli.command import Command
-from tracin.cli.options import FILE, POSITIVE, Options, option, takes
+from tracin.cli.options import FILE, POSITIVE, Options, json_option, option, takes
 from tracin.influence.tracin import TracIn
 from tracin.results.tables import influence_table
 from tracin.results.writers import Influences, write_single
@@ -31,6 +32,7 @@ SHOWN = 4  # proponents, and opponents, of each test triple
 class DemoOptions(Options):
     output: Path = option("--output", "-o", type=FILE, required=True, help="Folder for model and influences.")
     epochs: int = option("--epochs", type=POSITIVE, default=DEFAULT_EPOCHS, show_default=True)
+    as_json: bool = json_option("Print the names of what was written and the ranking as JSON; the rest on stderr.")
 
 
 @click.command("demo", cls=Command)
@@ -38,7 +40,7 @@ class DemoOptions(Options):
 def demo(options: DemoOptions) -> None:
     """Train a ConvE on UMLS, and show which training triples speak for and against some of its predictions."""
     output, epochs = options.output, options.epochs
-    console = streams.console(soft_wrap=True)
+    console = streams.console(stderr=options.as_json, soft_wrap=True)
     folder = resources.files("tracin") / "data" / "umls"
     paths = [Path(str(folder / f"{name}.txt.gz")) for name in ("train", "valid", "test")]
     entities, relations = make_dictionaries(paths)
@@ -62,8 +64,8 @@ def demo(options: DemoOptions) -> None:
     seconds = time.perf_counter() - start
     known = torch.cat([training, valid, test])
     ranks = tail_ranks(checkpoint.model, test, known)
-    both = Ranking.of(torch.cat([ranks, head_ranks(checkpoint.model, test, known)]))
-    console.print(f"trained in {seconds:.1f} s; test triples, both directions, filtered: {both}")
+    ranking = Ranking.of(torch.cat([ranks, head_ranks(checkpoint.model, test, known)]))
+    console.print(f"trained in {seconds:.1f} s; test triples, both directions, filtered: {ranking}")
 
     chosen = choose(test, ranks)
     tracin = TracIn(checkpoint)
@@ -75,8 +77,11 @@ def demo(options: DemoOptions) -> None:
         console.print(influence_table(result, labels, remark=remark), soft_wrap=False)
     json_path, csv_paths = output / "influences.json", {i: output / f"influences_test_{i}.csv" for i in chosen}
     write_single(json_path, csv_paths.__getitem__, results, labels)
-    for path in (checkpoint.path, json_path, *csv_paths.values()):
+    written = [str(path) for path in (checkpoint.path, json_path, *csv_paths.values())]
+    for path in written:
         console.print(f"wrote {path}")
+    if options.as_json:
+        streams.show_text(json.dumps({"outputs": written, "test": asdict(ranking)}, indent=2))
 
 
 @contextmanager

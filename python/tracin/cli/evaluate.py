@@ -1,4 +1,4 @@
-"""The commands `tracin evaluate lds | noise | deletion | necessary | sanity`: how far can scores be trusted?"""
+"""The commands `tracin evaluate lds | noise | audit | deletion | necessary | sanity`: how far to trust scores."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tracin.cli.evaluation import (
 )
 from tracin.cli.options import POSITIVE, Options, flag, group, option, takes
 from tracin.errors import InputError
+from tracin.evaluation.audited import find_audited
 from tracin.evaluation.deletion import delete, first_ranked, top_of
 from tracin.evaluation.graph import drawn
 from tracin.evaluation.lds import correlations, subset_outcomes, sums_over_subsets
@@ -65,6 +66,21 @@ class NoiseOptions(Options):
         "--at", type=POSITIVE, multiple=True, help="k of the precisions.  [default: the number of wrong triples]"
     )
     repeats: int = option("--repeats", type=POSITIVE, default=1, show_default=True, help="Corruptions, each a model.")
+    evaluation: EvaluationOptions = group(EvaluationOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions(Options):
+    shares: tuple[float, ...] = option(
+        "--share",
+        type=click.FloatRange(0, 1, max_open=True),
+        multiple=True,
+        default=(0.05,),
+        help="Of the triples made wrong, a model each; 0: none.  [default: 0.05]",
+    )
+    at: tuple[int, ...] = option(
+        "--at", type=POSITIVE, multiple=True, default=(100,), help="k of the precisions.  [default: 100]"
+    )
     evaluation: EvaluationOptions = group(EvaluationOptions)
 
 
@@ -201,6 +217,46 @@ def noise(options: NoiseOptions) -> None:
     rows = {name: [str(one.auc), *(f"{one.precision[k]:.3f}" for k in ks)] for name, one in found.items()}
     work.show(["score", "AUC", *(f"precision at {k}" for k in ks)], rows)
     work.write(found, {"AUC": {name: one.auc for name, one in found.items()}})
+
+
+@evaluate.command("audit", cls=Command, context_settings=SETTINGS)
+@takes(AuditOptions)
+def audit(options: AuditOptions) -> None:
+    """Does `tracin audit` find wrong triples that were put among the training triples, and how many there are?
+
+    AUC and precision of what it goes by, the loss set against what is usual for the relation; of the loss alone, and of
+    self-influence; and its estimate, beside the true number.
+    """
+    work = Work.begun("audit", options, options.evaluation)
+    found = find_audited(
+        work.graph,
+        work.recipe,
+        work.runs,
+        shares=options.shares,
+        at=options.at,
+        bootstrap=options.evaluation.bootstrap,
+        seed=work.seed,
+        progress=work.progress,
+        tell=work.say,
+    )
+    rows = {
+        f"{share:.0%}, {name}": [
+            *(f"{one.scores[name].precision[k]:.3f}" if name in one.scores else "" for k in options.at),
+            str(one.scores[name].auc) if name in one.scores else "",
+            *((f"{one.wrong:,}", f"{one.estimated:,}", f"{one.mrr:.3f}") if name == "audit" else ("", "", "")),
+        ]
+        for share, one in found.items()
+        for name in (one.scores or ("audit",))
+    }
+    columns = ["wrong triples, score", *(f"precision at {k}" for k in options.at), "AUC", "wrong", "estimated", "MRR"]
+    work.show(columns, rows)
+    panels = {
+        f"AUC, {share:.0%}": {name: each.auc for name, each in one.scores.items()}
+        for share, one in found.items()
+        if one.scores
+    }
+    estimates = {f"{share:.0%}": Estimate(*[float(one.estimated)] * 3) for share, one in found.items()}
+    work.write(found, panels or {"estimated wrong": estimates})
 
 
 @evaluate.command("deletion", cls=Command, context_settings=SETTINGS)

@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from tracin import streams
-from tracin.cli.options import FILE, POSITIVE, Options, columns_option, flag, group, option, valued
+from tracin.cli.options import FILE, POSITIVE, Options, columns_option, flag, group, json_option, option, valued
 from tracin.cli.outputs import check_apart, check_ending
 from tracin.cli.train import TrainingFlags
 from tracin.errors import InputError
@@ -34,7 +34,7 @@ from tracin.triples.source import Source
 
 MODELS = "models"  # folder, in that of the runs
 FILES = ("train_path", "valid_path", "test_path", "output", "plot", "runs")
-HOW = ("processes", "quiet", "resume")  # options that change no result
+HOW = ("processes", "quiet", "resume", "as_json")  # options that change no result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,7 @@ class EvaluationOptions(Options):
     epochs: int = option("--epochs", type=POSITIVE, default=DEFAULT_EPOCHS, show_default=True, help="Of each model.")
     training: TrainingFlags = group(TrainingFlags)
     quiet: bool = flag("--quiet", help="Print warnings and errors only.")
+    as_json: bool = json_option("Print the results as JSON instead of tables.")
 
 
 def scores_option(default: Sequence[str]) -> Any:
@@ -152,6 +153,8 @@ class Work:
         return Model(some, self.seed)
 
     def show(self, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+        if self.evaluation.as_json:
+            return
         table = Table(box=box.SIMPLE_HEAD)
         for column in columns:
             table.add_column(column, justify="left" if column == columns[0] else "right")
@@ -180,6 +183,8 @@ class Work:
         with replacing(self.evaluation.output) as file:
             json.dump(content, file, indent=1)
             file.write("\n")
+        if self.evaluation.as_json:
+            streams.show_text(json.dumps(content, indent=1))
         if self.evaluation.plot is not None:
             plot(self.evaluation.plot, f"tracin evaluate {self.command}, {self.files['train']}", panels)
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from tracin.cli.command import Command
-from tracin.cli.options import FILE, POSITIVE, Options, TextOptions, argument, flag, group, option, takes
+from tracin.cli.options import FILE, POSITIVE, Options, TextOptions, argument, flag, group, json_option, option, takes
 from tracin.cli.outputs import check_apart, inputs_of, make_folder
 from tracin.cli.subject import SubjectOptions, opened_subject, tracin_of
 from tracin.errors import InputError
@@ -97,7 +97,7 @@ class ExplainOptions(Options):
         multiple=True,
         help="File to write, by its ending: .html (a page), .json, .csv, .parquet or .md; may be given several times.",
     )
-    as_json: bool = flag("--json", help="Print JSON instead of tables.")
+    as_json: bool = json_option()
     form: str = option(
         "--format",
         type=click.Choice(FORMS),

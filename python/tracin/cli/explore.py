@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import webbrowser
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import click
 
 from tracin.cli.command import Command
-from tracin.cli.options import FILE, Options, argument, flag, group, option, takes
+from tracin.cli.options import FILE, Options, argument, flag, group, json_option, option, takes
 from tracin.cli.subject import SubjectOptions, opened_subject, tracin_of
 from tracin.explanation.ask import Explainer
 from tracin.exploring.pages import Explorer
@@ -25,6 +26,7 @@ class ExploreOptions(Options):
         "--port", type=click.IntRange(0, 65535), default=0, help="Of this machine.  [default: one that is free]"
     )
     open_browser: bool = flag("--open", help="Open the page in the browser.")
+    as_json: bool = json_option("Print the address as JSON.")
 
 
 @click.command("explore", cls=Command, context_settings={"max_content_width": 120})
@@ -41,7 +43,7 @@ def explore(options: ExploreOptions) -> None:
     explainer.prepare()
 
     def ready(address: str) -> None:
-        show_text(address)
+        show_text(json.dumps({"address": address}) if options.as_json else address)
         if options.open_browser:
             webbrowser.open(address)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from tracin.cli.options import (
     argument,
     flag,
     group,
+    json_option,
     learning_rate_option,
     memory_limit_option,
     option,
@@ -87,6 +89,7 @@ class BuildOptions(Options):
     memory_limit: int | None = memory_limit_option()
     threads: int | None = option("--threads", type=THREADS, help="CPU threads.  [default: one per core]")
     quiet: bool = flag("--quiet", help="Print warnings and errors only.")
+    as_json: bool = json_option("Print what the index is of as JSON.")
 
 
 @index.command("build", cls=ManyValuesCommand, context_settings={"max_content_width": 120})
@@ -117,8 +120,12 @@ def build_index(options: BuildOptions) -> None:
             memory_limit=options.memory_limit,
             progress=False if options.quiet else None,
         )
+    if options.quiet and not options.as_json:
+        return
+    made = Index(options.output)
+    if options.as_json:
+        show_text(json.dumps(facts_of(made), indent=2))
     if not options.quiet:
-        made = Index(options.output)
         say(f"wrote {options.output}: {len(made):,} training triples, {in_words(made.bytes)}, {options.store}")
         say(f"{time.perf_counter() - start:.2f} s")
 
@@ -129,6 +136,7 @@ class InfoOptions(Options):
     verify: bool = flag(
         "--verify", help="Also compare the model, the triples and the dictionaries with their SHA-256 digests."
     )
+    as_json: bool = json_option("Print the same facts as JSON.")
 
 
 @index.command("info", cls=Command)
@@ -138,6 +146,9 @@ def show_info(options: InfoOptions) -> None:
     opened = Index(options.directory)
     if options.verify:
         opened.verify()
+    if options.as_json:
+        show_text(json.dumps(facts_of(opened) | {"verified": options.verify}, indent=2))
+        return
     facts = opened.facts
     sizes: dict[str, Any] = facts["models"][0]["config"]
     lines = {
@@ -157,6 +168,24 @@ def show_info(options: InfoOptions) -> None:
         "whole": "checksums and digests are right" if options.verify else "checksums are right",
     }
     show_text("\n".join(f"{name:<11}{text}" for name, text in lines.items()))
+
+
+def facts_of(opened: Index) -> dict[str, Any]:
+    """What an index is of, without the list of its files."""
+    facts = opened.facts
+    return {
+        "index": str(opened.directory),
+        "version": facts["version"],
+        "tracin": facts["tracin"],
+        "bytes": opened.bytes,
+        "store": facts["store"],
+        "training_triples": {"count": facts["count"], "digest": facts["training triples"]},
+        "models": {"digest": facts["model weights"], "configs": [model["config"] for model in facts["models"]]},
+        "labels": opened.labels is not None,
+        "layers": facts["layers"],
+        "precision": facts["precision"],
+        "learning_rates": facts["learning rates"],
+    }
 
 
 def checked_index(path: Path, **settings: Any) -> Index:

@@ -86,6 +86,10 @@ def flag(*flags: str, **settings: Any) -> Any:
     return option(*flags, is_flag=True, **settings)
 
 
+def json_option(help: str = "Print JSON instead of text.") -> Any:
+    return flag("--json", help=help)
+
+
 def argument(**settings: Any) -> Any:
     """A field that is a positional argument of the command."""
     return dataclasses.field(metadata={"add": partial(click.argument, **settings)})

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tracin.cli.manifest import WRITTEN
 from tracin.cli.options import Options, RankingOptions, valued
 from tracin.cli.session import Inputs
 from tracin.digests import digest_models
@@ -59,7 +60,7 @@ def check_ending(flag: str, path: Path, form: str) -> None:
 def inputs_of(options: Options) -> Iterator[tuple[str, Path]]:
     """Every file that the options of a command name, but for those that it writes, with its flag."""
     for field, value in valued(options):
-        if isinstance(value, Path) and field.name not in ("output", "csv_output", "output_dir", "cache"):
+        if isinstance(value, Path) and field.name not in WRITTEN:
             yield str(field.metadata.get("flag", field.name.upper())), value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tracin.cli.options import (
     Options,
     argument,
     flag,
+    json_option,
     memory_limit_option,
     option,
     order_option,
@@ -48,7 +49,7 @@ class QueryOptions(Options):
         "--top-k", type=POSITIVE, default=10, show_default=True, help="Training triples for each question."
     )
     order: str = order_option()
-    json: bool = flag("--json", help="One JSON object a line for each question.")
+    as_json: bool = json_option("One JSON object a line for each question.")
     numeric_triples: bool = flag("--numeric-triples", help="Questions are ids, not labels.")
     memory_limit: int | None = memory_limit_option()
     threads: int | None = option("--threads", type=THREADS, help="CPU threads.  [default: one per core]")
@@ -87,12 +88,12 @@ def query(options: QueryOptions) -> None:
         for number, triple in enumerate([triple_of(opened, each, options) for each in named(options.texts)]):
             with clock("answering"):
                 result = answer(opened, triple, number, options)
-            show_result(result, labels, options.json)
+            show_result(result, labels, options.as_json)
     for number, question in enumerate(lines_of_stdin() if from_stdin else ()):
         try:
             with clock("answering"):
                 result = answer(opened, triple_of(opened, question, options), number, options)
-            show_result(result, labels, options.json)
+            show_result(result, labels, options.as_json)
         except InputError as error:
             failed += 1
             tell(error, str(error))
@@ -152,19 +153,20 @@ def show_result(result: Influences, labels: Labels, as_json: bool) -> None:
     if not as_json:
         show(influence_table(result, labels))
         return
-    record: dict[str, Any] = {
+    streams.show_text(json.dumps(record_of(result, labels), allow_nan=False))
+
+
+def record_of(result: Influences, labels: Labels, limit: int | None = None) -> dict[str, Any]:
+    """The test triple and its first influences, by label."""
+    assert result.indices is not None
+    columns = (column[:limit].tolist() for column in (result.train, result.scores, result.indices))
+    return {
         **triple_record("test_", result.triple, labels),
         "influences": [
             {**triple_record("train_", triple, labels), "influence": score, "index": index}
-            for triple, score, index in zip(*columns_of(result), strict=True)
+            for triple, score, index in zip(*columns, strict=True)
         ],
     }
-    streams.show_text(json.dumps(record, allow_nan=False))
-
-
-def columns_of(result: Influences) -> Iterable[list[Any]]:
-    assert result.indices is not None
-    return result.train.tolist(), result.scores.tolist(), result.indices.tolist()
 
 
 def triple_record(prefix: str, triple: Sequence[int], labels: Labels) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 from torch import Tensor
@@ -24,6 +26,7 @@ from tracin.cli.options import (
     TextOptions,
     flag,
     group,
+    json_option,
     option,
     spelled,
     takes,
@@ -40,11 +43,12 @@ from tracin.cli.outputs import (
     row_bytes,
     run_of,
 )
+from tracin.cli.query import record_of, triple_record
 from tracin.cli.session import Inputs, Session, notes_on_layers, opened
 from tracin.distributed.ranks import Ranks
 from tracin.distributed.shards import TrainingSet, share_out
 from tracin.errors import InputError
-from tracin.files import check_writable, is_device, is_parquet, locked
+from tracin.files import check_writable, is_device, is_parquet, locked, watched
 from tracin.influence.top_k import ranked_index
 from tracin.results.self_influence import write_self
 from tracin.results.tables import influence_table, self_influence_table
@@ -56,7 +60,8 @@ from tracin.results.writers import (
     write_single,
     write_test,
 )
-from tracin.streams import say, show
+from tracin.streams import say, show, show_text
+from tracin.triples.labels import Labels
 
 TESTS_SHOWN = 5  # by --show
 SCORES_HELD = 64 << 20  # influences in memory at a time when all of them are written
@@ -132,6 +137,7 @@ class RunOptions(Options):
     resume: bool = flag(
         "--resume", help="Go on where an interrupted run of the same inputs stopped; with --top-k and in mode self."
     )
+    as_json: bool = json_option("Print the names of the outputs as JSON, with what --show would print as tables.")
 
 
 @click.command("run", cls=ManyValuesCommand, context_settings={"max_content_width": 120})
@@ -168,7 +174,13 @@ def run(options: RunOptions) -> None:
         if partial is not None and not options.resume:
             for path in partial_files(options.output):
                 path.unlink(missing_ok=True)
-        written = work(Run(options, session, inputs, share_out(tracin, inputs.train, ranks, partial)))
+        shown: list[dict[str, Any]] = []
+        files: list[Path] = []
+        with watched(files.append):
+            written = work(Run(options, session, inputs, share_out(tracin, inputs.train, ranks, partial), shown))
+        if options.as_json and ranks.first:
+            outputs = [str(path) for path in files if path.exists()]
+            show_text(json.dumps({"outputs": outputs, "shown": shown}, indent=2, allow_nan=False))
         if "test factors" in tracin.seconds:
             clock.tell_apart("test factors", tracin.seconds["test factors"], within="scoring")
         session.report(f"wrote {written}")
@@ -254,6 +266,7 @@ class Run:
     session: Session
     inputs: Inputs
     shards: TrainingSet
+    shown: list[dict[str, Any]]  # what --show asks for, where --json prints it
 
     def form(self, num_test: int | None) -> Form:
         made = run_of(self.shards.tracin, self.inputs, self.options.ranking, self.options.mode, num_test)
@@ -316,7 +329,10 @@ def shown(run: Run, results: Iterable[Influences]) -> Iterator[Influences]:
     """The same results; with --show, the first few are printed as they pass."""
     for count, result in enumerate(results):
         if run.options.show is not None and count < TESTS_SHOWN:
-            show(influence_table(result, run.inputs.labels, run.options.show))
+            if run.options.as_json:
+                run.shown.append(record_of(result, run.inputs.labels, run.options.show))
+            else:
+                show(influence_table(result, run.inputs.labels, run.options.show))
         yield result
 
 
@@ -392,9 +408,27 @@ def run_self(run: Run) -> str:
     top_k = options.ranking.top_k
     if options.show is not None:
         most = min(options.show, top_k or options.show)
-        show(self_influence_table(train, own, labels, most))
+        if options.as_json:
+            run.shown.extend(self_records(train, own, labels, most))
+        else:
+            show(self_influence_table(train, own, labels, most))
     write_self(options.output, train, own, labels, run.form(None), options.csv_output, top_k)
     return ", ".join(str(path) for path in (options.output, options.csv_output) if path is not None)
+
+
+def self_records(
+    train: Tensor,  # [n, 3]
+    own: Tensor,  # [n]
+    labels: Labels,
+    limit: int,
+) -> Iterator[dict[str, Any]]:
+    """The training triples of the greatest self-influence."""
+    for index in own.argsort(descending=True, stable=True)[:limit].tolist():
+        yield {
+            **triple_record("train_", train[index].tolist(), labels),
+            "self_influence": float(own[index]),
+            "index": index,
+        }
 
 
 MODES = {"test": run_test, "single": run_single, "self": run_self}

@@ -19,7 +19,8 @@ from torch import Tensor
 import tracin_ext
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.checkpoints.several import load_checkpoints
-from tracin.cli.command import ARGUMENTS, speaking_of_flags, warned_once
+from tracin.cli.command import speaking_of_flags, warned_once
+from tracin.cli.manifest import ARGUMENTS
 from tracin.cli.options import (
     ComputingOptions,
     FileOptions,

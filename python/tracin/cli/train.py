@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from tracin.cli.options import (
     device_option,
     flag,
     group,
+    json_option,
     option,
     takes,
 )
@@ -113,6 +115,7 @@ class TrainOptions(Options):
     device: str = device_option()
     threads: int | None = option("--threads", type=THREADS, help="CPU threads.  [default: one per core]")
     quiet: bool = flag("--quiet", help="Print the result, warnings and errors only.")
+    as_json: bool = json_option("Print the result as JSON.")
     training: TrainingFlags = group(TrainingFlags)
 
 
@@ -153,13 +156,19 @@ def train(options: TrainOptions) -> None:
         progress=False if options.quiet else None,
         **options.training.chosen(),
     )
-    show_text(f"epoch {result.epoch}: loss {result.losses[-1]:.5f}")
-    if result.ranking is not None:
-        show_text(f"validation: {result.ranking}")
+    rankings = {"validation": result.ranking}
     if options.test_path is not None:
         both = result.model.relation.num_embeddings == 2 * len(relations)
         known = torch.cat(list(triples.values()))
-        show_text(f"test: {evaluate(result.model, triples[options.test_path], known, both_directions=both)}")
+        rankings["test"] = evaluate(result.model, triples[options.test_path], known, both_directions=both)
+    found = {name: ranking for name, ranking in rankings.items() if ranking is not None}
+    if options.as_json:
+        told = {"epoch": result.epoch, "losses": result.losses, "checkpoint": str(result.path)}
+        show_text(json.dumps(told | {name: dataclasses.asdict(ranking) for name, ranking in found.items()}, indent=2))
+        return
+    show_text(f"epoch {result.epoch}: loss {result.losses[-1]:.5f}")
+    for name, ranking in found.items():
+        show_text(f"{name}: {ranking}")
     show_text(f"checkpoint: {result.path}")
 
 

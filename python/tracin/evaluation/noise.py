@@ -21,6 +21,7 @@ from tracin.proximity.two_rules import two_rules
 from tracin_ext.losses import bce
 
 ROWS_AT_A_TIME = 1024
+PASSED_AT_A_TIME = 8192  # triples in a forward pass
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ def suspicion(graph: Graph, model: Model, extra: Mapping[str, Mapping[str, Any]]
         other training triples share relation and an end, or both entities.
     """
     last, train = model.last, graph.train
-    scores = {"loss": _loss(model, train)}
+    scores = {"loss": losses(model, train)}
     if last.relation.num_embeddings == 2 * graph.num_relations:
-        scores["loss, both"] = scores["loss"] + _loss(model, inverse_rows(last, train))
+        scores["loss, both"] = scores["loss"] + losses(model, inverse_rows(last, train))
     scores["ce"] = outcomes(last, train, graph.known).ce
     self_influences: dict[str, Mapping[str, Any]] = {"self-influence": {}, **(extra or {})}
     for name, settings in self_influences.items():
@@ -118,8 +119,16 @@ def suspicion(graph: Graph, model: Model, extra: Mapping[str, Mapping[str, Any]]
     return scores
 
 
+def losses(
+    model: Model,
+    triples: Tensor,  # [n, 3]
+) -> Tensor:  # [n]
+    """softplus(-score) of each triple; relations are rows of the model's table."""
+    return torch.cat([_losses_of_block(model, some) for some in triples.split(PASSED_AT_A_TIME)])
+
+
 @torch.no_grad()
-def _loss(model: Model, triples: Tensor) -> Tensor:  # [n, 3] -> [n]
+def _losses_of_block(model: Model, triples: Tensor) -> Tensor:  # [n, 3] -> [n]
     by_row = model.last
     heads, relations, tails = triples.unbind(1)
     hidden = by_row.hidden(heads, relations)
@@ -158,10 +167,11 @@ def find_noise(
             ranked.setdefault(name, []).append((scores.double().cpu(), made.wrong))
         tell(f"model {run + 1} of {repeats} is trained and asked")
     ks = list(at) or [round(share * len(graph.train))]
-    return {name: _found(some, ks, bootstrap, seed) for name, some in ranked.items()}
+    return {name: found_by(some, ks, bootstrap, seed) for name, some in ranked.items()}
 
 
-def _found(ranked: Sequence[tuple[Tensor, Tensor]], ks: Sequence[int], bootstrap: int, seed: int) -> Found:
+def found_by(ranked: Sequence[tuple[Tensor, Tensor]], ks: Sequence[int], bootstrap: int, seed: int) -> Found:
+    """How well scores [n] find wrong triples [n] bool, mean over models."""
     generator = torch.Generator().manual_seed(seed)
     placed = [(Ranked.of(scores[None]), wrong) for scores, wrong in ranked]
 

@@ -9,7 +9,8 @@ from tracin.errors import InputError
 from tracin.evaluation.statistics import Estimate
 from tracin.files import replacing_path
 
-ENDINGS = (".png", ".svg", ".pdf")
+UNDATED = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # the same picture, the same bytes
+ENDINGS = tuple(UNDATED)
 
 
 def check_plot(path: Path) -> None:
@@ -24,6 +25,7 @@ def check_plot(path: Path) -> None:
 
 def plot(path: Path, title: str, panels: Mapping[str, Mapping[str, Estimate]]) -> None:
     """A panel for each measure, in it a bar with its interval for each score, the first at the top."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     rows = list(next(iter(panels.values())))
@@ -43,5 +45,5 @@ def plot(path: Path, title: str, panels: Mapping[str, Mapping[str, Estimate]]) -
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(rows)), rows)
     axes[0].invert_yaxis()
-    with replacing_path(path) as part:
-        figure.savefig(part, format=path.suffix[1:], dpi=120)
+    with replacing_path(path) as part, rc_context({"svg.hashsalt": title}):
+        figure.savefig(part, format=path.suffix[1:], dpi=120, metadata=UNDATED[path.suffix])

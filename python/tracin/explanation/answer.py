@@ -18,7 +18,7 @@ from tracin.explanation.presence import Presence
 from tracin.explanation.reasons import MOST, Reason, Side
 from tracin.explanation.small_sets import ShownSet
 from tracin.explanation.ties import Path, in_words
-from tracin.results.frames import triple_columns
+from tracin.results.frames import as_pandas, triple_columns
 from tracin.results.saving import save_as
 from tracin.results.words import in_letters, ordinal, percent
 from tracin.triples.labels import Labels
@@ -159,6 +159,14 @@ class Explanation:
             pl.Series("found", nothing + [one.found for one in of_sets], dtype=pl.Boolean),
             *(pl.Series(name, nothing + values, dtype=pl.Float64) for name, values in ranks.items()),
         ]
+
+    def to_pandas(self) -> Any:
+        """The table of `to_frame` as a pandas data frame.
+
+        Raises:
+            InputError: if pandas is not installed.
+        """
+        return as_pandas(self.to_frame())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it."""

@@ -118,8 +118,8 @@ def explain(
     necessary: bool = False,
     sufficient: bool = False,
     sets: SetOptions | None = None,
-    entity_to_id: Mapping[str, int] | None = None,
-    relation_to_id: Mapping[str, int] | None = None,
+    entity_to_id: Any = None,
+    relation_to_id: Any = None,
     node_names: Mapping[int, str] | None = None,
     relation_names: Mapping[str, str] | None = None,
     **arguments: Any,
@@ -139,7 +139,7 @@ def explain(
         necessary: also look for the smallest set of facts without which the answer is no longer first.
         sufficient: also look for the smallest set that makes it the first of other entities, to which it is added.
         sets: how those are looked for, a `SetOptions`; None: with its defaults.
-        entity_to_id, relation_to_id: label -> id, where the checkpoint has none.
+        entity_to_id, relation_to_id: where the checkpoint has none, as `load_checkpoint` takes them.
         node_names, relation_names: names for people: of entity ids, of relation labels.
         arguments: of `TracIn`, such as method ("accurate" by default), samples (1,024), device or precision.
 

@@ -72,7 +72,14 @@ def read_question(subject: Subject, texts: Sequence[Any], against: Any = None, c
 
     def ids(head: Any, tail: Any) -> Triple:
         given = (_text(head, subject, 0), _text(parts[1], subject, 1), _text(tail, subject, 0))
-        return named_triple(given, entities, relations, subject.labels, not subject.labelled, called)
+        try:
+            return named_triple(given, entities, relations, subject.labels, not subject.labelled, called)
+        except InputError as error:
+            if subject.labelled:
+                raise
+            raise InputError(
+                f"{error}; {subject.name} comes without labels: give its dictionaries, entity_to_id and relation_to_id"
+            ) from error
 
     stand_in = parts[0] if parts[2] is None else parts[2]
     head, relation, tail = ids(stand_in if parts[0] is None else parts[0], stand_in)

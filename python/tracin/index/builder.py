@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tracin.checkpoints.load import Checkpoint
 from tracin.digests import digest, digest_models, digest_of
 from tracin.errors import InputError
 from tracin.index.accurate import gradient_bytes, write_gradients
@@ -34,7 +33,7 @@ LIST_BYTES = 160  # of a training triple while its place in lists is found
 
 
 def build(
-    model_or_checkpoints: nn.Module | Checkpoint | Sequence[nn.Module | Checkpoint],
+    model_or_checkpoints: Any,
     train: Any,  # [n_train, 3]
     directory: str | os.PathLike[str],
     *,

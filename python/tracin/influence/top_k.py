@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from tracin.digests import digest
-from tracin.errors import InputError
-from tracin.results.frames import influence_frame
+from tracin.errors import InputError, quote
+from tracin.results.charts import diverging_bars
+from tracin.results.frames import as_pandas, influence_frame
 from tracin.results.saving import save_as
 from tracin.triples.given import ids_of
 from tracin.triples.labels import Dictionaries, Labels, labels_of
@@ -75,7 +76,8 @@ class TopK:
             train: the training triples that were scored, in any form that `TracIn.top_k` takes; of labels, `labels`
                 has to have the dictionaries.
             test: the test triples, likewise; without them only test_index tells the test triple.
-            labels: what has the dictionaries label -> id, a Checkpoint or a PyKEEN triples factory; None for ids only.
+            labels: what has the dictionaries label -> id, a Checkpoint, a PyKEEN triples factory or the result of a
+                PyKEEN pipeline; None for ids only.
 
         Returns:
             n_test * k rows; ids and indices are Int64, labels String, scores in the precision they were computed in.
@@ -96,6 +98,51 @@ class TopK:
         index = self.indices.flatten()
         tests = None if test is None else test[test_index]
         return influence_frame(labels_of(labels), test_index, tests, None, index, train[index], self.scores.flatten())
+
+    def to_pandas(
+        self,
+        train: Any,  # [n_train, 3]
+        test: Any = None,  # [n_test, 3]
+        labels: Labels | Dictionaries | None = None,
+    ) -> Any:  # n_test * k rows
+        """The table of `to_frame` as a pandas data frame.
+
+        Raises:
+            InputError: if pandas is not installed, and as `to_frame`.
+        """
+        return as_pandas(self.to_frame(train, test, labels))
+
+    def plot(
+        self,
+        train: Any,  # [n_train, 3]
+        test: Any = None,  # [n_test, 3]
+        labels: Labels | Dictionaries | None = None,
+        row: int = 0,
+    ) -> Any:
+        """A bar chart of the influences on one test triple, as a matplotlib Figure.
+
+        Args:
+            train, test, labels: as for `to_frame`.
+            row: of the test triple, from 0.
+
+        Raises:
+            InputError: if matplotlib is not installed or there is no such row, and as `to_frame`.
+
+        Example:
+            >>> TracIn(checkpoint).top_k(train, test, k=5).plot(train, test, checkpoint).savefig("influences.png")
+        """
+        tests, k = self.indices.shape
+        if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < tests:
+            raise InputError(f"row is {quote(row)}; expected that of a test triple, from 0 to {tests - 1}", "row")
+        frame = self.to_frame(train, test, labels)[row * k : (row + 1) * k]
+        kind = "id" if labels is None else "label"
+
+        def named(prefix: str) -> list[str]:
+            parts = frame.select(f"{prefix}{place}_{kind}" for place in ("head", "relation", "tail"))
+            return [" — ".join(map(str, parts_of)) for parts_of in parts.iter_rows()]
+
+        title = named("test_")[0] if test is not None and k else f"test triple {row}"
+        return diverging_bars(title, list(zip(named(""), frame["score"].to_list(), strict=True)))
 
     def save(
         self,

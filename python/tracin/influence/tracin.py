@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracin.checkpoints.load import Checkpoint
+from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.digests import digest
 from tracin.errors import InputError
 from tracin.influence.arguments import (
@@ -74,9 +74,9 @@ class TracIn(Scorer):
     `partial` files shared by two calls; progress bars, which overwrite each other.
 
     Args:
-        model_or_checkpoints: a ConvE, a Checkpoint, a PyKEEN model (see `from_pykeen`), or several of one model. Any
-            other module that maps triples [B, 3] to scores [B] and has num_entities and num_relations runs on the
-            backends vectorized and sequential.
+        model_or_checkpoints: a ConvE, a Checkpoint, the path of one, a PyKEEN model or the result of a PyKEEN pipeline
+            (see `from_pykeen`), or several of one model. Any other module that maps triples [B, 3] to scores
+            [B] and has num_entities and num_relations runs on the backends vectorized and sequential.
         learning_rates: one for all or one each; None takes the checkpoints' own. One checkpoint that has none gets
             1e-3; of several, each has to have one.
         loss: that of a triple in training: "bce", softplus(-score); or one of the scores of all tails: "ce", softmax
@@ -148,7 +148,7 @@ class TracIn(Scorer):
 
     def __init__(
         self,
-        model_or_checkpoints: nn.Module | Checkpoint | Sequence[nn.Module | Checkpoint],
+        model_or_checkpoints: Any,
         learning_rates: float | Sequence[float] | None = None,
         loss: str = "bce",
         layers: str | int | Sequence[str] = "all",
@@ -177,8 +177,9 @@ class TracIn(Scorer):
         super().__init__()
         if precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
-        given = list(model_or_checkpoints) if isinstance(model_or_checkpoints, Sequence) else [model_or_checkpoints]
-        given = [from_pykeen(item) if is_pykeen(item) else item for item in given]
+        single = isinstance(model_or_checkpoints, str) or not isinstance(model_or_checkpoints, Sequence)
+        items: list[Any] = [model_or_checkpoints] if single else list(model_or_checkpoints)
+        given = [_opened(item) for item in items]
         self.models = [item.model if isinstance(item, Checkpoint) else item for item in given]
         check_models(self.models)
         self.learning_rates = (
@@ -450,3 +451,10 @@ class TracIn(Scorer):
             while (tests := work.next_tile()) is not None:
                 diagonal.score_next(tests, self._diagonal)
         return result
+
+
+def _opened(item: Any) -> Any:
+    """A model from its file or from PyKEEN; anything else as it is."""
+    if isinstance(item, str | os.PathLike):
+        return load_checkpoint(item)
+    return from_pykeen(item) if is_pykeen(item) else item

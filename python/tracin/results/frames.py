@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tracin.errors import InputError
 from tracin.files import PARQUET, PIECES, replacing_path
+from tracin.triples.given import ids_of
 from tracin.triples.labels import Dictionaries, Labels, labels_of
 
 ROWS = 1 << 17  # of a row group: 30 MiB in memory, with names
@@ -43,6 +44,21 @@ def triple_columns(
             yield table.gather(rows).alias(f"{prefix}{place}_{column}")
 
 
+def as_pandas(frame: pl.DataFrame) -> Any:
+    """The same as a pandas data frame; missing integers become NaN, as there.
+
+    Raises:
+        InputError: if pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise InputError(
+            "to_pandas() needs pandas, which is not installed: pip install pandas, or take to_frame(), which is polars"
+        ) from error
+    return pandas.DataFrame({column.name: column.to_numpy() for column in frame})
+
+
 def influence_frame(
     labels: Labels | None,
     test_index: Tensor,  # [n]
@@ -67,15 +83,16 @@ def influence_frame(
 
 def self_influence_frame(
     scores: Tensor,  # [n]
-    train: Tensor,  # [n, 3]
+    train: Any,  # [n, 3]
     labels: Labels | Dictionaries | None = None,
 ) -> pl.DataFrame:  # n rows
     """Self-influences as a table, greatest first: train_index, head_id, head_label, ..., tail_label, self_influence.
 
     Args:
         scores: what `TracIn.self_influence` returned.
-        train: the triples it was given.
-        labels: what has the dictionaries label -> id, a Checkpoint or a PyKEEN triples factory; None for ids only.
+        train: the triples it was given, in any form that it takes.
+        labels: what has the dictionaries label -> id, a Checkpoint, a PyKEEN triples factory or the result of a PyKEEN
+            pipeline; None for ids only.
 
     Returns:
         n rows; train_index is the row of the triple in `train`.
@@ -87,6 +104,7 @@ def self_influence_frame(
         >>> scores = TracIn(checkpoint).self_influence(train)
         >>> self_influence_frame(scores, train, checkpoint).head(10)
     """
+    train = ids_of(train, "train", labels)
     if scores.shape != train.shape[:1]:
         raise InputError(f"{len(train)} triples for {len(scores)} self-influences; give the triples that were scored")
     order = scores.argsort(descending=True, stable=True)

@@ -22,6 +22,8 @@ from tracin.machine import resolve_device
 from tracin.model import ConvE, inverse_rows
 from tracin.progress import on_a_terminal, progress_bar
 from tracin.training.ranking import Ranking, evaluate
+from tracin.triples.dictionaries import dictionary_given
+from tracin.triples.given import ids_of
 from tracin.triples.ids import check_ids
 from tracin.triples.known_tails import KnownTails
 from tracin_ext.tail_losses import AllTrueTails, Bce, LossOptions, OneTrueTail, TailLoss
@@ -140,18 +142,18 @@ class TrainedCheckpoint(Checkpoint):
 
 
 def train(
-    triples: Tensor,  # [n, 3] int64
+    triples: Any,  # [n, 3]
     *,
-    num_entities: int,
-    num_relations: int,
+    num_entities: int | None = None,
+    num_relations: int | None = None,
     epochs: int = DEFAULT_EPOCHS,
-    valid: Tensor | None = None,  # [m, 3] int64
-    known: Tensor | None = None,  # [k, 3] int64
+    valid: Any = None,  # [m, 3]
+    known: Any = None,  # [k, 3]
     output: str | Path | None = None,
     every: int | None = None,
     resume_from: str | Path | None = None,
-    entity_to_id: dict[str, int] | None = None,
-    relation_to_id: dict[str, int] | None = None,
+    entity_to_id: Any = None,
+    relation_to_id: Any = None,
     device: str | torch.device = "auto",
     progress: bool | None = None,
     **options: Any,
@@ -163,16 +165,17 @@ def train(
         BCE(sigmoid(score), (1 - epsilon) y + epsilon / N)
 
     Args:
-        triples: [n, 3] head, relation, tail.
-        num_entities: N.
-        num_relations: R, without inverse relations.
+        triples: [n, 3] head, relation, tail, in any form that `TracIn.top_k` takes.
+        num_entities: N; None: that of the dictionary, or of the PyKEEN triples factory.
+        num_relations: R, without inverse relations; None likewise.
         epochs: number of the last epoch; a resumed run counts those before.
         valid: [m, 3] triples to rank at each checkpoint.
         known: [k, 3] other true triples, such as the test triples, for the ranking's filter.
         output: folder for checkpoints `epoch_NNN.pt`, created if missing; None saves nothing.
         every: epochs between checkpoints; the last epoch always makes one, None makes no other.
         resume_from: a checkpoint to go on from; on a CPU the weights become those of a run that never stopped.
-        entity_to_id, relation_to_id: labels to store in the checkpoints.
+        entity_to_id, relation_to_id: labels to store in the checkpoints, as `load_checkpoint` takes them; None: those
+            of the factory, else none.
         device: "auto", "cpu" or "cuda".
         progress: whether to show progress on stderr; None shows it on a terminal.
         options: fields of `tracin.training.TrainingOptions`; a resumed run has those of its checkpoint.
@@ -196,12 +199,19 @@ def train(
     for name, value in (("epochs", epochs), ("every", every)):
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}; expected at least 1")
+    labels = _labels(triples, entity_to_id, relation_to_id)
+    sizes = [getattr(triples, name, None) for name in ("num_entities", "real_num_relations")]
+    num_entities = _size("num_entities", num_entities, sizes[0], labels.entity_to_id)
+    num_relations = _size("num_relations", num_relations, sizes[1], labels.relation_to_id)
+    triples, valid, known = (
+        None if some is None else ids_of(some, name, labels)
+        for name, some in (("triples", triples), ("valid", valid), ("known", known))
+    )
     given = [some for some in (triples, valid, known) if some is not None]
     for some in given:
         check_ids(some, num_entities, num_relations)
     if valid is not None and len(valid) == 0:
         raise InputError("valid has no triples; expected at least one, or None")
-    labels = _Labels(entity_to_id, relation_to_id)
     unknown = set(options) - {option.name for option in dataclasses.fields(TrainingOptions)}
     if unknown:
         raise InputError(f"unknown training options {sorted(unknown)}; see tracin.training.TrainingOptions")
@@ -226,6 +236,23 @@ def train(
         losses=tuple(run.losses),
         ranking=run.ranking,
     )
+
+
+def _labels(triples: Any, entity_to_id: Any, relation_to_id: Any) -> _Labels:
+    """The dictionaries that are given, else those of a PyKEEN triples factory."""
+    found = []
+    for kind, given in (("entity", entity_to_id), ("relation", relation_to_id)):
+        of_factory = getattr(triples, f"{kind}_to_id", None) if hasattr(triples, "mapped_triples") else None
+        known = dictionary_given(of_factory if given is None else given, kind)
+        found.append(None if known is None else dict(known))
+    return _Labels(*found)
+
+
+def _size(name: str, given: int | None, of_factory: int | None, dictionary: dict[str, int] | None) -> int:
+    for size in (given, of_factory, None if dictionary is None else len(dictionary)):
+        if size is not None:
+            return size
+    raise InputError(f"{name} is missing; give it, or a dictionary of labels, or a PyKEEN triples factory", name)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,31 @@ _ID = re.compile(r"\d{1,10}")
 _NUMBERED_LINE = re.compile(rb"[^\n]*\t\d+\r?(\n|$)")
 
 
+def dictionary_given(given: Any, kind: str) -> Mapping[str, int] | None:
+    """A dictionary in whatever form people have it.
+
+    Args:
+        given: label -> id; a file of them; what has it, such as a PyKEEN triples factory, a Checkpoint or the result of
+            a PyKEEN pipeline; or None.
+        kind: "entity" or "relation".
+
+    Raises:
+        InputError: for anything else.
+    """
+    if given is None or isinstance(given, Mapping):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return read_dictionary(given)
+    for source in (given, getattr(given, "training", None)):
+        found = getattr(source, f"{kind}_to_id", None)
+        if isinstance(found, Mapping):
+            return found
+    raise InputError(
+        f"{kind}_to_id is {quote(given)}; expected label -> id, the path of a dictionary, or a PyKEEN triples factory",
+        f"{kind}_to_id",
+    )
+
+
 def read_dictionary(path: PathLike) -> dict[str, int]:
     """Reads label -> id. Ids need not be in order; gaps are for the model to judge.
 

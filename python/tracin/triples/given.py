@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tracin.errors import InputError, quote
-from tracin.triples.labels import Dictionaries, Labels
+from tracin.triples.labels import Dictionaries, Labels, dictionaries_in
 from tracin.triples.read import read_triples
 
 PLACES = ("head", "relation", "tail")
@@ -43,6 +43,7 @@ def ids_of(triples: Any, name: str, source: Labels | Dictionaries | None = None)
         >>> ids_of([("aspirin", "treats", "pain")], "test", checkpoint)
         tensor([[20, 3, 17]])
     """
+    source = dictionaries_in(source)
     if isinstance(triples, str | os.PathLike):
         return read_triples(triples, *_dictionaries(source, name, f"the file {quote(os.fspath(triples))}"))
     if hasattr(triples, "mapped_triples"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -14,7 +14,10 @@ from tracin.triples.dictionaries import predicate_of
 
 
 class Dictionaries(Protocol):
-    """Whatever has two dictionaries label -> id: a `tracin.Checkpoint`, or a PyKEEN triples factory."""
+    """Whatever has two dictionaries label -> id: a `tracin.Checkpoint`, or a PyKEEN triples factory.
+
+    The result of a PyKEEN pipeline is taken in their place: it holds the factory, see `dictionaries_in`.
+    """
 
     @property
     def entity_to_id(self) -> Mapping[str, int] | None: ...
@@ -68,11 +71,18 @@ class Labels:
         return {"label": _strings(map(self.relation, ids)), **names}
 
 
+def dictionaries_in(source: Any) -> Any:
+    """What has the dictionaries: of the result of a PyKEEN pipeline the factory that the model was trained with."""
+    training = getattr(source, "training", None)
+    return training if not hasattr(source, "entity_to_id") and hasattr(training, "entity_to_id") else source
+
+
 def labels_of(source: Labels | Dictionaries | None) -> Labels | None:
     """Labels as they are, those of two dictionaries, or None; InputError where a dictionary is missing."""
     if source is None or isinstance(source, Labels):
         return source
-    entities, relations = source.entity_to_id, source.relation_to_id
+    source = dictionaries_in(source)
+    entities, relations = (getattr(source, f"{kind}_to_id", None) for kind in ("entity", "relation"))
     if entities is None or relations is None:
         missing = "entity_to_id" if entities is None else "relation_to_id"
         raise InputError(f"labels has no {missing}; load the checkpoint with it, or leave labels out for ids only")

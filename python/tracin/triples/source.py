@@ -27,6 +27,7 @@ FOREIGN = {  # first bytes: what the file is, how it becomes text
     b"\x89HDF": ("an HDF5 file", "write it as text"),
     **{b"BZh%d1AY&SY" % level: ("packed by bzip2", "unpack it with bzip2 -d") for level in range(1, 10)},
 }
+OF_PYKEEN = ("numeric_triples.tsv.gz", "training_triples/numeric_triples.tsv.gz")  # triples in its folders
 SNIFFED = 16  # first bytes that tell what a file is
 PIECE = 1 << 20
 LONGEST_LINE = 1 << 20  # bytes, and of empty lines in a row at the end of a file
@@ -107,7 +108,9 @@ class Source(os.PathLike[str]):
         except FileNotFoundError:
             raise InputError(f"{self}: there is no such file; check the path") from None
         except IsADirectoryError:
-            raise InputError(f"{self}: this is a folder, expected a text file; name a file inside it") from None
+            paths = (os.path.join(self, name) for name in OF_PYKEEN)
+            inside = next((f", such as {path}" for path in paths if os.path.isfile(path)), "")
+            raise InputError(f"{self}: this is a folder, expected a text file; name a file inside it{inside}") from None
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{self}: the gzip file is damaged ({error}); copy or pack it again") from None
         except OSError as error:
