@@ -241,11 +241,12 @@ template <typename T>
 void factor_block(const Model<T>&, const Tracked<T>&, const Form<T>&, int64_t first, int64_t B, const Factors<T>&,
                   const Products<T>&, const Parallel&);
 
-// The norms of factors alone.
+// The norms of factors, and the signs of their pairs, alone.
 template <typename T>
 void norm_block(const Model<T>&, const Tracked<T>&, const Form<T>&,
                 const int64_t* triples,  // [B, 3], equal (head, relation) adjacent
                 int64_t B, T* norms,     // [B, norm_parts]
+                int32_t* signs,          // [B, ceil(D / 32)] bit d of a row: whether z[d] > 0
                 const Products<T>&, const Parallel&);
 
 // One checkpoint of pair scores: the factors of both sides, and what both share.

@@ -203,7 +203,8 @@ void norm_block(const Tensors& model, const Integers& model_sizes, const Tensors
                 const Tensors& halves,
                 const Tensor& triples,  // [B, 3]
                 double S_slack,
-                const Tensor& norms) {  // [B, norm_parts], written
+                const Tensor& norms,    // [B, norm_parts], written
+                const Tensor& signs) {  // [B, ceil(D / 32)], written
   const ModelSizes sizes(model_sizes);
   const Cpu device(norms, sizes.height);
   by_type(norms, [&](auto zero) {
@@ -214,7 +215,8 @@ void norm_block(const Tensors& model, const Integers& model_sizes, const Tensors
     const Tracked<T> on = tracked_with_halves("norm_block", m, tracked, halves, device);
     const Form<T> by = form_of(m, form, S_slack, device);
     T* out = data<T>("norms", norms, device, {B, norm_parts});
-    if (B) device.norm_block(m, on, by, ids, B, out);
+    int32_t* out_signs = data<int32_t>("signs", signs, device, {B, round_up(m.D, 32) / 32});
+    if (B) device.norm_block(m, on, by, ids, B, out, out_signs);
   });
 }
 
@@ -368,7 +370,7 @@ STABLE_TORCH_LIBRARY(tracin_ext, m) {
       "Tensor(a!)[] factors, int first, int count, float S_slack) -> ()");
   m.def(
       "norm_block(Tensor[] model, int[] model_sizes, Tensor[] form, int[] tracked, Tensor[] halves, Tensor triples, "
-      "float S_slack, Tensor(a!) norms) -> ()");
+      "float S_slack, Tensor(a!) norms, Tensor(b!) signs) -> ()");
   m.def("pair_scores(Tensor[] models, int[] tracked, Tensor rates, Tensor pairs, Tensor(a!) scores) -> ()");
   m.def(
       "bounded_top_k(Tensor[] models, int[] tracked, Tensor rates, Tensor[] lists, int order, float slack, int budget, "

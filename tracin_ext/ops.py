@@ -336,10 +336,19 @@ def norm_block(
     triples: Tensor,  # [B, 3], equal heads adjacent, and equal (head, relation)
     S_slack: float,
     norms: Tensor,  # [B, NORM_PARTS], written
+    signs: Tensor,  # [B, ceil(D / 32)] int32, written
 ) -> None:
-    """FactorTensors.norms alone. There is no kernel for CUDA."""
+    """FactorTensors.norms, and signs by triple. There is no kernel for CUDA."""
     torch.ops.tracin_ext.norm_block(
-        flat(model), list(model_sizes), list(form), list(map(int, tracked)), flat(halves), triples, S_slack, norms
+        flat(model),
+        list(model_sizes),
+        list(form),
+        list(map(int, tracked)),
+        flat(halves),
+        triples,
+        S_slack,
+        norms,
+        signs,
     )
 
 
@@ -494,6 +503,7 @@ def _norm_block(
     triples: Tensor,
     S_slack: float,
     norms: Tensor,
+    signs: Tensor,
 ) -> None:
     pass
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FIRST = 64  # triples that are scored before a threshold is known; as many again and more where it leaves them
 STRETCH, LONGEST = 1024, 1 << 18  # entries of a list that are looked at together, at first and at most
+TOGETHER = 1 << 14  # triples whose angles are computed together: they stay in cache
 S, FC, E, E_UN, RELATION, HEAD, TAIL, BIAS = range(8)  # columns of norms
 
 
@@ -32,6 +33,7 @@ class RecomputedTriples:
         backends: of the checkpoints.
         rates: their learning rates.
         norms: [n, NORM_PARTS] of each checkpoint, all finite, by row.
+        signs: [n, ceil(D / 32)] int32 of each checkpoint, as `norms_of` gives them.
         lists: of the rows.
         most: test triples that are found so in less time than computing all factors takes.
     """
@@ -44,10 +46,12 @@ class RecomputedTriples:
         backends: Sequence[NativeBackend],
         rates: Sequence[float],
         norms: Sequence[Tensor],  # K of [n, NORM_PARTS]
+        signs: Sequence[Tensor],  # K of [n, ceil(D / 32)]
         lists: NormLists,
         most: int,
     ) -> None:
-        self.backends, self.rates, self.norms, self.lists, self.most = backends, rates, norms, lists, most
+        self.backends, self.rates, self.norms, self.signs = backends, rates, norms, signs
+        self.lists, self.most = lists, most
         self.sides = Sides(backends)
         self.slack, self.numbers_of_pair = slack_of(backends[0]), numbers_of_pair(backends)
 
@@ -78,6 +82,44 @@ class RecomputedTriples:
         return scores, indices, work
 
 
+class _Directions:
+    """Of a test's delta and e: the angles between them and those of training triples, which are E[t] where z > 0."""
+
+    def __init__(self, backend: NativeBackend, of_tests: FactorTensors, row: int) -> None:
+        p = backend.parameters
+        self.entity, dim = p.entity, p.entity.shape[1]
+        scale = backend.model.hidden[4]
+        test = p.entity[of_tests.triples[row, 2]] * _masks(of_tests.signs[of_tests.pair[row], None], dim)[0]
+        self.of_test = torch.stack([_unit(test * scale) * scale, _unit(test)], 1)  # [D, 2]
+        self.squares = torch.stack([scale.square(), torch.ones_like(scale)], 1)  # [D, 2]
+
+    def cosines(
+        self,
+        tails: Tensor,  # [m]
+        signs: Tensor,  # [m, ceil(D / 32)]
+    ) -> Tensor:  # [2, m] absolute, of delta and of e; 1 where there is no direction
+        x = self.entity[tails.long()] * _masks(signs, self.entity.shape[1])
+        lengths = (x.square() @ self.squares).sqrt()
+        least = torch.finfo(x.dtype).tiny ** 0.4  # of a length whose squares neither vanish nor overflow
+        return ((x @ self.of_test).abs() / lengths).where((lengths > least) & (lengths < 1 / least), 1).T
+
+
+def _masks(
+    signs: Tensor,  # [m, ceil(D / 32)]
+    dim: int,
+) -> Tensor:  # [m, D] bool
+    bits = (signs[:, :, None] >> torch.arange(32, dtype=torch.int32)) & 1
+    return bits.flatten(1)[:, :dim].bool()
+
+
+def _unit(
+    x: Tensor,  # [D]
+) -> Tensor:  # [D]
+    """Of length 1, or zero."""
+    largest = x.abs().amax()
+    return torch.zeros_like(x) if largest == 0 else (x / largest) / (x / largest).norm()
+
+
 class _Search:
     """One test triple's list: csrc/cpu/bounded_top_k.cpp, with many rows in place of one."""
 
@@ -87,6 +129,9 @@ class _Search:
         self.kept, self.lists, self.of_tests, self.row = kept, kept.lists, of_tests, row
         self.k, self.order, self.budget = k, order, budget
         self.norms = [each.norms[row] for each in of_tests]
+        self.directions = [
+            _Directions(*each) for each in zip(kept.backends, of_tests, [row] * len(of_tests), strict=True)
+        ]
         self.best = kept.norms[0].new_zeros(1, k)
         self.best_index = torch.full((1, k), -1)
         self.outcome, self.scored, self.compared = "found", 0, 0
@@ -147,8 +192,13 @@ class _Search:
         rows: Tensor,  # [m] distinct, not visited before
     ) -> None:
         """Scores those whose bounds reach the k-th best, the largest first."""
-        bounds = self.bounds(rows, self.lists.triples[rows])
-        wanted = self.reach(bounds) & (bounds != 0)
+        ids = self.lists.triples[rows]
+        bounds = self.bounds(rows, ids)
+        wanted = (self.reach(bounds) & (bounds != 0)).nonzero()[:, 0]
+        if len(wanted) > FIRST:
+            rows, ids, bounds = rows[wanted], ids[wanted], bounds[wanted]
+            bounds -= self.excess(rows, ids[:, 2])
+            wanted = self.reach(bounds).nonzero()[:, 0]
         bounds, by_bound = bounds[wanted].sort(descending=True)
         rows = rows[wanted][by_bound]
         start, size = 0, max(FIRST, self.k)
@@ -158,6 +208,24 @@ class _Search:
                 return
             self.score(some)
             start, size = start + size, 2 * size
+
+    def excess(
+        self,
+        rows: Tensor,  # [m]
+        tails: Tensor,  # [m]
+    ) -> Tensor:  # [m] >= 0
+        """What bounds may be lowered by, as the angles between e, and between delta, are known."""
+        less = self.best.new_empty(len(rows))
+        for start in range(0, len(rows), TOGETHER):
+            some = slice(start, start + TOGETHER)
+            found = self.best.new_zeros(len(rows[some]))
+            for i, of_test in enumerate(self.directions):
+                cosines = of_test.cosines(tails[some], self.kept.signs[i][rows[some]])
+                x, y = self.kept.norms[i][rows[some]], self.norms[i]
+                share = (1 - cosines - self.kept.slack).clamp(min=0)
+                found += abs(self.kept.rates[i]) * (share[0] * x[:, FC] * y[FC] + share[1] * x[:, E] * y[E])
+            less[some] = found
+        return less
 
     def score(
         self,

@@ -146,6 +146,7 @@ def norm_block_arguments(count: int = B, **of_backend: Any) -> dict[str, Any]:
         "triples": ordered_triples(count),
         "S_slack": 1e-6,
         "norms": native_backend.parameters.conv_weight.new_zeros(count, ops.NORM_PARTS),
+        "signs": torch.zeros(count, -(-native_backend.parameters.entity.shape[1] // 32), dtype=torch.int32),
     }
 
 
@@ -441,6 +442,8 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("norm_block", "triples", put(torch.zeros(B, 2, dtype=torch.int64)), "triples has the wrong shape"),
     ("norm_block", "norms", put(torch.zeros(B, ops.NORM_PARTS + 1)), "norms has the wrong shape"),
     ("norm_block", "norms", put(torch.zeros(B, ops.NORM_PARTS, dtype=torch.float64)), "wrong dtype"),
+    ("norm_block", "signs", put(torch.zeros(B, 2, dtype=torch.int32)), "signs has the wrong shape"),
+    ("norm_block", "signs", put(torch.zeros(B, 1)), "signs has the wrong dtype"),
     ("norm_block", "tracked", put([1] * 6), r"tracked: wrong number of integers \(6\)"),
     ("norm_block", "model", change(relation_u=lambda x: x[:0]), "relation_u is missing"),
     ("norm_block", "halves", change(head_fc=lambda x: x[:0]), "head_fc or relation_fc is missing"),

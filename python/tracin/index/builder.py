@@ -194,10 +194,11 @@ def write_norms(
     ordered: Tensor,  # [n, 3]
     advance: Any,
 ) -> Tensor:  # [n, NORM_PARTS]
-    norms = norms_of(backend, ordered, advance)
-    check_finite(norms)
-    writer.add(f"factors.{number}.norms", norms)
-    return norms
+    found = norms_of(backend, ordered, advance)
+    check_finite(found.norms)
+    writer.add(f"factors.{number}.norms", found.norms)
+    writer.add(f"factors.{number}.passing", found.signs)
+    return found.norms
 
 
 def write_factors(
