@@ -131,7 +131,7 @@ void sample_factors(const Tensors& model, const Integers& model_sizes,
 }
 #endif
 
-// On the CPU alone, like the next five.
+// On the CPU alone, like the next six.
 void relation_pixels(const Tensors& model, const Integers& model_sizes,
                      const Tensor& relation_fc,  // [relation_half.P, C, round_up(D, 16)]
                      const Tensor& pixels) {     // [relations, ceil(relation_half.X / 32), D, 32], changed
@@ -261,6 +261,28 @@ void bounded_top_k(const Tensors& models, const Integers& tracked, const Tensor&
   });
 }
 
+void cosines(const Tensor& entity,     // [N, D]
+             const Tensor& rows,       // [n]
+             const Tensor& signs,      // [n, ceil(D / 32)]
+             const Tensor& scaled,     // [2, D]
+             const Tensor& squares,    // [2, D]
+             const Tensor& cosines) {  // [2, n], written
+  const Cpu device(cosines);
+  by_type(cosines, [&](auto zero) {
+    using T = decltype(zero);
+    Directions<T> to = {};
+    int64_t n = 0;
+    to.entity = data<const T>("entity", entity, device, {&to.entities, &to.D});
+    const int32_t* of = data<const int32_t>("rows", rows, device, {&n});
+    const int32_t* passing = data<const int32_t>("signs", signs, device, {n, round_up(to.D, 32) / 32});
+    to.scaled = data<const T>("scaled", scaled, device, {2, to.D});
+    to.squares = data<const T>("squares", squares, device, {2, to.D});
+    T* out = data<T>("cosines", cosines, device, {2, n});
+    check_indices(device, of, n, 0, to.entities, "rows: out of range");
+    tracin::cosines<T>(to, of, passing, n, out, on_own_threads);
+  });
+}
+
 void table_scores(const Tensors& samples, const Tensors& tables,
                   const Tensor& scores) {  // [n, Q], written
   const Cpu device(scores);
@@ -340,6 +362,7 @@ void implement_on_cpu(torch::stable::detail::StableLibrary& m) {
   m.impl("norm_block", TORCH_BOX(&norm_block));
   m.impl("pair_scores", TORCH_BOX(&pair_scores));
   m.impl("bounded_top_k", TORCH_BOX(&bounded_top_k));
+  m.impl("cosines", TORCH_BOX(&cosines));
   m.impl("table_scores", TORCH_BOX(&table_scores));
 }
 
@@ -375,6 +398,7 @@ STABLE_TORCH_LIBRARY(tracin_ext, m) {
   m.def(
       "bounded_top_k(Tensor[] models, int[] tracked, Tensor rates, Tensor[] lists, int order, float slack, int budget, "
       "Tensor(a!) best, Tensor(b!) best_index, Tensor(c!) work) -> ()");
+  m.def("cosines(Tensor entity, Tensor rows, Tensor signs, Tensor scaled, Tensor squares, Tensor(a!) cosines) -> ()");
   m.def("table_scores(Tensor[] samples, Tensor[] tables, Tensor(a!) scores) -> ()");
   m.def("merge_top_k(Tensor scores, Tensor index, int order, Tensor(a!) best, Tensor(b!) best_index) -> ()");
 }

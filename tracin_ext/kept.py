@@ -107,7 +107,7 @@ class Norms(NamedTuple):
 
 def norms_of(
     backend: NativeBackend,
-    triples: Tensor,  # [n, 3] ordered by head and relation
+    triples: Tensor,  # [n, 3] integer, ordered by head and relation
     done: Callable[[int], None] = lambda _: None,  # is told of every block
 ) -> Norms:
     """Without factors in memory."""
@@ -117,7 +117,14 @@ def norms_of(
     model, halves = backend.for_factors(n)
     for some, *written in zip(*(x.split(BLOCK) for x in (triples, norms, signs)), strict=True):
         norm_block(
-            model, backend.sizes, backend.form, backend.tracked, halves, some.contiguous(), backend.S_slack, *written
+            model,
+            backend.sizes,
+            backend.form,
+            backend.tracked,
+            halves,
+            some.long().contiguous(),
+            backend.S_slack,
+            *written,
         )
         done(len(some))
     return Norms(norms, signs)

@@ -392,6 +392,21 @@ def bounded_top_k(
     )
 
 
+def cosines(
+    entity: Tensor,  # [N, D]
+    rows: Tensor,  # [n] int32, of entity
+    signs: Tensor,  # [n, ceil(D / 32)] int32: which numbers of a row count
+    scaled: Tensor,  # [2, D] directions of length 1, times their scales
+    squares: Tensor,  # [2, D] squares of the scales
+    cosines: Tensor,  # [2, n], written
+) -> None:
+    """Absolute cosines of the angles between each direction and the rows times its scale; 1 where they are not known.
+
+    There is no kernel for CUDA.
+    """
+    torch.ops.tracin_ext.cosines(entity, rows, signs, scaled, squares, cosines)
+
+
 def table_scores(
     samples: SampleGradients,
     tables: Tables,
@@ -505,7 +520,7 @@ def _norm_block(
     norms: Tensor,
     signs: Tensor,
 ) -> None:
-    pass
+    return None
 
 
 @_fake
@@ -526,6 +541,11 @@ def _bounded_top_k(
     best_index: Tensor,
     work: Tensor,
 ) -> None:
+    return None
+
+
+@_fake
+def _cosines(entity: Tensor, rows: Tensor, signs: Tensor, scaled: Tensor, squares: Tensor, cosines: Tensor) -> None:
     return None
 
 

@@ -15,14 +15,13 @@ from torch import Tensor
 from tracin_ext.grouping import order_by_head_relation
 from tracin_ext.kept import Sides, keep, numbers_of_pair, slack_of
 from tracin_ext.lists import NormLists
-from tracin_ext.ops import DENSE_PARTS, OUTCOMES, FactorTensors, merge_top_k, pair_scores
+from tracin_ext.ops import DENSE_PARTS, OUTCOMES, FactorTensors, cosines, merge_top_k, pair_scores
 
 if TYPE_CHECKING:
     from tracin_ext.backends.native import NativeBackend
 
 FIRST = 64  # triples that are scored before a threshold is known; as many again and more where it leaves them
 STRETCH, LONGEST = 1024, 1 << 18  # entries of a list that are looked at together, at first and at most
-TOGETHER = 1 << 14  # triples whose angles are computed together: they stay in cache
 S, FC, E, E_UN, RELATION, HEAD, TAIL, BIAS = range(8)  # columns of norms
 
 
@@ -87,21 +86,20 @@ class _Directions:
 
     def __init__(self, backend: NativeBackend, of_tests: FactorTensors, row: int) -> None:
         p = backend.parameters
-        self.entity, dim = p.entity, p.entity.shape[1]
+        self.entity, dim = p.entity.contiguous(), p.entity.shape[1]
         scale = backend.model.hidden[4]
         test = p.entity[of_tests.triples[row, 2]] * _masks(of_tests.signs[of_tests.pair[row], None], dim)[0]
-        self.of_test = torch.stack([_unit(test * scale) * scale, _unit(test)], 1)  # [D, 2]
-        self.squares = torch.stack([scale.square(), torch.ones_like(scale)], 1)  # [D, 2]
+        self.scaled = torch.stack([_unit(test * scale) * scale, _unit(test)])  # [2, D]
+        self.squares = torch.stack([scale.square(), torch.ones_like(scale)])  # [2, D]
 
     def cosines(
         self,
         tails: Tensor,  # [m]
         signs: Tensor,  # [m, ceil(D / 32)]
-    ) -> Tensor:  # [2, m] absolute, of delta and of e; 1 where there is no direction
-        x = self.entity[tails.long()] * _masks(signs, self.entity.shape[1])
-        lengths = (x.square() @ self.squares).sqrt()
-        least = torch.finfo(x.dtype).tiny ** 0.4  # of a length whose squares neither vanish nor overflow
-        return ((x @ self.of_test).abs() / lengths).where((lengths > least) & (lengths < 1 / least), 1).T
+    ) -> Tensor:  # [2, m] absolute, of delta and of e; 1 where they are not known
+        found = self.scaled.new_empty(2, len(tails))
+        cosines(self.entity, tails.int().contiguous(), signs.contiguous(), self.scaled, self.squares, found)
+        return found
 
 
 def _masks(
@@ -161,7 +159,9 @@ class _Search:
         for entity in {head, tail}:
             parts.append(torch.arange(int(lists.head_from[entity]), int(lists.head_from[entity + 1])))
             parts.append(lists.tail_rows[int(lists.tail_from[entity]) : int(lists.tail_from[entity + 1])].long())
-        self.visit(torch.cat(parts).unique())
+        rows = torch.cat(parts).unique()
+        ids = lists.triples[rows]
+        self.visit(rows, ids, self.bounds(rows, ids))
         of_relation = slice(int(lists.relation_from[relation]), int(lists.relation_from[relation + 1]))
         self.go_through(lists.relation_rows[of_relation], lists.relation_totals[of_relation], DENSE_PARTS + 1, True)
         self.go_through(lists.rows, lists.totals, DENSE_PARTS, False)
@@ -187,13 +187,25 @@ class _Search:
             total += abs(rate) * part
         return total
 
+    def bounds_apart(
+        self,
+        rows: Tensor,  # [m] that share no entity with the test
+        parts: int,  # that count
+    ) -> Tensor:  # [m]
+        self.compared += len(rows)
+        total = self.best.new_zeros(len(rows))
+        for rate, norms, y in zip(self.kept.rates, self.kept.norms, self.norms, strict=True):
+            counted = torch.cat([y[:parts], y.new_zeros(len(y) - parts)])
+            total += abs(rate) * (norms.index_select(0, rows) @ counted)
+        return total
+
     def visit(
         self,
         rows: Tensor,  # [m] distinct, not visited before
+        ids: Tensor,  # [m, 3] theirs
+        bounds: Tensor,  # [m] theirs
     ) -> None:
         """Scores those whose bounds reach the k-th best, the largest first."""
-        ids = self.lists.triples[rows]
-        bounds = self.bounds(rows, ids)
         wanted = (self.reach(bounds) & (bounds != 0)).nonzero()[:, 0]
         if len(wanted) > FIRST:
             rows, ids, bounds = rows[wanted], ids[wanted], bounds[wanted]
@@ -215,16 +227,12 @@ class _Search:
         tails: Tensor,  # [m]
     ) -> Tensor:  # [m] >= 0
         """What bounds may be lowered by, as the angles between e, and between delta, are known."""
-        less = self.best.new_empty(len(rows))
-        for start in range(0, len(rows), TOGETHER):
-            some = slice(start, start + TOGETHER)
-            found = self.best.new_zeros(len(rows[some]))
-            for i, of_test in enumerate(self.directions):
-                cosines = of_test.cosines(tails[some], self.kept.signs[i][rows[some]])
-                x, y = self.kept.norms[i][rows[some]], self.norms[i]
-                share = (1 - cosines - self.kept.slack).clamp(min=0)
-                found += abs(self.kept.rates[i]) * (share[0] * x[:, FC] * y[FC] + share[1] * x[:, E] * y[E])
-            less[some] = found
+        less = self.best.new_zeros(len(rows))
+        for i, of_test in enumerate(self.directions):
+            angles = of_test.cosines(tails, self.kept.signs[i][rows])
+            x, y = self.kept.norms[i][rows], self.norms[i]
+            share = (1 - self.kept.slack - angles).clamp_(min=0)
+            less += abs(self.kept.rates[i]) * (share[0] * x[:, FC] * y[FC] + share[1] * x[:, E] * y[E])
         return less
 
     def score(
@@ -264,9 +272,12 @@ class _Search:
             if first == 0 or not self.reach(first * total):
                 return
             some = rows[start : start + size].long()
-            ids = self.lists.triples[some]
-            shared = ((ids[:, 0::2] == head) | (ids[:, 0::2] == tail)).any(1)
-            self.visit(some[~shared & ((ids[:, 1] == relation) == of_relation)])
+            some = some[self.reach(bounds := self.bounds_apart(some, parts)).logical_and_(bounds != 0)]
+            ids = self.lists.triples.index_select(0, some)
+            heads, relations, tails = ids.unbind(1)
+            shared = (heads == head) | (heads == tail) | (tails == head) | (tails == tail)
+            apart = (~shared & ((relations == relation) == of_relation)).nonzero()[:, 0]
+            self.visit(some[apart], ids[apart], self.bounds_apart(some[apart], parts))
             start, size = start + size, min(4 * size, LONGEST)
 
     def fill_up(self) -> None:

@@ -180,6 +180,8 @@ def write_triples(
     """Factors, or norms alone, by head and relation, and the lists of them."""
     order = order_by_head_relation(triples)
     ordered = triples[order]
+    if not compact:  # millions of them: half the memory
+        order, ordered = order.int(), ordered.int()
     write = write_factors if compact else write_norms
     norms = [write(writer, i, backend, ordered, advance) for i, backend in enumerate(backends)]
     sizes = len(backends[0].parameters.entity), backends[0].sizes.relations
