@@ -36,7 +36,7 @@ def dense() -> Iterator[None]:
 
 
 def difference(found: TopK, expected: TopK) -> tuple[float, Tensor, Tensor]:
-    """The largest relative difference of scores at equal ranks; of each list that difference, and whether ids differ."""
+    """The largest relative difference of scores at equal ranks; each list's own, and whether its ids differ."""
     exact = expected.scores[:, : found.scores.shape[1]].double()
     each = ((found.scores.double() - exact).abs() / exact.abs().clamp(min=1e-30)).masked_fill(exact == 0, 0).amax(1)
     return float(each.max()), each, (found.indices != expected.indices[:, : found.indices.shape[1]]).any(1)
@@ -70,8 +70,8 @@ def main(
             worst, each, other = difference(found, expected)
             click.echo(
                 f"{precision} {order:10} k {k:3}: {len(chosen)} lists, scores differ by at most {worst:.1e}, "
-                f"{int((each > limit).sum())} lists by more than {limit:g}, {int(other.sum())} lists have other ids at a "
-                f"rank; dense {took:.0f} s, {time.perf_counter() - start:.1f} s {ti.search}"
+                f"{int((each > limit).sum())} lists by more than {limit:g}, {int(other.sum())} lists have other ids "
+                f"at a rank; dense {took:.0f} s, {time.perf_counter() - start:.1f} s {ti.search}"
             )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.measure import machine_line
 
-SECTIONS = ("w1", "w2", "w3", "cold", "index", "w3q", "accurate", "scaling", "ops")
+SECTIONS = ("w1", "w2", "w3", "cold", "index", "w3q", "accurate", "losses", "training", "scaling", "ops")
 Results = dict[str, dict[str, Any]]  # section -> what its JSON file holds
 
 
@@ -230,6 +230,35 @@ def accurate_block(section: dict[str, Any]) -> list[str]:
     ]
 
 
+def losses_block(section: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            row["method"],
+            seconds(row["seconds"]),
+            f"{row['plain_limit_share']:.2f}",
+            memory(row["peak_bytes"]),
+            f"{row['error']:.0e}",
+        ]
+        for row in timed(section)
+    ]
+    gflop = ", ".join(f"{name} {count / 1e9:,.0f}" for name, count in section["flops"].items())
+    return [
+        f"W1: {section['train']:,} training x {section['test']} test triples of {section['graph']}, all",
+        f"layers, float32. GFLOP of the plain limit's products: {gflop}.",
+        "",
+        *table(["scores", "time", "plain limit / time", "peak memory", "worst error"], rows),
+    ]
+
+
+def training_block(section: dict[str, Any]) -> list[str]:
+    rows = [[row["method"], seconds(row["seconds"]), seconds(row["spread"])] for row in timed(section)]
+    return [
+        f"An epoch of 1-N training, d = 200, on {section['train']:,} triples and their inverses; {section['graph']}.",
+        "",
+        *table(["loop", "time", "spread"], rows),
+    ]
+
+
 def scaling_block(scaling: dict[str, Any]) -> list[str]:
     rows = []
     for sweep in scaling["sweeps"]:
@@ -299,6 +328,8 @@ def table_md(results: Results) -> str:
         "index": ("Indexes", index_block),
         "w3q": ("W3q: an index of the biomedical graph", index_block),
         "accurate": ("Accurate scores", accurate_block),
+        "losses": ("Losses of all tails", losses_block),
+        "training": ("Training", training_block),
         "scaling": ("Scaling", scaling_block),
         "ops": ("Operations", ops_block),
     }

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import torch
 
-from bench import accurate, indexes, jobs, processes, scaling
+from bench import accurate, indexes, jobs, losses, processes, scaling, training
 from bench.graphs import BIOMEDICAL, BIOMEDICAL_SMALL, Files, Graph, load_fb15k237
 from bench.measure import machine, machine_line
 from bench.methods import METHODS, Method
@@ -88,7 +88,8 @@ def main(
     Writes <section>.json, table.md, time_by_backend.png and roofline.png. Sections: w1, every method on 32,768
     training x 100 test triples; w2, the top 10 of every test triple of FB15k-237; w3, 18.6 million triples from text
     through `tracin run`; cold, one test triple by a fresh process; index and w3q, questions to indexes; accurate,
-    the accurate method; scaling; ops, each native op.
+    the accurate method; losses, W1 with losses of all tails; training, an epoch beside PyKEEN's; scaling;
+    ops, each native op.
     """
     names = chosen(only, SECTIONS, "--only")
     every = {method.name.replace(", ", "-").replace(" ", "-"): method for method in (*METHODS, *PEERS)}
@@ -134,6 +135,8 @@ def sections(
         "index": lambda: indexes.index_jobs(*fb15k237(), work, quick, report),
         "w3q": lambda: indexes.w3q(quick, work, report),
         "accurate": lambda: accurate.accurate_job(fb15k237()[0], quick, report),
+        "losses": lambda: losses.losses_job(fb15k237()[0], sizes, quick, report),
+        "training": lambda: training.training_job(fb15k237()[0], quick, report),
         "scaling": lambda: scaling.scaling(fb15k237()[0], quick, report),
         "ops": lambda: run_ops(quick),
     }

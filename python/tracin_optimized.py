@@ -22,7 +22,7 @@ from tracin.influence.layers import layer_of, layers_named
 from tracin.influence.top_k import TopK
 from tracin.influence.tracin import TracIn
 from tracin.influence.turns import OneAtATime, in_turn
-from tracin.losses import loss_named
+from tracin.losses import LOSSES
 from tracin.model import ConvE
 from tracin.pykeen import TripleScorer, from_pykeen, is_pykeen
 from tracin.results.writers import Influences, encode, write_influences
@@ -281,7 +281,7 @@ class TracInAnalyzer(OneAtATime):
     @cached_property
     def _job(self) -> backends.Job:
         dtype = PRECISIONS[self._tracin.precision]
-        return backends.Job(self._scorer, self._names, dtype, loss_named(self._tracin.loss))
+        return backends.Job(self._scorer, self._names, dtype, LOSSES[self._tracin.loss])
 
     @cached_property
     def _autograd(self) -> SequentialBackend:

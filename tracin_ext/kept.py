@@ -5,7 +5,7 @@ Sizes: n training triples, Q test triples, K checkpoints, N entities, D embeddin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +17,9 @@ from tracin_ext.lists import lists_of, norm_lists_of
 from tracin_ext.ops import (
     NORM_PARTS,
     FactorTensors,
+    FormTensors,
     ListTensors,
+    ModelTensors,
     PairTensors,
     Tracked,
     bounded_top_k,
@@ -52,14 +54,43 @@ def kept_bytes(
     return size * (len(triples) * triple + pairs * (2 * dim + middle_columns) + heads * head_columns)
 
 
+CERTAIN = 1e30  # minus this added to a score: the loss is linear in it, and w is -1
+
+
+def with_tails_of_their_own(
+    model: ModelTensors,
+    triples: Tensor,  # [n, 3]
+    u: Tensor,  # [n, D]
+) -> tuple[ModelTensors, Tensor]:  # [n, 3]
+    """The model and samples whose derivative by z is u: of tails -u of their own, which are certainly wrong.
+
+    A loss of the scores of any tails is below z that of such a tail.
+    """
+    entities, n = len(model.entity), len(u)
+    bias = model.bias if len(model.bias) else model.entity.new_zeros(entities)
+    own = model._replace(entity=torch.cat([model.entity, -u]), bias=torch.cat([bias, bias.new_full((n,), -CERTAIN)]))
+    tails = torch.arange(entities, entities + n)
+    return own, torch.stack([triples[:, 0], triples[:, 1], tails], 1)
+
+
 def keep(
     backend: NativeBackend,
     triples: Tensor,  # [n, 3] ordered by head and relation
+    u: Tensor | None = None,  # [n, D] derivatives of their losses by z, where those are not softplus(-score)
+    forward_only: bool = False,
 ) -> FactorTensors:
-    """The factors of all of them, without products in bfloat16."""
+    """The factors of all of them, without products in bfloat16.
+
+    With `u`, w and the norms of tail and bias mean nothing.
+    """
     p, (head_columns, middle_columns) = backend.parameters, part_sizes(backend)
     dim, n = p.entity.shape[1], len(triples)
     new = p.conv_weight.new_empty
+    tracked: Collection[str] = () if forward_only else p.tracked
+    has_S = p.M is not None and not forward_only
+    model, halves = backend.for_factors(n)
+    if u is not None:
+        model, triples = with_tails_of_their_own(model, triples, u)
     fresh = (triples[1:, :2] != triples[:-1, :2]).any(1)
     pair = torch.cat([fresh.new_zeros(min(1, n)), fresh]).cumsum(0)
     first = torch.cat([fresh.new_ones(min(1, n)), fresh])
@@ -70,9 +101,9 @@ def keep(
         pair=pair.int(),
         pair_head=pair_head.int(),
         w=new(n),
-        S=new(n, 0 if p.M is None else backend.size_S),
-        c=new(n, dim if "entity" in p.tracked else 0),
-        q=new(n, dim if "relation" in p.tracked else 0),
+        S=new(n, backend.size_S if has_S else 0),
+        c=new(n, dim if "entity" in tracked else 0),
+        q=new(n, dim if "relation" in tracked else 0),
         z=new(pairs, dim),
         un=new(pairs, dim),
         signs=torch.empty(pairs, -(-dim // 32), dtype=torch.int32),
@@ -82,13 +113,12 @@ def keep(
         head_squares=new(heads),
         norms=new(n, NORM_PARTS),
     )
-    model, halves = backend.for_factors(n)
     for start in range(0, n, BLOCK):
         factor_block(
             model,
             backend.sizes,
-            backend.form,
-            backend.tracked,
+            backend.form if has_S else FormTensors(new(0), new(0)),
+            Tracked(*(False for _ in Tracked._fields)) if forward_only else backend.tracked,
             halves,
             factors,
             start,

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.errors import InputError
+from tracin.index.contents import Contents
 from tracin.index.folder import MANIFEST
-from tracin.index.query import Index
+from tracin.influence.fisher import TripleBlock
 from tracin.influence.tracin import TracIn
 from tracin.model import ConvE
 from tracin.pykeen import from_pykeen, is_pykeen
@@ -40,6 +41,7 @@ class Subject:
         labels: what ids are called.
         name: of the model, for people.
         labelled: whether ids have labels, or are shown as numbers.
+        gradients: of an index that has them.
     """
 
     checkpoint: Checkpoint
@@ -48,6 +50,7 @@ class Subject:
     labels: Labels
     name: str
     labelled: bool = True
+    gradients: tuple[TripleBlock, str] | None = None  # of the training triples, for the accurate method; direction
 
     @property
     def model(self) -> Any:
@@ -96,6 +99,8 @@ def open_subject(
     Raises:
         InputError: if there are no training triples, ids exceed the model, or as `load_checkpoint` and `read_triples`.
     """
+    if isinstance(model, str | os.PathLike) and (Path(model) / MANIFEST).is_file():
+        model = Contents(model)
     checkpoint, given, name = _opened(model, train, image, entity_to_id, relation_to_id)
     if given is None:
         raise InputError(
@@ -120,7 +125,8 @@ def open_subject(
     if not len(ids):
         raise InputError("train holds no triples; expected those that the model was trained on", "train")
     more = [rows(some, "known") for some in others]
-    return Subject(checkpoint, ids, torch.cat([ids[:0], *more]), labels, name, labelled)
+    gradients = model.gradients if isinstance(model, Contents) and given is model.train else None
+    return Subject(checkpoint, ids, torch.cat([ids[:0], *more]), labels, name, labelled, gradients)
 
 
 def _opened(
@@ -132,9 +138,7 @@ def _opened(
 ) -> tuple[Checkpoint, Any, str]:
     """The checkpoint with the dictionaries that are known, the training triples or None, and the model's name."""
     given = train
-    if isinstance(model, str | os.PathLike) and (Path(model) / MANIFEST).is_file():
-        model = Index(model)
-    if isinstance(model, Index):
+    if isinstance(model, Contents):
         checkpoint, name = _checkpoint_of(model), model.directory.name
         given = model.train if given is None else given
     elif isinstance(model, str | os.PathLike):
@@ -174,18 +178,22 @@ def scorer(subject: Subject, **arguments: Any) -> TracIn:
     arguments.setdefault("method", "accurate" if isinstance(subject.model, ConvE) else "tracin")
     if arguments["method"] == "accurate":
         arguments = {"samples": SAMPLES, "known": subject.others} | arguments
-    return TracIn(subject.checkpoint, memory_cleanup=False, **arguments)
+    made = TracIn(subject.checkpoint, memory_cleanup=False, **arguments)
+    if subject.gradients is not None:
+        made.take_gradients(subject.train, *subject.gradients)
+    return made
 
 
-def _checkpoint_of(index: Index) -> Checkpoint:
+def _checkpoint_of(index: Contents) -> Checkpoint:
     """What an index was built of."""
-    models = index.tracin.models
+    models = index.models
     if len(models) > 1:
         raise InputError(f"{index.directory} is an index of {len(models)} checkpoints; name one of them", "model")
     labels = index.labels
     entities, relations = (None, None) if labels is None else (labels.entities, labels.relations)
     return Checkpoint(
         models[0],
+        learning_rate=index.facts["learning rates"][0],
         entity_to_id=None if entities is None else _by_label(entities),
         relation_to_id=None if relations is None else _by_label(relations),
         format=f"index {index.directory.name}",

@@ -88,6 +88,34 @@ def test_top_k_is_the_start_of_all(graph: Graph, order: str, top_k: int) -> None
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize(
+    ("flags", "arguments"),
+    [
+        ("--loss ce", {"loss": "ce"}),
+        ("--loss kvsall --label-smoothing pykeen:0.1", {"loss": "kvsall", "label_smoothing": "pykeen:0.1"}),
+        ("--loss margin --margin 2.5 --query score", {"loss": "margin", "margin": 2.5, "query": "score"}),
+        ("--loss ce --method accurate --samples 20", {"loss": "ce", "method": "accurate", "samples": 20}),
+    ],
+)
+def test_losses_over_all_tails(flags: str, arguments: dict[str, object], graph: Graph) -> None:
+    found = graph.json(*flags.split(), "--top-k", "4")
+    ti = graph.tracin(**arguments)
+    top = ti.top_k(graph.train, graph.test, k=4)
+    for record, index, scores in zip(found["results"], top.indices, top.scores, strict=True):
+        triples, values = triples_and_scores(record["top_influences"])
+        assert torch.equal(triples, graph.train[index])
+        torch.testing.assert_close(values, scores)
+    assert found["run"]["loss"] == arguments["loss"]
+    asked = found["run"]["question"]
+    assert (asked["margin"], asked["label_smoothing"]) == (ti.loss_options.margin, ti.loss_options.label_smoothing)
+
+
+def test_a_wrong_label_smoothing_is_named_by_its_flag(graph: Graph) -> None:
+    result = graph.run("--loss", "kvsall", "--label-smoothing", "much")
+    assert result.exit_code != 0
+    assert "--label-smoothing is 'much'; expected a number" in result.stderr
+
+
 def test_top_k_beyond_the_training_set_is_noted(graph: Graph) -> None:
     result = graph.run("--top-k", "1000")
     assert result.exit_code == 0

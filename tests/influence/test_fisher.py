@@ -18,6 +18,7 @@ from tracin.model import ConvE
 BACKENDS = ["factored", *(["native"] if tracin_ext.status()["available"] else [])]
 EMBEDDINGS = ("entity", "relation", "bias")
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
+OVER_TAILS = ("ce", "bce-1n", "kvsall", "margin", "score")
 
 
 def gradient(model: ConvE, loss: Tensor, layers: tuple[str, ...]) -> Tensor:  # [parameters]
@@ -29,15 +30,22 @@ def loss_of(model: ConvE, sample: Tensor, query: str, known: Tensor) -> Tensor:
     """Of one sample (h, row, t), by the plain definition; `known` [m, 3] of rows."""
     head, row, tail = sample.tolist()
     scores = model.score_tails(sample[None, 0], sample[None, 1])[0]
+    softplus = torch.nn.functional.softplus
+    true = {tail} | {int(t) for h, r, t in known.tolist() if h == head and r == row}
+    others = [entity for entity in range(model.num_entities) if entity not in true]
+    if query in ("bce-1n", "kvsall"):
+        ones = {tail} if query == "bce-1n" else true
+        labels = [0.8 if entity in ones else 0.2 / (len(scores) - 1) for entity in range(len(scores))]
+        return sum(y * softplus(-s) + (1 - y) * softplus(s) for y, s in zip(labels, scores, strict=True))
+    if query == "margin":
+        return (0.5 + scores[others] - scores[tail]).clamp(min=0).sum() / max(1, len(others))
     if query == "bce":
         return torch.nn.functional.softplus(-scores[tail])
     if query == "score":
         return -scores[tail]
     if query.startswith("against:"):
         return scores[int(query.partition(":")[2])] - scores[tail]
-    answers = {int(t) for h, r, t in known.tolist() if h == head and r == row and t != tail}
-    left = [entity for entity in range(model.num_entities) if entity not in answers]
-    return scores[left].logsumexp(0) - scores[tail]
+    return scores[sorted({tail, *others})].logsumexp(0) - scores[tail]
 
 
 def dense_scores(
@@ -52,11 +60,15 @@ def dense_scores(
     ridge: float = 1.0,
     seed: int = 0,
     layers: tuple[str, ...] = EMBEDDINGS,
+    loss: str = "bce",
+    also_true: Tensor | None = None,
 ) -> Tensor:  # [Q, n] float64
     wide = by_row(model.double())
-    known = samples_of(model, train, "forward" if query_direction == "forward" else "both").flatten(0, 1)
+    every = train if also_true is None else torch.cat([train, also_true])
+    known = samples_of(model, every, "forward" if query_direction == "forward" else "both").flatten(0, 1)
+    trained = samples_of(model, train, direction).flatten(0, 1)
 
-    def total(triples: Tensor, asked: str, which: str) -> Tensor:  # [n, parameters]
+    def total(triples: Tensor, asked: str, which: str, known: Tensor) -> Tensor:  # [n, parameters]
         samples = samples_of(model, triples, which)
         return torch.stack(
             [
@@ -65,12 +77,12 @@ def dense_scores(
             ]
         )
 
-    a, b = total(train, "bce", direction), total(test, query, query_direction)
+    a, b = total(train, loss, direction, trained), total(test, query, query_direction, known)
     scores = b @ a.T
     if drawn:
         samples = samples_of(model, train, direction).flatten(0, 1)
         chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:drawn]
-        s = torch.stack([gradient(wide, loss_of(wide, x, "bce", known), layers) for x in samples[chosen]])
+        s = torch.stack([gradient(wide, loss_of(wide, x, loss, trained), layers) for x in samples[chosen]])
         inner = s @ s.T
         damped = inner + ridge * inner.diagonal().mean() * torch.eye(len(s), dtype=s.dtype)
         scores -= b @ s.T @ torch.linalg.inv(damped) @ s @ a.T
@@ -127,6 +139,60 @@ def test_scores_are_those_of_dense_gradients(
     found = ti.influence(train, test)
     expected = dense_scores(model, train, test, query, direction, query_direction, normalize, drawn, ridge=0.3, seed=5)
     assert worst(found, expected) <= TOLERANCE[precision] * (10 if drawn and precision == "float32" else 1)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("loss", OVER_TAILS)
+@pytest.mark.parametrize(
+    ("method", "query", "direction", "query_direction", "normalize"),
+    [
+        ("accurate", "ce", "both", "forward", "train"),
+        ("accurate", "bce", "both", "both", "cosine"),
+        ("accurate", "against:3", "forward", "inverse", "none"),
+        ("tracin", None, "both", "both", "train"),
+    ],
+)
+def test_losses_over_all_tails_are_those_of_dense_gradients(
+    method: str,
+    query: str | None,
+    direction: str,
+    query_direction: str,
+    normalize: str,
+    loss: str,
+    backend: str,
+    precision: str,
+) -> None:
+    model, train, test = setting("plain")
+    also_true = test.flip(0) % torch.tensor([model.num_entities, 1, model.num_entities])
+    ti = TracIn(
+        model,
+        1.0,
+        loss,
+        backend=backend,
+        precision=precision,
+        method=method,
+        query=query,
+        direction=direction,
+        query_direction=query_direction,
+        normalize=normalize,
+        samples=17,
+        ridge=0.3,
+        known=also_true,
+        label_smoothing="pykeen:0.2",
+        margin=0.5,
+    )
+    found = ti.influence(train, test)
+    options = {"drawn": 17 if method == "accurate" else 0, "ridge": 0.3, "loss": loss, "also_true": also_true}
+    expected = dense_scores(model, train, test, query or loss, direction, query_direction, normalize, **options)
+    assert worst(found, expected) <= TOLERANCE[precision] * (
+        10 if method == "accurate" and precision == "float32" else 1
+    )
+    terms = ti.breakdown(train, test, torch.arange(len(train)).expand(len(test), -1))
+    assert worst(sum(terms.values()), expected) <= TOLERANCE[precision] * 10
+    asked = {"query": loss, "direction": direction, "query_direction": direction, "loss": loss}
+    squares = dense_scores(model, train, train, **asked).diagonal()
+    assert worst(ti.self_influence(train)[None], squares[None]) <= TOLERANCE[precision]
 
 
 @pytest.mark.parametrize("variant", [*VARIANTS, *EDGES])

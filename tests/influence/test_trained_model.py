@@ -68,3 +68,24 @@ def test_accurate_scores_in_float32(
     with capsys.disabled():
         print(f"\naccurate scores in float32: worst relative error of a test triple {error:.1e}")
     assert error <= 1e-4
+
+
+@pytest.mark.parametrize("loss", ["ce", "kvsall", "margin"])
+@pytest.mark.slow
+def test_losses_over_all_tails_in_float32(
+    trained: tuple[tracin.Checkpoint, Tensor, Tensor], loss: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against autograd in float64, one triple at a time."""
+    checkpoint, train, test = trained
+    tests = test[:3]
+    some = related_and_random(train, tests, 10)
+
+    def influence(**options: str) -> Tensor:
+        ti = TracIn(checkpoint, loss=loss, known=test[3:], **options)
+        return ti.influence(torch.cat([some, train[train[:, 0] == tests[0, 0]]]), tests).double()
+
+    expected, result = influence(backend="sequential", precision="float64"), influence()
+    error = float(((result - expected).norm(dim=1) / expected.norm(dim=1)).max())
+    with capsys.disabled():
+        print(f"\n{loss} in float32: worst relative error of a test triple {error:.1e}")
+    assert error <= 1e-5

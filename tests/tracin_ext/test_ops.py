@@ -194,7 +194,7 @@ def cosines_arguments(count: int = B, dtype: torch.dtype = torch.float32, dim: i
 def table_scores_arguments(count: int = B, queries: int = Q, **of_backend: Any) -> dict[str, Any]:
     native_backend = backend(**of_backend)
     p = native_backend.parameters
-    samples = sample_gradients(native_backend, ordered_triples(count))
+    samples = sample_gradients(native_backend, ordered_triples(count)).own
     new, dim = p.conv_weight.new_empty, p.entity.shape[1]
     return {
         "samples": samples,

@@ -19,10 +19,11 @@ from tracin.cli.train import make_dictionaries
 from tracin.cli.train import train as train_command
 from tracin.errors import InputError
 from tracin.model import ConvE
-from tracin.training.loop import SEEDS_PER_RUN, batch_loss, train
+from tracin.training.loop import SEEDS_PER_RUN, TrainingOptions, batch_loss, train
 from tracin.training.ranking import evaluate
 from tracin.triples.known_tails import KnownTails
 from tracin.triples.read import read_triples
+from tracin_ext.tail_losses import AllTrueTails, Targets
 
 NUM_ENTITIES, NUM_RELATIONS = 9, 2
 SMALL: dict[str, Any] = dict(embedding_dim=12, embedding_height=4, embedding_width=3, output_channels=3, batch_size=4)
@@ -60,8 +61,50 @@ def test_loss_is_that_of_a_loop(label_smoothing: float) -> None:
             true = (head, relation, tail) in facts
             target = (1 - label_smoothing) * true + label_smoothing / NUM_ENTITIES
             total -= target * math.log(probability) + (1 - target) * math.log(1 - probability)
-    loss = batch_loss(model, known, pairs, label_smoothing).item()
+    loss = batch_loss(model, known, pairs, AllTrueTails(Targets.smoothed(label_smoothing, NUM_ENTITIES))).item()
     assert loss == pytest.approx(total / (len(pairs) * NUM_ENTITIES), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["bce-1n", "ce", "margin", "bce"])
+def test_losses_of_triples_are_those_of_a_loop(name: str) -> None:
+    triples = make_triples()
+    torch.manual_seed(1)
+    model = ConvE(NUM_ENTITIES, NUM_RELATIONS, 12, embedding_height=4, embedding_width=3).double().eval()
+    known = KnownTails.of(triples, NUM_ENTITIES, NUM_RELATIONS)
+    pairs, facts = known.pairs()[1::2], {tuple(triple) for triple in triples.tolist()}
+    losses, wrong = [], []
+    for head, relation in pairs.tolist():
+        scores = model(torch.tensor([[head, relation, tail] for tail in range(NUM_ENTITIES)])).tolist()
+        others = [s for tail, s in enumerate(scores) if (head, relation, tail) not in facts]
+        wrong += others
+        for tail, score in enumerate(scores):
+            if (head, relation, tail) not in facts:
+                continue
+            if name == "ce":
+                losses.append(math.log(math.exp(score) + sum(map(math.exp, others))) - score)
+            elif name == "margin":
+                losses.append(sum(max(0, 0.5 + other - score) for other in others) / len(others))
+            elif name == "bce":
+                losses.append(math.log1p(math.exp(-score)))
+            else:
+                y = [0.9 * (t == tail) + 0.1 / NUM_ENTITIES for t in range(NUM_ENTITIES)]
+                each = (math.log1p(math.exp(s)) - target * s for target, s in zip(y, scores, strict=True))
+                losses.append(sum(each) / NUM_ENTITIES)
+    expected = sum(losses) / len(losses)
+    if name == "bce":
+        expected += sum(math.log1p(math.exp(score)) for score in wrong) / len(wrong)
+    loss = TrainingOptions(loss=name, margin=0.5).tail_loss(NUM_ENTITIES)
+    assert batch_loss(model, known, pairs, loss).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["bce-1n", "ce", "margin", "bce"])
+def test_every_loss_learns_and_resumes(name: str, tmp_path: Path) -> None:
+    triples = make_triples()
+    options: dict[str, Any] = SIZES | SMALL | {"loss": name, "learning_rate": 0.01}
+    whole = train(triples, epochs=8, output=tmp_path, every=4, **options)
+    assert whole.losses[-1] < whole.losses[0]
+    again = train(triples, epochs=8, resume_from=tmp_path / "epoch_004.pt", **SIZES)
+    assert_same_weights(whole.model, again.model)
 
 
 @pytest.mark.parametrize("inverse", [True, False])
@@ -169,6 +212,8 @@ def test_checkpoints_hold_what_run_needs(tmp_path: Path) -> None:
         (dict(decay=0.0), "decay is 0.0"),
         (dict(learning_rate=-1.0), "learning_rate is -1.0"),
         (dict(label_smoothing=1.0), "label_smoothing is 1.0"),
+        (dict(loss="score"), "loss is score; expected one of kvsall, bce-1n, ce, margin, bce"),
+        (dict(margin=-0.1), "margin is -0.1; expected at least 0"),
         (dict(hidden_dropout=1.0), "hidden_dropout is 1.0"),
         (dict(embedding_height=5), "embedding_dim 12 is not a multiple"),
         (dict(learn_rate=1.0), r"unknown training options \['learn_rate'\]"),

@@ -24,13 +24,17 @@ ARGUMENTS = "tracin.arguments"  # in Context.meta: the command's name and argume
 
 # Arguments of the library that errors may be about, and the flags that set them.
 FLAGS = {
+    "accurate": "--accurate",
     "backend": "--backend",
     "batch_size": "--batch-size",
     "device": "--device",
     "direction": "--direction",
     "last_layer_names": "--last-layer-names",
+    "label_smoothing": "--label-smoothing",
     "layers": "--num-last-layers",
     "learning_rates": "--learning-rate",
+    "loss": "--loss",
+    "margin": "--margin",
     "memory_limit": "--memory-limit",
     "method": "--method",
     "normalize": "--normalize",

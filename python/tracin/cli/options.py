@@ -20,6 +20,7 @@ from tracin.influence.directions import DIRECTIONS
 from tracin.influence.fisher import NORMALIZE
 from tracin.influence.memory import SIZES, parse_size
 from tracin.influence.questions import METHODS
+from tracin.losses import LOSSES, OVER_TAILS
 from tracin.triples.form import COLUMNS
 from tracin_ext import backends
 from tracin_ext.ops import ORDERS
@@ -303,11 +304,28 @@ class QuestionOptions(Options):
         show_default=True,
         help="accurate: corrected by the damped Fisher matrix of the embeddings; predicts retraining better.",
     )
+    loss: str = option(
+        "--loss",
+        type=click.Choice([*LOSSES, *OVER_TAILS]),
+        default="bce",
+        show_default=True,
+        help="Of a triple in training; all but bce are of the scores of all tails.",
+    )
+    label_smoothing: str = option(
+        "--label-smoothing",
+        metavar="SHARE",
+        default="0",
+        show_default=True,
+        help="Of the losses bce-1n and kvsall; pykeen:SHARE or libkge:SHARE as these understand it.",
+    )
+    margin: float = option(
+        "--margin", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Of the loss margin."
+    )
     query: str | None = option(
         "--query",
         metavar="QUERY",
         help="What is asked: bce, why is the score high; ce, why does it rank there; score; against:TAIL, why not that "
-        "tail.  [default: bce; with --method accurate ce]",
+        "tail.  [default: the loss; with --method accurate ce]",
     )
     direction: str | None = option(
         "--direction",

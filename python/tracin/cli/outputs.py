@@ -182,7 +182,7 @@ def run_of(tracin: TracIn, inputs: Inputs, ranking: RankingOptions, mode: str, n
         "precision": tracin.precision,
         "backend": tracin.backend,
         "loss": tracin.loss,
-        **({} if tracin.question is None else {"question": tracin.asked}),
+        **({"question": tracin.asked} if len(tracin.asked) > 1 else {}),
         "learning_rate": learning_rate_of(tracin, ranking),
         "top_k": ranking.top_k,
         **({} if mode == "self" else {"order": ranking.order}),

@@ -340,8 +340,8 @@ def create(
     asked = computing.question
     if ranks.size > 1 and not plain(asked):
         raise InputError(
-            "on several ranks there are only the influences of --method tracin with its own query, direction and "
-            "normalisation; run in one process"
+            "on several ranks there are only the influences of --method tracin and --loss bce with its own query, "
+            "direction and normalisation; run in one process"
         )
     with warned_once(ranks):
         return TracIn(

@@ -29,7 +29,7 @@ from tracin.cli.options import (
 from tracin.cli.outputs import check_apart, inputs_of
 from tracin.errors import InputError
 from tracin.streams import say, show_text
-from tracin.training.loop import DEFAULT_EPOCHS, WHOLE_OPTIONS, TrainingOptions
+from tracin.training.loop import DEFAULT_EPOCHS, LOSSES, WHOLE_OPTIONS, TrainingOptions
 from tracin.training.loop import train as train_model
 from tracin.training.ranking import evaluate
 from tracin.triples.dictionaries import read_dictionaries
@@ -37,6 +37,7 @@ from tracin.triples.read import make_dictionaries, read_triples
 from tracin.triples.source import Source
 
 DICTIONARY = "Lines label<TAB>id.  [default: the files' labels, sorted]"
+CHOICES = {"stack": STACK, "loss": click.Choice(LOSSES)}
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainingOptions)}
 
 
@@ -47,7 +48,7 @@ def training_option(name: str, help: str) -> Any:
     whole = click.IntRange(min=0 if name == "seed" else 1)
     return option(
         f"{flag}/--no-{flag[2:]}" if isinstance(default, bool) else flag,
-        type=STACK if name == "stack" else whole if name in WHOLE_OPTIONS else type(default),
+        type=CHOICES[name] if name in CHOICES else whole if name in WHOLE_OPTIONS else type(default),
         default=default,
         show_default=True,
         help=help,
@@ -74,6 +75,8 @@ class TrainingFlags(Options):
     batch_size: int = training_option("batch_size", "Distinct (head, relation) of a step.")
     label_smoothing: float = training_option("label_smoothing", "Share of a target spread over all entities.")
     seed: int = training_option("seed", "Of initial weights, order and dropout.")
+    loss: str = training_option("loss", "Of a (head, relation) and all its tails, or of each of its triples.")
+    margin: float = training_option("margin", "Of the loss margin.")
 
     def chosen(self) -> dict[str, Any]:
         """Those that were named on the command line: a run that is resumed has its own."""
@@ -118,7 +121,8 @@ class TrainOptions(Options):
 def train(options: TrainOptions) -> None:
     """Train a ConvE; its checkpoints hold all that `tracin run` needs besides the triples.
 
-    1-N binary cross-entropy over distinct (head, relation) with label smoothing, Adam, exponential decay.
+    Batches of distinct (head, relation), all of whose tails are scored; Adam, exponential decay. The default loss is
+    1-N binary cross-entropy with label smoothing.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)

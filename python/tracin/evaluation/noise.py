@@ -16,9 +16,9 @@ from tracin.evaluation.models import trained
 from tracin.evaluation.outcomes import outcomes
 from tracin.evaluation.scores import Model, tracin_of
 from tracin.evaluation.statistics import Estimate, Ranked, area, auc, counts, precision_at
-from tracin.losses import loss_named
 from tracin.model import inverse_rows
 from tracin.proximity.two_rules import two_rules
+from tracin_ext.losses import bce
 
 ROWS_AT_A_TIME = 1024
 
@@ -124,7 +124,7 @@ def _loss(model: Model, triples: Tensor) -> Tensor:  # [n, 3] -> [n]
     heads, relations, tails = triples.unbind(1)
     hidden = by_row.hidden(heads, relations)
     score = (hidden * by_row.entity(tails)).sum(1)
-    return loss_named("bce")(score if by_row.bias is None else score + by_row.bias[tails])
+    return bce(score if by_row.bias is None else score + by_row.bias[tails])
 
 
 def find_noise(

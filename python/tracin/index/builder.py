@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from tracin.checkpoints.load import Checkpoint
 from tracin.digests import digest, digest_models, digest_of
 from tracin.errors import InputError
+from tracin.index.accurate import gradient_bytes, write_gradients
 from tracin.index.dictionaries import packed_labels
 from tracin.index.folder import DTYPES, Writer, building
+from tracin.influence.layers import layers_of
 from tracin.influence.memory import available_bytes, format_size, parse_size, used_bytes
 from tracin.influence.tracin import TracIn
 from tracin.model import ConvE
@@ -40,6 +42,7 @@ def build(
     layers: str | int | Sequence[str] = "all",
     precision: str = "float32",
     store: str = "compact",
+    accurate: bool = False,
     memory_limit: int | str | None = None,
     progress: bool | None = None,
 ) -> None:
@@ -56,6 +59,8 @@ def build(
         precision: "float32" or "float64".
         store: "compact" also stores what the triples are scored with (1.4 GB for FB15k-237), "norms" computes it again
             for the few triples that bounds leave (30 MB; for graphs of millions of triples).
+        accurate: also store what the accurate method needs of the triples (1.1 GB for FB15k-237), so that
+            `tracin.explain` answers from the index at once; of one checkpoint with all layers.
         memory_limit: as for `TracIn`: what the whole process may take meanwhile.
         progress: True, False, or None for progress bars only on a terminal.
 
@@ -84,7 +89,13 @@ def build(
     triples = made._ids(train, "train")
     with building(Path(directory)) as (writer, facts), progress_stages(progress) as stage, torch.no_grad():
         backends = check_indexable(made, triples)
-        check_memory(backends, triples, None if memory_limit is None else parse_size(memory_limit))
+        if accurate and (len(backends) > 1 or made.frozen or set(made.layers) < set(layers_of(made.models[0]))):
+            raise InputError(
+                "accurate gradients are stored of one checkpoint with all its layers; build without accurate, or so",
+                "accurate",
+            )
+        gradients = gradient_bytes(backends[0].parameters, len(triples)) if accurate else 0
+        check_memory(backends, triples, gradients, None if memory_limit is None else parse_size(memory_limit))
         facts |= facts_of(made, triples, store)
         for name in ("entity", "relation"):
             known = getattr(made._dictionaries, f"{name}_to_id", None)
@@ -97,6 +108,11 @@ def build(
                 writer.add(f"model.{i}.{name}", tensor if known_type else tensor.float())
         advance = stage("building the index", len(triples) * len(backends), "triples")
         write_triples(writer, backends, made.learning_rates, triples, store == "compact", advance)
+        if accurate:
+            (model,), relations = made.models, getattr(made._dictionaries, "relation_to_id", None)
+            assert isinstance(model, ConvE)  # see `check_indexable`
+            advance = stage("gradients for the accurate method", len(triples), "triples")
+            facts["accurate"] = write_gradients(writer, model, relations, triples, precision, advance)
 
 
 def check_indexable(
@@ -125,10 +141,13 @@ def check_indexable(
 def check_memory(
     backends: Sequence[NativeBackend],
     triples: Tensor,  # [n, 3]
+    gradients: int,  # bytes of what is stored for the accurate method
     limit: int | None,
 ) -> None:
     cpu = torch.device("cpu")
-    needed = len(triples) * (LIST_BYTES + len(backends) * NORM_PARTS * backends[0].parameters.conv_weight.itemsize)
+    needed = gradients + len(triples) * (
+        LIST_BYTES + len(backends) * NORM_PARTS * backends[0].parameters.conv_weight.itemsize
+    )
     needed += max(b.triple_bytes + b.test_bytes for b in backends) * BLOCK
     used = used_bytes(cpu)
     if limit is not None and used + needed > limit:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from tracin.digests import digest, digest_models, digest_of
 from tracin.errors import InputError
-from tracin.index.dictionaries import IdOfLabel, LabelOfId
-from tracin.index.folder import REMEDY, open_arrays, read_manifest
+from tracin.index.contents import Contents
 from tracin.influence.top_k import TopK
 from tracin.influence.tracin import TracIn
-from tracin.model import ConvE
-from tracin.triples.labels import Labels
 from tracin_ext.backends.native import NativeBackend
 from tracin_ext.kept import KeptTriples
 from tracin_ext.lists import NormLists
@@ -28,7 +21,7 @@ from tracin_ext.recomputed import RecomputedTriples
 FEW = 128  # tests that are found from norms alone in less time than the factors of all triples take
 
 
-class Index:
+class Index(Contents):
     """An index that `tracin.index.build` or `tracin index build` wrote, open to be asked: milliseconds for a question.
 
     Lists are those of `TracIn.top_k` with the model, triples, layers, precision and learning rates of the index.
@@ -61,12 +54,8 @@ class Index:
         memory_limit: int | str | None = None,
         progress: bool | None = False,
     ) -> None:
-        self.directory = Path(directory)
-        self._facts, self._arrays = _opened(self.directory)
-        facts = self._facts
-        self._labels = [self._label_of_id(name) for name in ("entity", "relation")]
-        self.entity_to_id, self.relation_to_id = (None if each is None else IdOfLabel(each) for each in self._labels)
-        models = [self._model(i, each["config"], each["frozen"]) for i, each in enumerate(facts["models"])]
+        super().__init__(directory)
+        facts, models = self._facts, self.models
         self.tracin = TracIn(
             models,
             facts["learning rates"],
@@ -97,32 +86,10 @@ class Index:
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Index, memory_limit=self.tracin.memory_limit), (self.directory,)
 
-    def __len__(self) -> int:
-        """Training triples."""
-        return int(self._facts["count"])
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What the manifest says of the index."""
-        return {name: value for name, value in self._facts.items() if name not in ("arrays", "folder", "checksum")}
-
-    @property
-    def bytes(self) -> int:
-        """Of all arrays."""
-        return sum(each["bytes"] for each in self._facts["arrays"].values())
-
-    @property
-    def labels(self) -> Labels | None:
-        """What ids are called; None without dictionaries."""
-        entities, relations = self._labels
-        return None if entities is None or relations is None else Labels(entities, relations)
-
     @cached_property
     def train(self) -> Tensor:  # [n_train, 3]
         """The training triples in the order in which they were given; not to be changed."""
-        rows = self._arrays["lists.triples" if "lists.triples" in self._arrays else "factors.0.triples"]
-        train = torch.empty(len(self), 3, dtype=torch.int64)
-        train[self._arrays["lists.numbers"].long()] = rows.long()
+        train = super().train
         self.tracin._known = train, self._known
         return train
 
@@ -150,37 +117,6 @@ class Index:
         """
         return self.tracin.top_k(self.train, test, k, order)
 
-    def verify(self) -> None:
-        """Compares the model, the training triples and the dictionaries with their digests, beyond all checksums.
-
-        Raises:
-            InputError: if they differ.
-        """
-        found: dict[str, str | None] = {
-            "model weights": digest_models(self.tracin.models),
-            "training triples": digest({"": self.train}),
-        }
-        for name, labels in zip(("entity", "relation"), self._labels, strict=True):
-            found[f"{name} labels"] = None if labels is None else digest_of([*labels.values()])
-        for name, value in found.items():
-            if value != self._facts[name]:
-                raise InputError(f"{self.directory}: the {name} are not those it was built of; {REMEDY}")
-
-    def _label_of_id(self, name: str) -> LabelOfId | None:
-        if self._facts[f"{name} labels"] is None:
-            return None
-        return LabelOfId(*(self._arrays[f"{name}.{part}"] for part in ("text", "ends", "sorted")))
-
-    def _model(self, number: int, config: Mapping[str, Any], frozen: list[str]) -> ConvE:
-        with torch.device("meta"):  # no memory and no random numbers for values that the folder's replace
-            model = ConvE(**config)
-        begin = f"model.{number}."
-        state = {name.removeprefix(begin): x for name, x in self._arrays.items() if name.startswith(begin)}
-        model.load_state_dict(state, assign=True)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name not in frozen)
-        return model.eval()
-
     def _stored(self, backends: list[NativeBackend]) -> KeptTriples:
         factors = [
             FactorTensors(*(self._factors(i, name) for name in FactorTensors._fields)) for i in range(len(backends))
@@ -198,14 +134,3 @@ class Index:
         )
         lists = NormLists(*(self._arrays[f"lists.{name}"] for name in NormLists._fields))
         return RecomputedTriples(backends, self._facts["learning rates"], norms, signs, lists, FEW)
-
-
-def _opened(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The manifest and the arrays; of the new index where one takes the place of another meanwhile."""
-    while True:
-        facts = read_manifest(directory)
-        try:
-            return facts, open_arrays(directory, facts)
-        except (InputError, OSError):
-            if read_manifest(directory)["folder"] == facts["folder"]:
-                raise

@@ -25,6 +25,7 @@ from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend
 from tracin_ext.embeddings import (
     Damping,
+    Gradients,
     functional_tables,
     sample_gradients,
     scores_of,
@@ -32,10 +33,12 @@ from tracin_ext.embeddings import (
 )
 from tracin_ext.full_float32 import full_float32
 from tracin_ext.grouping import order_by_head_relation
-from tracin_ext.losses import QUERIES
-from tracin_ext.ops import SampleGradients, Tables
+from tracin_ext.ops import Tables
+from tracin_ext.over_tails import Samples
+from tracin_ext.tail_losses import TailLoss
 
 TABLE_BYTES = 512 << 20  # tables of the questions that are answered together
+RHO_BYTES = 64 << 20  # of derivatives by the scores of all tails, while norms are computed
 NORM_ROWS = 1 << 16  # triples whose norms are computed together; with few, PyTorch's threads mostly meet
 TERMS = ("head", "relation", "tail")  # the training triple's embedding through which it acts
 NORMALIZE = ("none", "train", "cosine")
@@ -45,7 +48,7 @@ NORMALIZE = ("none", "train", "cosine")
 class Question:
     """What is asked about test triples, and of which samples training triples consist."""
 
-    query: str  # one of QUERIES
+    query: str  # one of TAIL_LOSSES, or "against"
     other: int | None  # of "against": the other tail
     direction: str  # of training triples
     query_direction: str  # of test triples
@@ -72,9 +75,10 @@ def dots(
 class TripleBlock:
     """The gradients of n training triples."""
 
-    gradients: SampleGradients  # of s n samples
+    gradients: Gradients  # of s n samples
     place: Tensor  # [s, n] row of each triple's samples
     tracked: frozenset[str]
+    stored_norms: Tensor | None = None  # [n]
 
     def fold(
         self,
@@ -87,13 +91,44 @@ class TripleBlock:
 
     @cached_property
     def norms(self) -> Tensor:  # [n] of the triples' gradients
+        if self.stored_norms is not None:
+            return self.stored_norms
+        if self.gradients.others is not None:
+            return self._norms_over_tails(self.gradients.others)
         squares = self._sample_squares()
         parts = [squares[rows].sum(0) + self._crossed(rows) for rows in self.place.split(NORM_ROWS, 1)]
-        return torch.cat(parts).clamp(min=0).sqrt() if parts else self.gradients.w.new_zeros(0)
+        return torch.cat(parts).clamp(min=0).sqrt() if parts else self.gradients.own.w.new_zeros(0)
+
+    def _norms_over_tails(
+        self,
+        others: Samples,
+    ) -> Tensor:  # [n]
+        """Where the loss is over all tails: a triple's samples meet in every row of the tables."""
+        g, tracked = self.gradients.own, self.tracked
+        bias = float("bias" in tracked)
+        total = g.w.new_zeros(self.place.shape[1])
+        size = max(1, RHO_BYTES // (len(others.p.entity) * g.w.element_size()))
+        for some in torch.arange(len(total), device=total.device).split(size):
+            rows = self.place[:, some]
+            rho = [others.rho(row) for row in rows]
+            heads = [others.triples[row, 0] for row in rows]
+            for i, one in enumerate(rows):
+                for j, other in enumerate(rows):
+                    z = [g.z[g.pair[one]], g.z[g.pair[other]]]
+                    if "entity" in tracked:
+                        total[some] += dots(rho[i], rho[j]) * (dots(*z) + bias)
+                        total[some] += 2 * rho[j].gather(1, heads[i][:, None])[:, 0] * dots(g.c[one], z[1])
+                        total[some] += (heads[i] == heads[j]) * dots(g.c[one], g.c[other])
+                    elif bias:
+                        total[some] += dots(rho[i], rho[j])
+                    if "relation" in tracked:
+                        same = others.triples[one, 1] == others.triples[other, 1]
+                        total[some] += same * dots(g.q[one], g.q[other])
+        return total.clamp(min=0).sqrt()
 
     def _sample_squares(self) -> Tensor:  # [s n]
         """Squared norms at the parts of the embeddings, whether or not two of them are one row."""
-        g = self.gradients
+        g = self.gradients.own
         total = torch.zeros_like(g.w)
         if "entity" in self.tracked:
             total += dots(g.c, g.c) + g.w.square() * dots(g.z, g.z)[g.pair]
@@ -108,7 +143,8 @@ class TripleBlock:
         rows: Tensor,  # [s, m]
     ) -> Tensor:  # [m]
         """What two samples, or the two ends of a loop, add by being at the same rows."""
-        g, total = self.gradients, self.gradients.w.new_zeros(rows.shape[1])
+        g = self.gradients.own
+        total = g.w.new_zeros(rows.shape[1])
         loops = g.triples[rows[0], 0] == g.triples[rows[0], 2]
         if "entity" in self.tracked:
             for one, other in zip(rows[:-1], rows[1:], strict=True):  # one pair, if any
@@ -126,7 +162,7 @@ class TripleBlock:
         rows: Tensor,  # [s, m]
     ) -> Iterator[tuple[Tensor, Tensor]]:  # each [m, D]
         """Each sample's gradients at the triples' heads and tails."""
-        g = self.gradients
+        g = self.gradients.own
         for number, row in enumerate(rows):
             ends = g.c[row], g.w[row, None] * g.z[g.pair[row]]
             yield ends if number == 0 else ends[::-1]
@@ -139,12 +175,22 @@ class EmbeddingScorer:
         model: a ConvE.
         backend: of the model by rows of its relation table, for layers among entity, relation and bias.
         question, correction: what is computed.
+        loss: of training samples; None: softplus(-score).
+        query: of the question.
     """
 
     def __init__(
-        self, model: ConvE, backend: NativeBackend | FactoredBackend, question: Question, correction: Correction
+        self,
+        model: ConvE,
+        backend: NativeBackend | FactoredBackend,
+        question: Question,
+        correction: Correction,
+        loss: TailLoss | None,
+        query: TailLoss,
     ) -> None:
         self.model, self.backend, self.question, self.correction = model, backend, question, correction
+        self.loss, self.query = loss, query
+        self.trained: KnownTails | None = None  # what the loss takes for true
         self.parameters, self.wide = backend.parameters, backend.exact
         self._damping: Damping | None = None
 
@@ -152,7 +198,8 @@ class EmbeddingScorer:
     def triple_bytes(self) -> int:
         """What a training triple's gradients take, and its scores beside them."""
         samples = 2 if self.question.direction == "both" else 1
-        return samples * (3 * self.parameters.entity.shape[1] + 8) * self.parameters.conv_weight.element_size()
+        numbers = (3 if self.loss is None else 5) * self.parameters.entity.shape[1] + 8
+        return samples * numbers * self.parameters.conv_weight.element_size()
 
     @property
     def table_bytes(self) -> int:
@@ -161,21 +208,42 @@ class EmbeddingScorer:
         return 2 * rows * self.parameters.entity.shape[1] * self.parameters.conv_weight.element_size()
 
     def forget(self) -> None:
-        self._damping = None
+        self._damping = self.trained = None
+
+    def learn(
+        self,
+        train: Tensor,  # [n, 3]
+    ) -> None:
+        """What the loss takes for true: the training triples."""
+        if self.loss is not None:
+            rows = samples_of(self.model, train, self.question.direction).flatten(0, 1)
+            self.trained = KnownTails.of(rows, self.model.num_entities, self.model.relation.num_embeddings)
 
     @full_float32()
     def prepare(
         self,
         train: Tensor,  # [n, 3]
+        block: TripleBlock | None = None,  # their gradients, where they are there
     ) -> None:
         """Draws the sample and factorises its matrix."""
         samples = samples_of(self.model, train, self.question.direction).flatten(0, 1)
+        self.learn(train)
         generator = torch.Generator().manual_seed(self.correction.seed)
         chosen = torch.randperm(len(samples), generator=generator)[: self.correction.samples]
         drawn = samples[chosen]
         self._damping = None
         if len(drawn):
-            self._damping = Damping(self.backend, drawn[order_by_head_relation(drawn)], self.correction.ridge)
+            if block is None:
+                gradients = self._gradients(drawn[order_by_head_relation(drawn)])
+            else:
+                gradients = block.gradients.of_rows(block.place.flatten()[chosen].sort().values)
+            self._damping = Damping(gradients, self.parameters.tracked, self.correction.ridge)
+
+    def _gradients(
+        self,
+        samples: Tensor,  # [n, 3] ordered by head and relation
+    ) -> Gradients:
+        return sample_gradients(self.backend, samples, self.loss, self.trained)
 
     @full_float32()
     def block(
@@ -187,7 +255,7 @@ class EmbeddingScorer:
         count, flat = len(samples), samples.flatten(0, 1)
         order = order_by_head_relation(flat)
         place = order.argsort().view(count, -1)
-        return TripleBlock(sample_gradients(self.backend, flat[order]), place, self.parameters.tracked)
+        return TripleBlock(self._gradients(flat[order]), place, self.parameters.tracked)
 
     @full_float32()
     def tables(
@@ -233,10 +301,11 @@ class EmbeddingScorer:
         rows: Tensor,  # [Q, 3]
         known: KnownTails,
     ) -> Tables:
-        query, answers = QUERIES[self.question.query], known.lookup(rows[:, 0], rows[:, 1])
+        position, answers = known.lookup(rows[:, 0], rows[:, 1])
 
         def residual(scores: Tensor) -> Tensor:
-            return query(scores, rows[:, 2].to(scores.device), answers, self.question.other)
+            place = scores.device
+            return self.query.derivative(scores, rows[:, 2].to(place), (position.to(place), answers.to(place)))
 
         return functional_tables(self.parameters, self.wide, rows, residual)
 
@@ -295,12 +364,21 @@ class EmbeddingScores:
         self, scorers: Sequence[EmbeddingScorer], rates: Sequence[float] | None, free: Callable[[], int]
     ) -> None:
         self.scorers, self.rates, self.free = scorers, rates, free
+        self._stored: tuple[Tensor, TripleBlock] | None = None
         if rates is not None and scorers[0].question.normalize == "cosine":
             self.rates = [rate / sum(rates) for rate in rates]
         self.prepared: str | None = None
         self._train: Tensor | None = None
         self._known: KnownTails | None = None
         self._blocks: list[TripleBlock] | None = None  # of each checkpoint, where all fit
+
+    def take(
+        self,
+        train: Tensor,  # [n, 3]
+        block: TripleBlock,
+    ) -> None:
+        """The gradients of training triples that were computed before, for the one checkpoint."""
+        self._stored = train, block
 
     def prepare(
         self,
@@ -315,11 +393,14 @@ class EmbeddingScores:
         turned = "both" if "forward" != self.scorers[0].question.query_direction else "forward"
         rows = samples_of(model, both, turned).flatten(0, 1)
         self._known = KnownTails.of(rows, model.num_entities, model.relation.num_embeddings)
-        for scorer in self.scorers:
-            scorer.prepare(train)
         self._train = train
         self._blocks = None
-        if sum(scorer.triple_bytes for scorer in self.scorers) * len(train) <= self.free() // 2:
+        if self._stored is not None and torch.equal(self._stored[0], train):
+            self._blocks = [self._stored[1]]
+        for scorer in self.scorers:
+            scorer.prepare(train, None if self._blocks is None else self._blocks[0])
+        size = sum(scorer.triple_bytes for scorer in self.scorers)
+        if self._blocks is None and size * len(train) <= self.free() // 2:
             self._blocks = [scorer.block(train) for scorer in self.scorers]
         self.prepared = told
 
@@ -403,6 +484,9 @@ class EmbeddingScores:
         total = torch.zeros(len(triples), dtype=self.scorers[0].parameters.dtype)
         for number, scorer in enumerate(self.scorers):
             size = max(1, self.free() // 4 // scorer.triple_bytes)
+            before = scorer.trained
+            scorer.learn(triples)
             own = [scorer.block(some).norms.square() for some in triples.split(size)]
+            scorer.trained = before
             total += (self.rates[number] if self.rates is not None else 1.0) * torch.cat(own).cpu()
         return total

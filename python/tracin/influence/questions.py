@@ -16,15 +16,17 @@ from tracin.model import ConvE
 from tracin.triples.labels import Dictionaries
 from tracin_ext.backends import Job
 from tracin_ext.embeddings import LAYERS
-from tracin_ext.losses import QUERIES
+from tracin_ext.tail_losses import Against, LossOptions, TailLoss
 
 METHODS = ("tracin", "accurate")
+QUERIES = ("bce", "ce", "score", "against")
 AGAINST = "against"
 EMBEDDINGS = ", ".join(LAYERS)
 
 
 def resolve_question(
     method: str,
+    loss: str,
     query: str | None,
     direction: str | None,
     query_direction: str | None,
@@ -32,7 +34,7 @@ def resolve_question(
     model: Any,
     dictionaries: Dictionaries | None,
 ) -> Question | None:
-    """None: plain TracIn, of the loss of the triple as it stands.
+    """None: plain TracIn, the loss of the triple as it stands for training and test triples.
 
     Raises:
         InputError: for what is unknown, or this model cannot have.
@@ -51,14 +53,14 @@ def resolve_question(
         raise InputError(f"normalize is {normalize!r}; expected one of {', '.join(NORMALIZE)}", "normalize")
     check_direction(direction, "direction", model)
     check_direction(query_direction, "query_direction", model)
-    kind, other = _query(query or ("ce" if accurate else "bce"), model, dictionaries)
+    kind, other = _query(query, model, dictionaries) if query is not None else ("ce" if accurate else loss, None)
     question = Question(kind, other, direction, query_direction, normalize)
-    if method == "tracin" and question == Question("bce", None, "forward", "forward", "none"):
+    if method == "tracin" and question == Question(loss, None, "forward", "forward", "none"):
         return None
     if not isinstance(model, ConvE):
         raise InputError(
             f"a {type(model).__name__} has no gradients at embeddings that are known; only a ConvE takes method "
-            "'accurate', other queries than 'bce', directions and normalised scores",
+            "'accurate', other queries than the loss, directions and normalised scores",
             "method",
         )
     return question
@@ -101,19 +103,17 @@ def layers_at_embeddings(layers: Any, model: Any) -> Any:
     names = [layers] if isinstance(layers, str) else layers
     if isinstance(layers, int) or not set(names) <= set(LAYERS):
         raise InputError(
-            f"layers is {layers!r}; method 'accurate', other queries than 'bce', directions and normalised scores take "
-            f"layers among {EMBEDDINGS}, or 'all' for these",
+            f"layers is {layers!r}; method 'accurate', other queries than the loss, directions and normalised scores "
+            f"take layers among {EMBEDDINGS}, or 'all' for these",
             "layers",
         )
     return layers
 
 
-def without_mixed(precision: str) -> str:
-    """There are no large products that bfloat16 would speed up."""
+def without_mixed(precision: str, what: str) -> str:
+    """There are no large products that bfloat16 would speed up, or none that it would leave exact."""
     if precision == "mixed":
-        warnings.warn(
-            "scores from gradients at embeddings are computed in float32, not in mixed precision", stacklevel=4
-        )
+        warnings.warn(f"{what} are computed in float32, not in mixed precision", stacklevel=4)
         return "float32"
     return precision
 
@@ -127,6 +127,13 @@ def resolve_embedding_backend(asked: str, device: torch.device, job: Job) -> str
             "backend",
         )
     return resolve_backend("factored" if device.type != "cpu" else asked, device, job)
+
+
+def query_of(question: Question, options: LossOptions, num_entities: int) -> TailLoss:
+    """Of which test triples' gradients are taken."""
+    if question.other is not None:
+        return Against(question.other)
+    return options.loss(question.query, num_entities)
 
 
 def told_question(method: str, question: Question, correction: Correction) -> str:

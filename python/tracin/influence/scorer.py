@@ -16,7 +16,7 @@ from tracin.influence import outcomes
 from tracin.influence.arguments import PRECISIONS, check_ranking, check_triples
 from tracin.influence.blocks import Work, attempt
 from tracin.influence.bounded import Kept, Search, keep_factors, reason_against
-from tracin.influence.fisher import Correction, EmbeddingScores, Question
+from tracin.influence.fisher import Correction, EmbeddingScores, Question, TripleBlock
 from tracin.influence.memory import (
     LEAST_BLOCK,
     available_bytes,
@@ -25,10 +25,12 @@ from tracin.influence.memory import (
     tile_and_block,
     used_bytes,
 )
+from tracin.influence.over_tails import teach
 from tracin.influence.passes import Pass
 from tracin.influence.resume import Partial
 from tracin.influence.top_k import TopK
 from tracin.influence.turns import OneAtATime, in_turn
+from tracin.losses import LOSSES
 from tracin.machine import version
 from tracin.model import ConvE
 from tracin.progress import Clock, Stage, progress_stages
@@ -39,6 +41,7 @@ from tracin_ext.backends.factored import PAIR_TERMS, FactoredBackend, pair_terms
 from tracin_ext.full_float32 import full_float32
 from tracin_ext.grouping import order_by_head_relation
 from tracin_ext.ops import merge_top_k
+from tracin_ext.tail_losses import LossOptions
 
 TOGETHER = 256  # test triples whose influences are added up at a time
 
@@ -68,7 +71,8 @@ class Scorer(OneAtATime):
     correction: Correction
     question: Question | None  # None: TracIn as it stands
     _answers: EmbeddingScores | None  # for the question
-    _also_true: Tensor  # [m, 3]
+    _also_true: Tensor = torch.empty(0, 3, dtype=torch.int64)  # [m, 3]
+    loss_options: LossOptions
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_kept": None}
@@ -98,6 +102,7 @@ class Scorer(OneAtATime):
     ) -> Tensor:  # [n_test, n_train]
         """`TracIn.influence` of some of the training triples, of which `warn_of_zeros` has not been told."""
         train, test = self._pair(train, test)
+        teach(self._backends, self.models[0], train, self._also_true)
         dtype = PRECISIONS[self.precision]
         place = place_of_results(self.device, len(test) * len(train) * dtype.itemsize)
         result = torch.empty(len(test), len(train), dtype=dtype, device=place)
@@ -126,6 +131,7 @@ class Scorer(OneAtATime):
         """`TracIn.top_k` of some of the training triples, of which `warn_of_zeros` has not been told."""
         check_ranking(k, order)
         train, test = self._pair(train, test)
+        teach(self._backends, self.models[0], train, self._also_true)
         k = min(k, len(train))
         dtype = PRECISIONS[self.precision]
         indices = torch.full((len(test), k), -1, device=self.device)
@@ -249,6 +255,12 @@ class Scorer(OneAtATime):
             with self._cleaning_up():
                 self._prepare(train)
                 return self._answers.terms(test, index)
+        if self.loss not in LOSSES:
+            raise InputError(
+                f"influences of the loss {self.loss!r} on all layers are not broken down by term; take method "
+                "'accurate', or a direction, whose scores from gradients at the embeddings are",
+                "loss",
+            )
         if not all(isinstance(model, ConvE) for model in self.models):
             raise InputError("only the influences of a ConvE are broken down by term", "model_or_checkpoints")
         distinct, place = index.unique(return_inverse=True)
@@ -395,6 +407,20 @@ class Scorer(OneAtATime):
             with self._timed("training factors"):
                 self._answers.prepare(train, self._also_true, told)
 
+    def take_gradients(
+        self,
+        train: Tensor,  # [n_train, 3]
+        block: TripleBlock,
+        direction: str,
+    ) -> None:
+        """Gradients of training triples that an index holds; without effect where others are asked for."""
+        question = self.question
+        if self._answers is None or question is None or question.direction != direction or self.loss not in LOSSES:
+            return
+        p = self._answers.scorers[0].parameters
+        if len(self.models) == 1 and p.tracked >= block.tracked and p.dtype == block.gradients.own.w.dtype:
+            self._answers.take(train, block)
+
     def _squared_norms(
         self,
         triples: Tensor,  # [n, 3]
@@ -489,13 +515,13 @@ class Scorer(OneAtATime):
             "model weights": digest_models(self.models),
             "training triples": train,
             "learning rates": ", ".join(map(str, self.learning_rates)),
-            "loss": self.loss,
+            "loss": self.loss if self.loss in LOSSES else f"{self.loss} {self.loss_options}",
             "layers": ", ".join(self._counted),
             "precision": self.precision,
             "backend": self._backends[0].label,
             "device": str(self.device),
             "question": "" if self.question is None else f"{self.method} {self.question} {self.correction}",
-            "known triples": "" if self.question is None else digest({"": self._also_true}),
+            "known triples": digest({"": self._also_true}) if len(self._also_true) else "",
         }
 
 

@@ -29,9 +29,11 @@ from tracin.influence.directions import by_row
 from tracin.influence.fisher import EmbeddingScorer, EmbeddingScores
 from tracin.influence.layers import layers_of, select_layers, trainable_parts
 from tracin.influence.memory import parse_size
+from tracin.influence.over_tails import backend_over_tails, over_tails, teach
 from tracin.influence.passes import Pass
 from tracin.influence.questions import (
     layers_at_embeddings,
+    query_of,
     resolve_correction,
     resolve_embedding_backend,
     resolve_question,
@@ -42,7 +44,7 @@ from tracin.influence.resume import Partial
 from tracin.influence.scorer import Scorer
 from tracin.influence.top_k import TopK
 from tracin.influence.turns import in_turn
-from tracin.losses import loss_named
+from tracin.losses import LOSSES, check_loss, resolve_loss_options
 from tracin.machine import resolve_device
 from tracin.model import ConvE
 from tracin.notebook import as_html
@@ -51,6 +53,8 @@ from tracin.pykeen import from_pykeen, is_pykeen
 from tracin_ext.backends import Backend, Job
 from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend
+from tracin_ext.over_tails import SequentialOverTails
+from tracin_ext.tail_losses import TailLoss
 
 
 class TracIn(Scorer):
@@ -75,7 +79,11 @@ class TracIn(Scorer):
             backends vectorized and sequential.
         learning_rates: one for all or one each; None takes the checkpoints' own. One checkpoint that has none gets
             1e-3; of several, each has to have one.
-        loss: "bce", softplus(-score) of the triple.
+        loss: that of a triple in training: "bce", softplus(-score); or one of the scores of all tails: "ce", softmax
+            cross-entropy over its tail and those not known to be true; "bce-1n", binary cross-entropy of all tails
+            with its own as the true one, "kvsall" with all known ones (a triple then stands for all of its head and
+            relation); "margin", mean of max(0, margin + score of a tail not known to be true - its score); or "score",
+            minus the score. Known to be true: the training triples; of test triples also `known`.
         layers: "all"; or names among entity, relation, bn0, conv, bn1, fc, bn2, bias; or an int n, the last n of
             (bn0, conv, bn1, bn2, fc) that the model has: 1 is fc, 2 is bn2 and fc. Of a model that is no ConvE, the
             beginnings of its parameters' names, such as entity_representations.
@@ -104,21 +112,24 @@ class TracIn(Scorer):
             divided by their spread over the training triples, and added up.
         query: what is asked about a test triple: "bce", why is its score high; "ce", why does its tail rank there
             among those not known to be true; "score", the score itself; "against:TAIL" (a label or an id), why its
-            tail and not that one. None: "bce"; in the accurate method "ce".
+            tail and not that one. None: the loss; in the accurate method "ce".
         direction: which samples a training triple is, in a model with inverse relations: "forward" (h, r, t),
             "inverse" (t, inverse of r, h), or "both", their sum. None: "forward"; in the accurate method "both" where
             the model is known to have inverse relations.
         query_direction: the same of test triples. None: as `direction`; in the accurate method "forward".
-            Queries, directions and normalisation other than the defaults of "tracin" take layers among entity,
-            relation, bias ("all": these three).
+            Queries other than the loss, directions and normalisation take layers among entity, relation, bias ("all":
+            these three).
         normalize: "none"; "train", scores are divided by the norm of the training triple's gradient; "cosine", also by
             that of the test triple's (of learning rates only their shares count). None: "none"; in the accurate method
             "train".
         samples: training samples that the Fisher matrix is made of, fewer if there are fewer; 0: no correction.
         ridge: its damping, in mean squared norms of these samples' gradients.
         seed: of the sample.
-        known: further true triples, whose tails "ce" leaves out, as it does those of the training triples; in any form
-            that `influence` takes.
+        known: further true triples, whose tails "ce" leaves out of test triples' losses, as it does those of the
+            training triples; in any form that `influence` takes.
+        label_smoothing: of the losses "bce-1n" and "kvsall": a share, understood as in the ConvE paper, or
+            "pykeen:SHARE", "libkge:SHARE" (also the ConvE program's).
+        margin: of the loss "margin".
 
     Attributes:
         seconds: what the calls so far took, by stage: "training factors", "test factors", "influence",
@@ -160,6 +171,8 @@ class TracIn(Scorer):
         ridge: float = 1.0,
         seed: int = 0,
         known: Any = None,
+        label_smoothing: float | str = 0.0,
+        margin: float = 1.0,
     ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
@@ -173,8 +186,10 @@ class TracIn(Scorer):
         )
         self._dictionaries = shared_dictionaries(given)
         self.method = method
+        self.loss = check_loss(loss)
+        self.loss_options = resolve_loss_options(label_smoothing, margin)
         self.question = resolve_question(
-            method, query, direction, query_direction, normalize, self.models[0], self._dictionaries
+            method, loss, query, direction, query_direction, normalize, self.models[0], self._dictionaries
         )
         self.correction = resolve_correction(method, samples, ridge, seed)
         if self.question is not None:
@@ -190,24 +205,29 @@ class TracIn(Scorer):
         self.cache_test_factors = cache_test_factors
         self.recompute_activations = recompute_activations
         self.memory_cleanup = memory_cleanup
-        self.loss = loss
         self.search = ""
         self._kept = None
         self._answers = None
         self._timed = Clock()
         self.seconds = self._timed.seconds
-        job = Job(self.models[0], self._counted, PRECISIONS[precision], loss_named(loss))
+        over = self._loss_over_tails()
+        job = Job(self.models[0], self._counted, PRECISIONS[precision], LOSSES.get(loss, LOSSES["bce"]))
+        if self.question is not None or loss not in LOSSES:
+            self._also_true = torch.empty(0, 3, dtype=torch.int64) if known is None else self._ids(known, "known")
         if self.question is None:
+            if over is not None:
+                backend = backend_over_tails(backend, self.models[0], loss, self.device)
+                self.precision = without_mixed(precision, f"influences of the loss {loss!r}")
             self.backend = resolve_backend(backend, self.device, job)
-            self._backends = [self._create(model) for model in self.models]
+            self._backends = [self._create(model, over) for model in self.models]
             return
-        self.precision = without_mixed(precision)
+        self.precision = without_mixed(precision, "scores from gradients at embeddings")
         self.backend = resolve_embedding_backend(backend, self.device, job)
         models = [model for model in self.models if isinstance(model, ConvE)]  # all: see `resolve_question`
         self._backends = [self._create(by_row(model)) for model in models]
-        self._also_true = torch.empty(0, 3, dtype=torch.int64) if known is None else self._ids(known, "known")
+        asked = query_of(self.question, self.loss_options, models[0].num_entities)
         scorers = [
-            EmbeddingScorer(model, own, self.question, self.correction)
+            EmbeddingScorer(model, own, self.question, self.correction, over, asked)
             for model, own in zip(models, self._backends, strict=True)
             if isinstance(own, NativeBackend | FactoredBackend)  # both: see `resolve_embedding_backend`
         ]
@@ -215,9 +235,18 @@ class TracIn(Scorer):
             scorers, None if method == "accurate" else self.learning_rates, self._free_bytes
         )
 
-    def _create(self, model: nn.Module) -> Backend:
-        mixed = self.precision == "mixed"
-        job = Job(model, self._counted, PRECISIONS[self.precision], loss_named(self.loss))
+    def _loss_over_tails(self) -> TailLoss | None:
+        """The loss, if it depends on the scores of all tails."""
+        if self.loss in LOSSES:
+            return None
+        entities: Any = self.models[0].num_entities
+        return self.loss_options.loss(self.loss, entities)
+
+    def _create(self, model: nn.Module, over: TailLoss | None = None) -> Backend:
+        mixed, dtype = self.precision == "mixed", PRECISIONS[self.precision]
+        if over is not None and self.backend == "sequential":
+            return SequentialOverTails(model, self._counted, dtype, self.device, over, self.recompute_activations)
+        job = Job(model, self._counted, dtype, LOSSES.get(self.loss, LOSSES["bce"]))
         backend = create_backend(self.backend, self.device, job, mixed, self.recompute_activations)
         if mixed and not getattr(backend, "mixed", False):
             where = f"the {self.backend} backend" if self.backend in AUTOGRAD_BACKENDS else f"this {self.device.type}"
@@ -225,7 +254,7 @@ class TracIn(Scorer):
                 f"mixed precision needs products in bfloat16, which {where} does not have: using float32", stacklevel=4
             )
             self.precision = "float32"
-        return backend
+        return backend if over is None else over_tails(backend, over)
 
     @property
     def description(self) -> str:
@@ -237,16 +266,18 @@ class TracIn(Scorer):
         frozen = f" without the frozen {', '.join(self.frozen)}" if self.frozen else ""
         search = f", top k {self.search}" if self.search else ""
         asked = "" if self.question is None else f", {told_question(self.method, self.question, self.correction)}"
-        runs = f"{self._backends[0].label}, {self.precision}, {layers}{frozen}, {self.device}{threads}{count}"
+        loss = "" if self.loss == "bce" else f"loss {self.loss}, "
+        runs = f"{self._backends[0].label}, {self.precision}, {loss}{layers}{frozen}, {self.device}{threads}{count}"
         return runs + asked + search
 
     @property
     def asked(self) -> dict[str, Any]:
         """Method, query, directions, normalisation and correction, as they were resolved."""
+        options = {} if self.loss == "bce" else {"loss": self.loss, **asdict(self.loss_options)}
         if self.question is None:
-            return {"method": self.method}
+            return {"method": self.method, **options}
         correction = asdict(self.correction) if self.method == "accurate" else {}
-        return {"method": self.method, **asdict(self.question), **correction}
+        return {"method": self.method, **asdict(self.question), **correction, **options}
 
     def __repr__(self) -> str:
         model = self.models[0]
@@ -400,6 +431,7 @@ class TracIn(Scorer):
         train = self._ids(train, "train")
         if self._answers is not None:
             return self._squared_norms(train)
+        teach(self._backends, self.models[0], train, train[:0])
         result = torch.zeros(len(train), dtype=PRECISIONS[self.precision])
 
         def inputs() -> dict[str, str]:

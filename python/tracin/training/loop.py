@@ -1,4 +1,4 @@
-"""Training of a ConvE: 1-N binary cross-entropy over distinct (head, relation), Adam, exponential decay."""
+"""Training of a ConvE: batches of distinct (head, relation), whose every tail is scored; Adam, exponential decay."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tracin.progress import on_a_terminal, progress_bar
 from tracin.training.ranking import Ranking, evaluate
 from tracin.triples.ids import check_ids
 from tracin.triples.known_tails import KnownTails
+from tracin_ext.tail_losses import AllTrueTails, Bce, LossOptions, OneTrueTail, TailLoss
 
 MODEL_OPTIONS = (
     "embedding_dim",
@@ -47,6 +48,7 @@ WHOLE_OPTIONS = (
     "batch_size",
     "seed",
 )
+LOSSES = ("kvsall", "bce-1n", "ce", "margin", "bce")
 DEFAULT_EPOCHS = 60
 SEEDS_PER_RUN = 1_000_003  # epochs of one run and runs of neighbouring seeds draw different numbers
 
@@ -66,8 +68,14 @@ class TrainingOptions:
         learning_rate: Adam's, in the first epoch.
         decay: factor on the learning rate after each epoch.
         batch_size: distinct (head, relation) of a step.
-        label_smoothing: epsilon; the target of a true tail is 1 - epsilon + epsilon / N, of another epsilon / N.
+        label_smoothing: epsilon; the target of a true tail is 1 - epsilon + epsilon / N, of another epsilon / N; of the
+            losses "kvsall" and "bce-1n".
         seed: of initial weights, order and dropout.
+        loss: "kvsall", binary cross-entropy of all N tails of a (head, relation), the known ones true; or the mean over
+            its triples of "bce-1n", the same with one true tail; "ce", softmax cross-entropy over the tail and those
+            not known to be true; "margin", mean of max(0, margin + score of a tail not known to be true - its score);
+            "bce", softplus(-score), and softplus(score) of a tail not known to be true.
+        margin: of the loss "margin".
     """
 
     embedding_dim: int = 64
@@ -86,6 +94,8 @@ class TrainingOptions:
     batch_size: int = 64
     label_smoothing: float = 0.1
     seed: int = 0
+    loss: str = "kvsall"
+    margin: float = 1.0
 
     def __post_init__(self) -> None:
         accepted = {
@@ -96,6 +106,8 @@ class TrainingOptions:
             "decay": (0 < self.decay <= 1, "above 0 and at most 1"),
             "batch_size": (self.batch_size >= 2, "at least 2: batch norm cannot train on a single sample"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
+            "loss": (self.loss in LOSSES, f"one of {', '.join(LOSSES)}"),
+            "margin": (0 <= self.margin < float("inf"), "at least 0"),
         }
         for name in WHOLE_OPTIONS:
             value, least = getattr(self, name), 0 if name == "seed" else 1
@@ -109,6 +121,10 @@ class TrainingOptions:
         """A new ConvE of these sizes, for `num_relations` relations without their inverses."""
         rows = num_relations * (2 if self.inverse else 1)
         return ConvE(num_entities, rows, **{name: getattr(self, name) for name in MODEL_OPTIONS})
+
+    def tail_loss(self, num_entities: int) -> TailLoss:
+        """The loss of a triple."""
+        return LossOptions(self.label_smoothing, margin=self.margin).loss(self.loss, num_entities)
 
     def rate(self, epoch: int) -> float:
         """The learning rate of epoch 1, 2, ..."""
@@ -140,9 +156,11 @@ def train(
     progress: bool | None = None,
     **options: Any,
 ) -> TrainedCheckpoint:
-    """Train a ConvE by 1-N binary cross-entropy over distinct (head, relation), saving checkpoints that can resume.
+    """Train a ConvE on batches of distinct (head, relation), saving checkpoints that can resume.
 
-        loss = mean over the pairs of a batch and all N tails of  BCE(sigmoid(score), (1 - epsilon) y + epsilon / N)
+    The default loss is the mean over the pairs of a batch and all N tails of
+
+        BCE(sigmoid(score), (1 - epsilon) y + epsilon / N)
 
     Args:
         triples: [n, 3] head, relation, tail.
@@ -327,9 +345,9 @@ def _train_epoch(run: _Run, epoch: int, advance: Callable[[int], None]) -> float
     order = torch.randperm(len(run.pairs)).to(run.pairs.device)
     # Whole batches, the rest spread over them: batch norm cannot train on a last batch of one.
     batches = run.pairs[order].tensor_split(max(1, len(order) // run.options.batch_size))
-    total = 0.0
+    total, kind = 0.0, run.options.tail_loss(run.known.num_entities)
     for batch in batches:
-        loss = batch_loss(run.model, run.known, batch, run.options.label_smoothing)
+        loss = batch_loss(run.model, run.known, batch, kind)
         if not loss.isfinite():
             raise InputError(
                 f"the training loss is {loss.item()} in epoch {epoch} at learning rate {run.options.rate(epoch):g}; "
@@ -347,14 +365,22 @@ def batch_loss(
     model: ConvE,
     known: KnownTails,
     pairs: Tensor,  # [B, 2] int64 head, relation
-    label_smoothing: float,
+    loss: TailLoss,
 ) -> Tensor:  # scalar
-    """Mean binary cross-entropy of the scores of every entity as tail of every pair."""
+    """Mean over all triples of these pairs; of binary cross-entropies also over the entities as their tails."""
     heads, relations = pairs.unbind(1)
     scores = model.score_tails(heads, relations)
-    targets = torch.full_like(scores, label_smoothing / known.num_entities)
-    targets[known.lookup(heads, relations)] += 1 - label_smoothing
-    return F.binary_cross_entropy_with_logits(scores, targets)
+    rows, tails = known.lookup(heads, relations)
+    if isinstance(loss, AllTrueTails):
+        targets = torch.full_like(scores, loss.targets.other)
+        targets[rows, tails] = loss.targets.true
+        return F.binary_cross_entropy_with_logits(scores, targets)
+    true = torch.zeros_like(scores, dtype=torch.bool)
+    true[rows, tails] = True
+    mean = loss.loss(scores[rows], tails, true[rows]).mean()
+    if isinstance(loss, OneTrueTail):
+        return mean / known.num_entities
+    return mean + F.softplus(scores[~true]).mean() if isinstance(loss, Bce) and not true.all() else mean
 
 
 def _save(run: _Run, epoch: int) -> None:
