@@ -7,6 +7,7 @@ import re
 import shutil
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.graphs import Files, Graph, Shape, write
+from bench.graphs import BIOMEDICAL, BIOMEDICAL_SMALL, LEARNABLE, LEARNABLE_SMALL, Files, Graph, Shape, write
 from bench.jobs import Report, Row
 from bench.processes import Run, run_process, verify_listed
+from bench.trained import QUICK_STEPS, STEPS, trained_model
 from tracin import load_model
 
 SCORED = re.compile(r"by bounds: ([\d,]+) of [\d,]+ pairs scored, ([\d,]+) bounds")
@@ -46,20 +48,30 @@ def index_jobs(graph: Graph, files: Files, work: Path, quick: bool, report: Repo
     return {"job": "index", "graph": graph.source, "train": len(graph.train), "test": len(graph.test), "rows": rows}
 
 
-def w3q(shape: Shape, work: Path, report: Report) -> dict[str, Any]:
-    """100 questions to an index of norms of the graph of W3."""
-    files = write(shape, work)
-    report(f"W3q: an index of {shape.train} training triples, {shape.test} questions")
+def w3q(quick: bool, work: Path, report: Report) -> dict[str, Any]:
+    """100 questions to an index of norms of the graph of W3: random weights, and some that a graph has shaped."""
+    shape, learnable = (BIOMEDICAL_SMALL, LEARNABLE_SMALL) if quick else (BIOMEDICAL, LEARNABLE)
+    report(f"W3q: indexes of {shape.train} training triples, {shape.test} questions")
+    steps = QUICK_STEPS if quick else STEPS
+    path, mrr = trained_model(learnable, work, steps, report)
+    rows = of_graph(shape, write(shape, work), work, "random weights", report)
+    rows += of_graph(learnable, replace(write(learnable, work), model=path), work, "trained", report)
+    source = f"synthetic, {shape.entities} entities, {shape.relations} relations, dim {shape.dim}"
+    facts = {"train": shape.train, "test": shape.test, "trained_steps": steps, "trained_mrr": mrr}
+    return {"job": "W3q", "graph": source, **facts, "rows": rows}
+
+
+def of_graph(shape: Shape, files: Files, work: Path, weights: str, report: Report) -> list[Row]:
     directory = work / "index-w3"
-    rows = [build(files, directory, "norms", shape.train)]
-    report(describe(rows[-1]))
+    built = build(files, directory, "norms", shape.train)
+    built["method"] += f", {weights}"
+    report(describe(built))
     triples = torch.from_numpy(np.load(files.train.parent / "ids.npy").astype(np.int64))
     train, test = triples[: shape.train], triples[shape.train :]
-    rows.append(ask(directory, work, load_model(files.model), train, test, "W3q", together=True))
-    report(describe(rows[-1]))
+    asked = ask(directory, work, load_model(files.model), train, test, f"W3q, {weights}", together=True)
+    report(describe(asked))
     shutil.rmtree(directory)
-    source = f"synthetic, {shape.entities} entities, {shape.relations} relations, dim {shape.dim}, random weights"
-    return {"job": "W3q", "graph": source, "train": len(train), "test": len(test), "rows": rows}
+    return [built, asked]
 
 
 def build(files: Files, directory: Path, store: str, triples: int) -> Row:

@@ -133,7 +133,7 @@ def sections(
         "w3": lambda: processes.w3(BIOMEDICAL_SMALL if quick else BIOMEDICAL, work, quick, report),
         "cold": lambda: processes.cold_start(*fb15k237(), 1 if quick else 5, report),
         "index": lambda: indexes.index_jobs(*fb15k237(), work, quick, report),
-        "w3q": lambda: indexes.w3q(BIOMEDICAL_SMALL if quick else BIOMEDICAL, work, report),
+        "w3q": lambda: indexes.w3q(quick, work, report),
         "accurate": lambda: accurate.accurate_job(fb15k237()[0], quick, report),
         "losses": lambda: losses.losses_job(fb15k237()[0], sizes, quick, report),
         "training": lambda: training.training_job(fb15k237()[0], quick, report),

@@ -242,11 +242,12 @@ template <typename T>
 void factor_block(const Model<T>&, const Tracked<T>&, const Form<T>&, int64_t first, int64_t B, const Factors<T>&,
                   const Products<T>&, const Parallel&);
 
-// The norms of factors alone.
+// The norms of factors, and the signs of their pairs, alone.
 template <typename T>
 void norm_block(const Model<T>&, const Tracked<T>&, const Form<T>&,
                 const int64_t* triples,  // [B, 3], equal (head, relation) adjacent
                 int64_t B, T* norms,     // [B, norm_parts]
+                int32_t* signs,          // [B, ceil(D / 32)] bit d of a row: whether z[d] > 0
                 const Products<T>&, const Parallel&);
 
 // One checkpoint of pair scores: the factors of both sides, and what both share.
@@ -298,6 +299,22 @@ void bounded_top_k(const PairModel<T>* models, int64_t checkpoints, const PairLi
                    int64_t budget, T* best, int64_t* best_index,  // [Q, k] both
                    int64_t* work,                                 // [Q, work_columns]
                    const Parallel&);
+
+// cosines[i][l] = |cosine| of the angle between direction i and scale_i x_l, where x_l is an entity's row with the
+// numbers left out whose bit is not set: the directions of a test's delta and e, x those of training triples. 1 where
+// a length's square may vanish or overflow.
+template <typename T>
+struct Directions {
+  int64_t D, entities;
+  const T* entity;   // [entities, D]
+  const T* scaled;   // [2, D] directions of length 1, times scale_i
+  const T* squares;  // [2, D] scale_i^2
+};
+template <typename T>
+void cosines(const Directions<T>&, const int32_t* rows,  // [n] of the entity table
+             const int32_t* signs,                       // [n, ceil(D / 32)]
+             int64_t n, T* cosines,                      // [2, n]
+             const Parallel&);
 
 // Gradients at the embeddings alone, of n samples over G pairs; c, q null: not tracked.
 template <typename T>

@@ -131,7 +131,7 @@ void sample_factors(const Tensors& model, const Integers& model_sizes,
 }
 #endif
 
-// On the CPU alone, like the next five.
+// On the CPU alone, like the next six.
 void relation_pixels(const Tensors& model, const Integers& model_sizes,
                      const Tensor& relation_fc,  // [relation_half.P, C, round_up(D, 16)]
                      const Tensor& pixels) {     // [relations, ceil(relation_half.X / 32), D, 32], changed
@@ -203,7 +203,8 @@ void norm_block(const Tensors& model, const Integers& model_sizes, const Tensors
                 const Tensors& halves,
                 const Tensor& triples,  // [B, 3]
                 double S_slack,
-                const Tensor& norms) {  // [B, norm_parts], written
+                const Tensor& norms,    // [B, norm_parts], written
+                const Tensor& signs) {  // [B, ceil(D / 32)], written
   const ModelSizes sizes(model_sizes);
   const Cpu device(norms, sizes.height);
   by_type(norms, [&](auto zero) {
@@ -214,7 +215,8 @@ void norm_block(const Tensors& model, const Integers& model_sizes, const Tensors
     const Tracked<T> on = tracked_with_halves("norm_block", m, tracked, halves, device);
     const Form<T> by = form_of(m, form, S_slack, device);
     T* out = data<T>("norms", norms, device, {B, norm_parts});
-    if (B) device.norm_block(m, on, by, ids, B, out);
+    int32_t* out_signs = data<int32_t>("signs", signs, device, {B, round_up(m.D, 32) / 32});
+    if (B) device.norm_block(m, on, by, ids, B, out, out_signs);
   });
 }
 
@@ -256,6 +258,28 @@ void bounded_top_k(const Tensors& models, const Integers& tracked, const Tensor&
     if (k)
       tracin::bounded_top_k<T>(all.data(), static_cast<int64_t>(all.size()), in, k, static_cast<Order>(order),
                                static_cast<T>(slack), budget, out, out_index, told, on_own_threads);
+  });
+}
+
+void cosines(const Tensor& entity,     // [N, D]
+             const Tensor& rows,       // [n]
+             const Tensor& signs,      // [n, ceil(D / 32)]
+             const Tensor& scaled,     // [2, D]
+             const Tensor& squares,    // [2, D]
+             const Tensor& cosines) {  // [2, n], written
+  const Cpu device(cosines);
+  by_type(cosines, [&](auto zero) {
+    using T = decltype(zero);
+    Directions<T> to = {};
+    int64_t n = 0;
+    to.entity = data<const T>("entity", entity, device, {&to.entities, &to.D});
+    const int32_t* of = data<const int32_t>("rows", rows, device, {&n});
+    const int32_t* passing = data<const int32_t>("signs", signs, device, {n, round_up(to.D, 32) / 32});
+    to.scaled = data<const T>("scaled", scaled, device, {2, to.D});
+    to.squares = data<const T>("squares", squares, device, {2, to.D});
+    T* out = data<T>("cosines", cosines, device, {2, n});
+    check_indices(device, of, n, 0, to.entities, "rows: out of range");
+    tracin::cosines<T>(to, of, passing, n, out, on_own_threads);
   });
 }
 
@@ -338,6 +362,7 @@ void implement_on_cpu(torch::stable::detail::StableLibrary& m) {
   m.impl("norm_block", TORCH_BOX(&norm_block));
   m.impl("pair_scores", TORCH_BOX(&pair_scores));
   m.impl("bounded_top_k", TORCH_BOX(&bounded_top_k));
+  m.impl("cosines", TORCH_BOX(&cosines));
   m.impl("table_scores", TORCH_BOX(&table_scores));
 }
 
@@ -368,11 +393,12 @@ STABLE_TORCH_LIBRARY(tracin_ext, m) {
       "Tensor(a!)[] factors, int first, int count, float S_slack) -> ()");
   m.def(
       "norm_block(Tensor[] model, int[] model_sizes, Tensor[] form, int[] tracked, Tensor[] halves, Tensor triples, "
-      "float S_slack, Tensor(a!) norms) -> ()");
+      "float S_slack, Tensor(a!) norms, Tensor(b!) signs) -> ()");
   m.def("pair_scores(Tensor[] models, int[] tracked, Tensor rates, Tensor pairs, Tensor(a!) scores) -> ()");
   m.def(
       "bounded_top_k(Tensor[] models, int[] tracked, Tensor rates, Tensor[] lists, int order, float slack, int budget, "
       "Tensor(a!) best, Tensor(b!) best_index, Tensor(c!) work) -> ()");
+  m.def("cosines(Tensor entity, Tensor rows, Tensor signs, Tensor scaled, Tensor squares, Tensor(a!) cosines) -> ()");
   m.def("table_scores(Tensor[] samples, Tensor[] tables, Tensor(a!) scores) -> ()");
   m.def("merge_top_k(Tensor scores, Tensor index, int order, Tensor(a!) best, Tensor(b!) best_index) -> ()");
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -128,20 +128,36 @@ def keep(
     return factors
 
 
+class Norms(NamedTuple):
+    """What bounds need of n triples."""
+
+    norms: Tensor  # [n, NORM_PARTS] of their factors
+    signs: Tensor  # [n, ceil(D / 32)] int32, bit d of a row: whether z[d] > 0
+
+
 def norms_of(
     backend: NativeBackend,
-    triples: Tensor,  # [n, 3] ordered by head and relation
+    triples: Tensor,  # [n, 3] integer, ordered by head and relation
     done: Callable[[int], None] = lambda _: None,  # is told of every block
-) -> Tensor:  # [n, NORM_PARTS]
-    """The norms of their factors, which are not kept."""
-    norms = backend.parameters.conv_weight.new_empty(len(triples), NORM_PARTS)
-    model, halves = backend.for_factors(len(triples))
-    for some, of_some in zip(triples.split(BLOCK), norms.split(BLOCK), strict=True):
+) -> Norms:
+    """Without factors in memory."""
+    n, dim = len(triples), backend.parameters.entity.shape[1]
+    norms = backend.parameters.conv_weight.new_empty(n, NORM_PARTS)
+    signs = torch.empty(n, -(-dim // 32), dtype=torch.int32)
+    model, halves = backend.for_factors(n)
+    for some, *written in zip(*(x.split(BLOCK) for x in (triples, norms, signs)), strict=True):
         norm_block(
-            model, backend.sizes, backend.form, backend.tracked, halves, some.contiguous(), backend.S_slack, of_some
+            model,
+            backend.sizes,
+            backend.form,
+            backend.tracked,
+            halves,
+            some.long().contiguous(),
+            backend.S_slack,
+            *written,
         )
         done(len(some))
-    return norms
+    return Norms(norms, signs)
 
 
 def kept_blocks(

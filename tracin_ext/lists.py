@@ -80,7 +80,7 @@ def falling(
     """The largest first, equal ones in their order: numbers that are not negative are sorted as their bits are."""
     if totals.dtype != torch.float32:
         return totals.argsort(descending=True, stable=True)
-    return stable_argsort(torch.iinfo(torch.int32).max - totals.view(torch.int32).long())
+    return stable_argsort(torch.iinfo(torch.int32).max - totals.view(torch.int32))
 
 
 def norm_lists_of(

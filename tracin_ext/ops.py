@@ -337,10 +337,19 @@ def norm_block(
     triples: Tensor,  # [B, 3], equal heads adjacent, and equal (head, relation)
     S_slack: float,
     norms: Tensor,  # [B, NORM_PARTS], written
+    signs: Tensor,  # [B, ceil(D / 32)] int32, written
 ) -> None:
-    """FactorTensors.norms alone. There is no kernel for CUDA."""
+    """FactorTensors.norms, and signs by triple. There is no kernel for CUDA."""
     torch.ops.tracin_ext.norm_block(
-        flat(model), list(model_sizes), list(form), list(map(int, tracked)), flat(halves), triples, S_slack, norms
+        flat(model),
+        list(model_sizes),
+        list(form),
+        list(map(int, tracked)),
+        flat(halves),
+        triples,
+        S_slack,
+        norms,
+        signs,
     )
 
 
@@ -382,6 +391,21 @@ def bounded_top_k(
         best_index,
         work,
     )
+
+
+def cosines(
+    entity: Tensor,  # [N, D]
+    rows: Tensor,  # [n] int32, of entity
+    signs: Tensor,  # [n, ceil(D / 32)] int32: which numbers of a row count
+    scaled: Tensor,  # [2, D] directions of length 1, times their scales
+    squares: Tensor,  # [2, D] squares of the scales
+    cosines: Tensor,  # [2, n], written
+) -> None:
+    """Absolute cosines of the angles between each direction and the rows times its scale; 1 where they are not known.
+
+    There is no kernel for CUDA.
+    """
+    torch.ops.tracin_ext.cosines(entity, rows, signs, scaled, squares, cosines)
 
 
 def table_scores(
@@ -495,8 +519,9 @@ def _norm_block(
     triples: Tensor,
     S_slack: float,
     norms: Tensor,
+    signs: Tensor,
 ) -> None:
-    pass
+    return None
 
 
 @_fake
@@ -517,6 +542,11 @@ def _bounded_top_k(
     best_index: Tensor,
     work: Tensor,
 ) -> None:
+    return None
+
+
+@_fake
+def _cosines(entity: Tensor, rows: Tensor, signs: Tensor, scaled: Tensor, squares: Tensor, cosines: Tensor) -> None:
     return None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tracin_ext.grouping import order_by_head_relation
 from tracin_ext.kept import Sides, keep, numbers_of_pair, slack_of
 from tracin_ext.lists import NormLists
-from tracin_ext.ops import DENSE_PARTS, OUTCOMES, FactorTensors, merge_top_k, pair_scores
+from tracin_ext.ops import DENSE_PARTS, OUTCOMES, FactorTensors, cosines, merge_top_k, pair_scores
 
 if TYPE_CHECKING:
     from tracin_ext.backends.native import NativeBackend
@@ -32,6 +32,7 @@ class RecomputedTriples:
         backends: of the checkpoints.
         rates: their learning rates.
         norms: [n, NORM_PARTS] of each checkpoint, all finite, by row.
+        signs: [n, ceil(D / 32)] int32 of each checkpoint, as `norms_of` gives them.
         lists: of the rows.
         most: test triples that are found so in less time than computing all factors takes.
     """
@@ -44,10 +45,12 @@ class RecomputedTriples:
         backends: Sequence[NativeBackend],
         rates: Sequence[float],
         norms: Sequence[Tensor],  # K of [n, NORM_PARTS]
+        signs: Sequence[Tensor],  # K of [n, ceil(D / 32)]
         lists: NormLists,
         most: int,
     ) -> None:
-        self.backends, self.rates, self.norms, self.lists, self.most = backends, rates, norms, lists, most
+        self.backends, self.rates, self.norms, self.signs = backends, rates, norms, signs
+        self.lists, self.most = lists, most
         self.sides = Sides(backends)
         self.slack, self.numbers_of_pair = slack_of(backends[0]), numbers_of_pair(backends)
 
@@ -78,6 +81,43 @@ class RecomputedTriples:
         return scores, indices, work
 
 
+class _Directions:
+    """Of a test's delta and e: the angles between them and those of training triples, which are E[t] where z > 0."""
+
+    def __init__(self, backend: NativeBackend, of_tests: FactorTensors, row: int) -> None:
+        p = backend.parameters
+        self.entity, dim = p.entity.contiguous(), p.entity.shape[1]
+        scale = backend.model.hidden[4]
+        test = p.entity[of_tests.triples[row, 2]] * _masks(of_tests.signs[of_tests.pair[row], None], dim)[0]
+        self.scaled = torch.stack([_unit(test * scale) * scale, _unit(test)])  # [2, D]
+        self.squares = torch.stack([scale.square(), torch.ones_like(scale)])  # [2, D]
+
+    def cosines(
+        self,
+        tails: Tensor,  # [m]
+        signs: Tensor,  # [m, ceil(D / 32)]
+    ) -> Tensor:  # [2, m] absolute, of delta and of e; 1 where they are not known
+        found = self.scaled.new_empty(2, len(tails))
+        cosines(self.entity, tails.int().contiguous(), signs.contiguous(), self.scaled, self.squares, found)
+        return found
+
+
+def _masks(
+    signs: Tensor,  # [m, ceil(D / 32)]
+    dim: int,
+) -> Tensor:  # [m, D] bool
+    bits = (signs[:, :, None] >> torch.arange(32, dtype=torch.int32)) & 1
+    return bits.flatten(1)[:, :dim].bool()
+
+
+def _unit(
+    x: Tensor,  # [D]
+) -> Tensor:  # [D]
+    """Of length 1, or zero."""
+    largest = x.abs().amax()
+    return torch.zeros_like(x) if largest == 0 else (x / largest) / (x / largest).norm()
+
+
 class _Search:
     """One test triple's list: csrc/cpu/bounded_top_k.cpp, with many rows in place of one."""
 
@@ -87,6 +127,9 @@ class _Search:
         self.kept, self.lists, self.of_tests, self.row = kept, kept.lists, of_tests, row
         self.k, self.order, self.budget = k, order, budget
         self.norms = [each.norms[row] for each in of_tests]
+        self.directions = [
+            _Directions(*each) for each in zip(kept.backends, of_tests, [row] * len(of_tests), strict=True)
+        ]
         self.best = kept.norms[0].new_zeros(1, k)
         self.best_index = torch.full((1, k), -1)
         self.outcome, self.scored, self.compared = "found", 0, 0
@@ -116,7 +159,9 @@ class _Search:
         for entity in {head, tail}:
             parts.append(torch.arange(int(lists.head_from[entity]), int(lists.head_from[entity + 1])))
             parts.append(lists.tail_rows[int(lists.tail_from[entity]) : int(lists.tail_from[entity + 1])].long())
-        self.visit(torch.cat(parts).unique())
+        rows = torch.cat(parts).unique()
+        ids = lists.triples[rows]
+        self.visit(rows, ids, self.bounds(rows, ids))
         of_relation = slice(int(lists.relation_from[relation]), int(lists.relation_from[relation + 1]))
         self.go_through(lists.relation_rows[of_relation], lists.relation_totals[of_relation], DENSE_PARTS + 1, True)
         self.go_through(lists.rows, lists.totals, DENSE_PARTS, False)
@@ -142,13 +187,30 @@ class _Search:
             total += abs(rate) * part
         return total
 
+    def bounds_apart(
+        self,
+        rows: Tensor,  # [m] that share no entity with the test
+        parts: int,  # that count
+    ) -> Tensor:  # [m]
+        self.compared += len(rows)
+        total = self.best.new_zeros(len(rows))
+        for rate, norms, y in zip(self.kept.rates, self.kept.norms, self.norms, strict=True):
+            counted = torch.cat([y[:parts], y.new_zeros(len(y) - parts)])
+            total += abs(rate) * (norms.index_select(0, rows) @ counted)
+        return total
+
     def visit(
         self,
         rows: Tensor,  # [m] distinct, not visited before
+        ids: Tensor,  # [m, 3] theirs
+        bounds: Tensor,  # [m] theirs
     ) -> None:
         """Scores those whose bounds reach the k-th best, the largest first."""
-        bounds = self.bounds(rows, self.lists.triples[rows])
-        wanted = self.reach(bounds) & (bounds != 0)
+        wanted = (self.reach(bounds) & (bounds != 0)).nonzero()[:, 0]
+        if len(wanted) > FIRST:
+            rows, ids, bounds = rows[wanted], ids[wanted], bounds[wanted]
+            bounds -= self.excess(rows, ids[:, 2])
+            wanted = self.reach(bounds).nonzero()[:, 0]
         bounds, by_bound = bounds[wanted].sort(descending=True)
         rows = rows[wanted][by_bound]
         start, size = 0, max(FIRST, self.k)
@@ -158,6 +220,20 @@ class _Search:
                 return
             self.score(some)
             start, size = start + size, 2 * size
+
+    def excess(
+        self,
+        rows: Tensor,  # [m]
+        tails: Tensor,  # [m]
+    ) -> Tensor:  # [m] >= 0
+        """What bounds may be lowered by, as the angles between e, and between delta, are known."""
+        less = self.best.new_zeros(len(rows))
+        for i, of_test in enumerate(self.directions):
+            angles = of_test.cosines(tails, self.kept.signs[i][rows])
+            x, y = self.kept.norms[i][rows], self.norms[i]
+            share = (1 - self.kept.slack - angles).clamp_(min=0)
+            less += abs(self.kept.rates[i]) * (share[0] * x[:, FC] * y[FC] + share[1] * x[:, E] * y[E])
+        return less
 
     def score(
         self,
@@ -196,9 +272,12 @@ class _Search:
             if first == 0 or not self.reach(first * total):
                 return
             some = rows[start : start + size].long()
-            ids = self.lists.triples[some]
-            shared = ((ids[:, 0::2] == head) | (ids[:, 0::2] == tail)).any(1)
-            self.visit(some[~shared & ((ids[:, 1] == relation) == of_relation)])
+            some = some[self.reach(bounds := self.bounds_apart(some, parts)).logical_and_(bounds != 0)]
+            ids = self.lists.triples.index_select(0, some)
+            heads, relations, tails = ids.unbind(1)
+            shared = (heads == head) | (heads == tail) | (tails == head) | (tails == tail)
+            apart = (~shared & ((relations == relation) == of_relation)).nonzero()[:, 0]
+            self.visit(some[apart], ids[apart], self.bounds_apart(some[apart], parts))
             start, size = start + size, min(4 * size, LONGEST)
 
     def fill_up(self) -> None:

@@ -94,20 +94,26 @@ void factor_block(const Model<T>& m, const Tracked<T>& on, const Form<T>& form, 
 
 template <typename T>
 void norm_block(const Model<T>& m, const Tracked<T>& on, const Form<T>& form, const int64_t* triples, int64_t B,
-                T* norms, const Products<T>& products, const Parallel& parallel) {
+                T* norms, int32_t* signs, const Products<T>& products, const Parallel& parallel) {
   thread_local Block<T> block;
   Block<T>& b = block;
+  const int64_t words = round_up(m.D, 32) / 32;
   compute<T>(m, on, form, nullptr, triples, B, products, parallel, b);
   parallel(cpu::panels(B), [&](int64_t g) {
     const Range r = {g * lanes, std::min(lanes, B - g * lanes)};
     norms_of(m, on, form, b, r, norms + r.first * norm_parts);
+    for (int64_t i = r.first; i < r.first + r.n; ++i)
+      if (i > r.first && b.pair[i] == b.pair[i - 1])
+        std::copy_n(signs + (i - 1) * words, words, signs + i * words);
+      else
+        cpu::signs_of(b.z.data() + b.pair[i] * m.D, m.D, signs + i * words);
   });
 }
 
 #define TRACIN_FOR(T)                                                                                                 \
   template void factor_block(const Model<T>&, const Tracked<T>&, const Form<T>&, int64_t, int64_t, const Factors<T>&, \
                              const Products<T>&, const Parallel&);                                                    \
-  template void norm_block(const Model<T>&, const Tracked<T>&, const Form<T>&, const int64_t*, int64_t, T*,           \
+  template void norm_block(const Model<T>&, const Tracked<T>&, const Form<T>&, const int64_t*, int64_t, T*, int32_t*, \
                            const Products<T>&, const Parallel&);
 TRACIN_FOR(float)
 TRACIN_FOR(double)

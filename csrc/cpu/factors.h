@@ -61,6 +61,13 @@ struct Kept {
   bool new_pair(int64_t i) const { return !i || pair[i] != pair[i - 1]; }
 };
 
+// Bits of z [D], a word for 32: whether ReLU let through.
+template <typename T>
+void signs_of(const T* z, int64_t D, int32_t* signs) {
+  std::fill_n(signs, round_up(D, 32) / 32, 0);
+  for (int64_t d = 0; d < D; ++d) signs[d / 32] |= static_cast<int32_t>(uint32_t(passes(z[d])) << (d % 32));
+}
+
 // What of the factors is needed.
 template <typename T>
 struct Wanted {

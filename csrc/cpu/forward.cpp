@@ -84,9 +84,7 @@ void keep_pairs(const Kept<T>& kept, const Block<T>& b, Range r, const T* un, co
     const int64_t slot = b.pair[i], row = kept.pair[i];
     std::copy_n(un + (slot - r.first) * b.D, b.D, kept.to.un + row * b.D);
     const T* z = std::copy_n(b.z.data() + slot * b.D, b.D, kept.to.z + row * b.D) - b.D;
-    int32_t* signs = kept.to.signs + row * round_up(b.D, 32) / 32;
-    std::fill_n(signs, round_up(b.D, 32) / 32, 0);
-    for (int64_t d = 0; d < b.D; ++d) signs[d / 32] |= static_cast<int32_t>(uint32_t(passes(z[d])) << (d % 32));
+    signs_of(z, b.D, kept.to.signs + row * round_up(b.D, 32) / 32);
     kept.to.middle_squares[row] = middle_squares[slot - r.first];
   }
 }

@@ -69,6 +69,9 @@ struct Loops {
   void (*pair_sums)(const T* entity, const int32_t* signs, const T* e, const T* e_scaled, int64_t D, T* sums);
   // sum over d whose bit is set of entity[d] un[d] e_un[d]
   T (*pair_un)(const T* entity, const int32_t* signs, const T* un, const T* e_un, int64_t D);
+  // Of an entity's numbers whose bit is set: sums[i] of their products with row i of scaled [2, D], sums[2 + i] of
+  // their squares' with row i of squares [2, D].
+  void (*angle_sums)(const T* entity, const int32_t* signs, const T* scaled, const T* squares, int64_t D, T* sums);
   // squares[lane] += the sum of (scale[lane] x)^2 over the rows of a panel, in double
   void (*scaled_squares)(const T* panel, int64_t rows, const double* scale, double* squares);
   // The same of S^T M S + slack |S|^2; space [2 (J + 1)][32].

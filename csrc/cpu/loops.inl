@@ -460,6 +460,30 @@ T pair_un(const T* entity, const int32_t* signs, const T* un, const T* e_un, int
 }
 
 template <typename T>
+void angle_sums(const T* entity, const int32_t* signs, const T* scaled, const T* squares, int64_t D, T* sums) {
+  Vec<T> sum[4] = {};
+  int64_t d = 0;
+  for (; d + L<T> <= D; d += L<T>) {
+    const Vec<T> x = chosen(entity, signs, d);
+    for (int i = 0; i < 2; ++i) {
+      sum[i] += x * at(scaled + i * D + d).value;
+      sum[2 + i] += x * x * at(squares + i * D + d).value;
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    sums[i] = 0;
+    for (int64_t l = 0; l < L<T>; ++l) sums[i] += sum[i][l];
+  }
+  for (; d < D; ++d) {
+    const T x = chosen_one(entity, signs, d);
+    for (int i = 0; i < 2; ++i) {
+      sums[i] += x * scaled[i * D + d];
+      sums[2 + i] += x * x * squares[i * D + d];
+    }
+  }
+}
+
+template <typename T>
 void scaled_squares(const T* panel, int64_t rows, const double* scale, double* squares) {
   double sum[lanes] = {};
   for (int64_t d = 0; d < rows; ++d)
@@ -528,11 +552,11 @@ void bounds(const T* norms, int64_t stride, int64_t parts, const T* test, int64_
 }
 
 template <typename T>
-constexpr Loops<T> table = {multiply<T>,        gather_images<T>,  convolve<T>,       add_squares<T>,  statistics<T>,
-                            pixel_gradients<T>, pixel_jacobian<T>, to_rows<T>,        to_panel<T>,     add<T>,
-                            normalise<T>,       loss<T>,           add_halves<T>,     combine<T>,      dot<T>,
-                            pair_sums<T>,       pair_un<T>,        scaled_squares<T>, form_squares<T>, row_square<T>,
-                            bounds<T>};
+constexpr Loops<T> table = {multiply<T>,        gather_images<T>,  convolve<T>,   add_squares<T>,    statistics<T>,
+                            pixel_gradients<T>, pixel_jacobian<T>, to_rows<T>,    to_panel<T>,       add<T>,
+                            normalise<T>,       loss<T>,           add_halves<T>, combine<T>,        dot<T>,
+                            pair_sums<T>,       pair_un<T>,        angle_sums<T>, scaled_squares<T>, form_squares<T>,
+                            row_square<T>,      bounds<T>};
 }  // namespace
 
 extern const Loops<float> float_loops;

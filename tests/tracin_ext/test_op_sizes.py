@@ -28,7 +28,7 @@ EXTREMES = (
 )  # fmt: skip
 PAIRS = 300  # calls with two changes, of each op and variant
 VARIANTS = ("plain", "kernel larger than an embedding", "no window sees both halves")
-WRITTEN = ("scores", "u", "v", "jacobians", "best", "best_index", "norms")
+WRITTEN = ("scores", "u", "v", "jacobians", "best", "best_index", "norms", "signs", "cosines")
 
 Place = tuple[str, int | None]  # an argument, and of a list the item
 

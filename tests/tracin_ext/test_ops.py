@@ -146,6 +146,7 @@ def norm_block_arguments(count: int = B, **of_backend: Any) -> dict[str, Any]:
         "triples": ordered_triples(count),
         "S_slack": 1e-6,
         "norms": native_backend.parameters.conv_weight.new_zeros(count, ops.NORM_PARTS),
+        "signs": torch.zeros(count, -(-native_backend.parameters.entity.shape[1] // 32), dtype=torch.int32),
     }
 
 
@@ -176,6 +177,17 @@ def bounded_top_k_arguments(
         "best": arguments["scores"].new_zeros(tests, min(k, count)),
         "best_index": torch.full((tests, min(k, count)), -1),
         "work": torch.zeros(tests, 4, dtype=torch.int64),
+    }
+
+
+def cosines_arguments(count: int = B, dtype: torch.dtype = torch.float32, dim: int = 37) -> dict[str, Any]:
+    return {
+        "entity": torch.randn(5, dim, dtype=dtype),
+        "rows": torch.randint(5, (count,), dtype=torch.int32),
+        "signs": torch.randint(-(2**31), 2**31, (count, -(-dim // 32)), dtype=torch.int32),
+        "scaled": torch.randn(2, dim, dtype=dtype),
+        "squares": torch.rand(2, dim, dtype=dtype),
+        "cosines": torch.zeros(2, count, dtype=dtype),
     }
 
 
@@ -268,6 +280,13 @@ SAMPLES: dict[str, Callable[[str], list[dict[str, Any]]]] = {
         bounded_top_k_arguments(k=0),
         bounded_top_k_arguments(k=100, order=2),
     ],
+    "cosines": lambda _: [
+        *(
+            cosines_arguments(count, dtype, dim)
+            for dtype in (torch.float32, torch.float64)
+            for count, dim in ((0, 8), (1, 1), (7, 32), (9, 64), (5000, 33))
+        ),
+    ],
     "table_scores": lambda device: [
         *block_samples(table_scores_arguments, device),
         table_scores_arguments(queries=0),
@@ -291,12 +310,13 @@ ARGUMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "norm_block": norm_block_arguments,
     "pair_scores": pair_scores_arguments,
     "bounded_top_k": bounded_top_k_arguments,
+    "cosines": cosines_arguments,
     "table_scores": table_scores_arguments,
     "sample_factors": sample_factors_arguments,
     "merge_top_k": merge_top_k_arguments,
 }
 CPU_ONLY = {"relation_tables", "relation_pixels", "factor_block", "norm_block"}
-CPU_ONLY |= {"pair_scores", "bounded_top_k", "table_scores"}
+CPU_ONLY |= {"pair_scores", "bounded_top_k", "cosines", "table_scores"}
 
 
 def change(**fields: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -433,6 +453,13 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("factor_block", "form", change(blocks=lambda x: x[:0]), "form: rows need blocks"),
     ("factor_block", "form", lambda x: [x.blocks], r"form: wrong number of tensors \(1\)"),
     ("factor_block", "S_slack", put(-1.0), "S_slack must not be negative"),
+    ("cosines", "rows", lambda x: x + 5, "rows: out of range"),
+    ("cosines", "rows", lambda x: x - 5, "rows: out of range"),
+    ("cosines", "signs", lambda x: x[:, 1:].contiguous(), "signs has the wrong shape"),
+    ("cosines", "scaled", lambda x: x[1:], "scaled has the wrong shape"),
+    ("cosines", "squares", lambda x: x[:, 1:].contiguous(), "squares has the wrong shape"),
+    ("cosines", "entity", lambda x: x.double(), "entity has the wrong dtype"),
+    ("cosines", "cosines", lambda x: x[:1], "cosines has the wrong shape"),
     ("norm_block", "form", change(blocks=lambda x: x[1:]), "blocks has the wrong shape"),
     ("norm_block", "form", change(blocks=lambda x: x[:0]), "form: rows need blocks"),
     ("norm_block", "form", put([]), r"form: wrong number of tensors \(0\)"),
@@ -441,6 +468,8 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("norm_block", "triples", put(torch.zeros(B, 2, dtype=torch.int64)), "triples has the wrong shape"),
     ("norm_block", "norms", put(torch.zeros(B, ops.NORM_PARTS + 1)), "norms has the wrong shape"),
     ("norm_block", "norms", put(torch.zeros(B, ops.NORM_PARTS, dtype=torch.float64)), "wrong dtype"),
+    ("norm_block", "signs", put(torch.zeros(B, 2, dtype=torch.int32)), "signs has the wrong shape"),
+    ("norm_block", "signs", put(torch.zeros(B, 1)), "signs has the wrong dtype"),
     ("norm_block", "tracked", put([1] * 6), r"tracked: wrong number of integers \(6\)"),
     ("norm_block", "model", change(relation_u=lambda x: x[:0]), "relation_u is missing"),
     ("norm_block", "halves", change(head_fc=lambda x: x[:0]), "head_fc or relation_fc is missing"),

@@ -198,6 +198,8 @@ def write_triples(
     """Factors, or norms alone, by head and relation, and the lists of them."""
     order = order_by_head_relation(triples)
     ordered = triples[order]
+    if not compact:  # millions of them: half the memory
+        order, ordered = order.int(), ordered.int()
     write = write_factors if compact else write_norms
     norms = [write(writer, i, backend, ordered, advance) for i, backend in enumerate(backends)]
     sizes = len(backends[0].parameters.entity), backends[0].sizes.relations
@@ -212,10 +214,11 @@ def write_norms(
     ordered: Tensor,  # [n, 3]
     advance: Any,
 ) -> Tensor:  # [n, NORM_PARTS]
-    norms = norms_of(backend, ordered, advance)
-    check_finite(norms)
-    writer.add(f"factors.{number}.norms", norms)
-    return norms
+    found = norms_of(backend, ordered, advance)
+    check_finite(found.norms)
+    writer.add(f"factors.{number}.norms", found.norms)
+    writer.add(f"factors.{number}.passing", found.signs)
+    return found.norms
 
 
 def write_factors(

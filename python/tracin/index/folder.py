@@ -31,7 +31,7 @@ from tracin.files import LOCK, locked, remove_parts, replacing, saying_which_is_
 from tracin.machine import version
 
 MANIFEST = "manifest.json"
-FORMAT, VERSION = "tracin-index", 1
+FORMAT, VERSION = "tracin-index", 2
 ARRAYS = re.compile(r"arrays-\d+-[0-9a-f]{16}")
 NAME = re.compile(r"[a-z0-9_.]{1,100}", re.IGNORECASE)
 PIECE = 32 << 20  # bytes of a file under one checksum, so that threads share a file

@@ -129,6 +129,8 @@ class Index(Contents):
         return self._arrays[own if own in self._arrays else f"factors.0.{name}"]
 
     def _recomputed(self, backends: list[NativeBackend]) -> RecomputedTriples:
-        norms = [self._arrays[f"factors.{i}.norms"] for i in range(len(backends))]
+        norms, signs = (
+            [self._arrays[f"factors.{i}.{name}"] for i in range(len(backends))] for name in ("norms", "passing")
+        )
         lists = NormLists(*(self._arrays[f"lists.{name}"] for name in NormLists._fields))
-        return RecomputedTriples(backends, self._facts["learning rates"], norms, lists, FEW)
+        return RecomputedTriples(backends, self._facts["learning rates"], norms, signs, lists, FEW)
