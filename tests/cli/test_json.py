@@ -37,9 +37,11 @@ CALLS: dict[str, tuple[str, ...]] = {
     "evaluate noise": (*EVALUATE, "--share", "0.1"),
     "evaluate audit": (*EVALUATE, "--share", "0.1", "--share", "0", "--at", "3"),
     "evaluate deletion": (*EVALUATE, "--epochs", "60", "--score", "random", "--remove", "1", "--queries", "2"),
+    "evaluate necessary": (*EVALUATE, "--epochs", "60", "--score", "accurate", "--max-size", "1", "--queries", "2"),
     "evaluate sanity": (*EVALUATE, "--score", "two-rules"),
 }
-SLOW = {"train", "evaluate audit", "evaluate lds", "evaluate noise", "evaluate deletion", "evaluate sanity"}
+SLOW = {"train", "evaluate audit", "evaluate lds", "evaluate noise", "evaluate deletion"}
+SLOW |= {"evaluate necessary", "evaluate sanity"}
 
 
 @pytest.fixture

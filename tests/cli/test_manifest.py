@@ -268,10 +268,10 @@ def test_a_command_that_fails_leaves_no_manifest_of_what_it_wrote(
     explained("why.json", "why.html")
     save = tracin.explanation.answer.save_all  # type: ignore[attr-defined]
 
-    def failing(found: Any, path: Path, csv_safe: bool) -> None:
+    def failing(found: Any, path: Path, *rest: Any) -> None:
         if path.suffix == ".html":
             raise KeyboardInterrupt
-        save(found, path, csv_safe)
+        save(found, path, *rest)
 
     monkeypatch.setattr("tracin.cli.explain.save_all", failing)
     arguments = ("explain", "model.pt", *TRIPLE, *FILES, "--top-k", "1", "-o", "why.json", "-o", "why.html")

@@ -147,13 +147,15 @@ def test_norms_alone_are_those_of_kept_factors_and_of_autograd(variant: str) -> 
     for layers in ({name.split(".")[0] for name, _ in model.named_parameters()}, {"bn0", "entity"}, {"conv", "bias"}):
         chosen = tuple(layers & set(layers_of(model)))
         exact = SequentialBackend(model, chosen, torch.float64, CPU, bce).self_influence(train, 1.0)
-        for dtype, tolerance in ((torch.float32, 1e-3), (torch.float64, 1e-11)):  # the slack of S, rounded up
+        for dtype, tolerance in ((torch.float32, 2e-2), (torch.float64, 1e-10)):  # the slack of S
             backend = NativeBackend(model, chosen, dtype, CPU)
             norms, signs = norms_of(backend, train)
             kept = keep(backend, train)
             torch.testing.assert_close(norms, kept.norms, rtol=0, atol=0)
             assert torch.equal(signs, kept.signs[kept.pair])
-            torch.testing.assert_close(norms.double().square().sum(1), exact, rtol=tolerance, atol=0)
+            squares = norms.double().square().sum(1)
+            torch.testing.assert_close(squares, exact, rtol=tolerance, atol=0)
+            assert (squares >= exact * (1 - tolerance / 1e4)).all()  # they are bounds
 
 
 def test_norms_of_no_triple() -> None:
