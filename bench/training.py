@@ -16,7 +16,7 @@ from bench.graphs import Graph
 from bench.jobs import Report, Row
 from tracin.training.loop import train
 
-TRIPLES = 20_000  # of the training triples, all entities
+TRIPLES = 4_000  # of the training triples, all entities
 DROPOUT = {"input_dropout": 0.2, "feature_dropout": 0.2, "hidden_dropout": 0.3}
 BATCH, RATE, SMOOTHING = 128, 0.003, 0.1
 SHAPE = {"embedding_dim": 200, "embedding_height": 20, "embedding_width": 10, "output_channels": 32}
