@@ -16,12 +16,14 @@ from tracin_ext.grouping import order_by_head_relation
 from tracin_ext.kept import Sides, keep, numbers_of_pair, slack_of
 from tracin_ext.lists import NormLists
 from tracin_ext.ops import DENSE_PARTS, OUTCOMES, FactorTensors, cosines, merge_top_k, pair_scores
+from tracin_ext.threads import each_in_a_thread
 
 if TYPE_CHECKING:
     from tracin_ext.backends.native import NativeBackend
 
 FIRST = 64  # triples that are scored before a threshold is known; as many again and more where it leaves them
 STRETCH, LONGEST = 1024, 1 << 18  # entries of a list that are looked at together, at first and at most
+PAIRS_OF_DIMENSION = 12.5
 S, FC, E, E_UN, RELATION, HEAD, TAIL, BIAS = range(8)  # columns of norms
 
 
@@ -38,7 +40,6 @@ class RecomputedTriples:
     """
 
     finite = True
-    alone = 2500  # pairs in blocks that take as long as one whose triple's factors are computed for it
 
     def __init__(
         self,
@@ -51,6 +52,8 @@ class RecomputedTriples:
     ) -> None:
         self.backends, self.rates, self.norms, self.signs = backends, rates, norms, signs
         self.lists, self.most = lists, most
+        # Pairs in blocks that take as long as one whose triple's factors are computed for it: 400 of W3, 2,500 of W2.
+        self.alone = round(PAIRS_OF_DIMENSION * backends[0].parameters.entity.shape[1])
         self.sides = Sides(backends)
         self.slack, self.numbers_of_pair = slack_of(backends[0]), numbers_of_pair(backends)
 
@@ -73,9 +76,13 @@ class RecomputedTriples:
         of_tests = self.sides.of_tests(ordered)
         scores = self.norms[0].new_empty(len(tests), k)
         indices, work = torch.full((len(tests), k), -1), torch.zeros(len(tests), 4, dtype=torch.int64)
-        for row, at in enumerate(by_head.tolist()):
+
+        def search(row: int) -> _Search:
             found = _Search(self, of_tests, row, k, order, budget)
             found.find(*ordered[row].tolist())
+            return found
+
+        for at, found in zip(by_head.tolist(), each_in_a_thread(search, range(len(tests))), strict=True):
             scores[at], indices[at] = found.best[0], found.best_index[0]
             work[at] = torch.tensor([OUTCOMES.index(found.outcome), found.scored, found.compared, found.numbers])
         return scores, indices, work
