@@ -15,8 +15,8 @@ from tracin.checkpoints.load import Checkpoint, load_checkpoint
 from tracin.errors import InputError
 from tracin.index.contents import Contents
 from tracin.index.folder import MANIFEST
-from tracin.influence.fisher import TripleBlock
 from tracin.influence.tracin import TracIn
+from tracin.influence.triple_block import TripleBlock
 from tracin.model import ConvE
 from tracin.pykeen import from_pykeen, is_pykeen
 from tracin.triples.dictionaries import dictionary_given, in_id_order

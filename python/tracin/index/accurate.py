@@ -14,7 +14,7 @@ from torch import Tensor
 from tracin.index.folder import Writer
 from tracin.influence.arguments import PRECISIONS
 from tracin.influence.directions import by_row, has_inverses, samples_of
-from tracin.influence.fisher import TripleBlock
+from tracin.influence.triple_block import TripleBlock
 from tracin.model import ConvE
 from tracin_ext.backends.native import NativeBackend
 from tracin_ext.embeddings import CHUNK, LAYERS, Gradients, sample_gradients

@@ -16,7 +16,7 @@ from tracin.errors import InputError
 from tracin.index.accurate import read_gradients
 from tracin.index.dictionaries import IdOfLabel, LabelOfId
 from tracin.index.folder import REMEDY, open_arrays, read_manifest
-from tracin.influence.fisher import TripleBlock
+from tracin.influence.triple_block import TripleBlock
 from tracin.model import ConvE
 from tracin.triples.labels import Labels
 

@@ -14,7 +14,7 @@ from tracin.triples.known_tails import KnownTails
 from tracin_ext.backends import Backend
 from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend
-from tracin_ext.over_tails import SequentialOverTails, TailBackend
+from tracin_ext.backends.over_tails import SequentialOverTails, TailBackend
 from tracin_ext.tail_losses import TailLoss
 
 BACKENDS = ("native", "factored", "sequential")

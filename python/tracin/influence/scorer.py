@@ -16,7 +16,7 @@ from tracin.influence import outcomes
 from tracin.influence.arguments import PRECISIONS, check_ranking, check_triples
 from tracin.influence.blocks import Work, attempt
 from tracin.influence.bounded import Kept, Search, keep_factors, reason_against
-from tracin.influence.fisher import Correction, EmbeddingScores, Question, TripleBlock
+from tracin.influence.fisher import Correction, EmbeddingScores, Question
 from tracin.influence.memory import (
     LEAST_BLOCK,
     available_bytes,
@@ -31,6 +31,7 @@ from tracin.influence.over_tails import teach
 from tracin.influence.passes import Pass
 from tracin.influence.resume import Partial
 from tracin.influence.top_k import TopK
+from tracin.influence.triple_block import TripleBlock
 from tracin.influence.turns import OneAtATime, in_turn
 from tracin.losses import LOSSES
 from tracin.machine import version

@@ -53,7 +53,7 @@ from tracin.pykeen import from_pykeen, is_pykeen
 from tracin_ext.backends import Backend, Job
 from tracin_ext.backends.factored import FactoredBackend
 from tracin_ext.backends.native import NativeBackend
-from tracin_ext.over_tails import SequentialOverTails
+from tracin_ext.backends.over_tails import SequentialOverTails
 from tracin_ext.tail_losses import TailLoss
 
 
