@@ -9,7 +9,7 @@
 
 template <typename T>
 constexpr int tests_at_once = sizeof(T) == 4 ? 8 : 4;  // what they load must fit in registers
-constexpr int tests_a_block = 32;  // their ids are three loads that wait for each other: once for so many
+constexpr int tests_a_block = 32;   // their ids are three loads that wait for each other: once for so many
 constexpr int numbers_at_once = 7;  // of a row, on their way to a lane before the first is used: all of D = 200
 
 // What a block of training triples gives, as far as pair_scores_kernel reads it.
@@ -27,9 +27,9 @@ struct PairSide {
 // A test's ids and rows: 64-bit products once a block, and not for every pair.
 template <typename T>
 struct TestRow {
-  T* scores;                                          // [B]
-  const T *dots, *gram, *head_gram, *relation_gram;   // [B], [G], [H], [relations]; null where there are none
-  const T *q, *c, *wz;                                // [D], likewise
+  T* scores;                                         // [B]
+  const T *dots, *gram, *head_gram, *relation_gram;  // [B], [G], [H], [relations]; null where there are none
+  const T *q, *c, *wz;                               // [D], likewise
   T w;
   int32_t head, relation, tail;
 };
