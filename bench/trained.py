@@ -23,7 +23,7 @@ from tracin import ConvE, load_model, save_checkpoint
 BATCH, NEGATIVES = 1024, 256  # negatives are any entities
 RATE = 0.01  # at first; falls to 0
 HARMONICS, OWN = 3, 0.1  # what an entity's embedding begins with: waves on the torus of communities, and its own part
-STEPS, QUICK_STEPS = 4000, 100  # the first take about 10 minutes on 2 cores
+STEPS, QUICK_STEPS = 4000, 100  # the first take about a quarter of an hour on 2 cores
 CANDIDATES = 1000  # that a test triple's tail is ranked among
 Report = Callable[[str], None]
 
