@@ -97,4 +97,4 @@ def test_a_command_imports_none_of_the_others() -> None:
     done = subprocess.run([sys.executable, "-c", LOADED], env=environment, capture_output=True, text=True, check=True)
     loaded = {name.removeprefix("tracin.cli.") for name in done.stdout.splitlines()[-1].split()}
     of_an_index = {"index", "indexed"}  # which stands for model and triples
-    assert loaded == {"command", "options", "outputs", "run", "session"} | of_an_index
+    assert loaded == {"command", "manifest", "options", "outputs", "run", "session"} | of_an_index

@@ -30,6 +30,7 @@ from tracin.cli.options import (
 from tracin.errors import InputError
 from tracin.index.query import Index
 from tracin.progress import Clock
+from tracin.results.records import record_of
 from tracin.results.tables import influence_table
 from tracin.results.writers import Influences
 from tracin.streams import say, show
@@ -154,28 +155,3 @@ def show_result(result: Influences, labels: Labels, as_json: bool) -> None:
         show(influence_table(result, labels))
         return
     streams.show_text(json.dumps(record_of(result, labels), allow_nan=False))
-
-
-def record_of(result: Influences, labels: Labels, limit: int | None = None) -> dict[str, Any]:
-    """The test triple and its first influences, by label."""
-    assert result.indices is not None
-    columns = (column[:limit].tolist() for column in (result.train, result.scores, result.indices))
-    return {
-        **triple_record("test_", result.triple, labels),
-        "influences": [
-            {**triple_record("train_", triple, labels), "influence": score, "index": index}
-            for triple, score, index in zip(*columns, strict=True)
-        ],
-    }
-
-
-def triple_record(prefix: str, triple: Sequence[int], labels: Labels) -> dict[str, Any]:
-    head, relation, tail = triple
-    return {
-        f"{prefix}head": head,
-        f"{prefix}relation": relation,
-        f"{prefix}tail": tail,
-        f"{prefix}head_label": labels.entity(head),
-        f"{prefix}relation_label": labels.relation(relation),
-        f"{prefix}tail_label": labels.entity(tail),
-    }

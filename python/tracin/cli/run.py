@@ -43,13 +43,13 @@ from tracin.cli.outputs import (
     row_bytes,
     run_of,
 )
-from tracin.cli.query import record_of, triple_record
 from tracin.cli.session import Inputs, Session, notes_on_layers, opened
 from tracin.distributed.ranks import Ranks
 from tracin.distributed.shards import TrainingSet, share_out
 from tracin.errors import InputError
 from tracin.files import check_writable, is_device, is_parquet, locked, watched
 from tracin.influence.top_k import ranked_index
+from tracin.results.records import record_of, triple_record
 from tracin.results.self_influence import write_self
 from tracin.results.tables import influence_table, self_influence_table
 from tracin.results.writers import (
