@@ -83,7 +83,7 @@ def test_losses_over_all_tails_in_float32(
     some = related_and_random(train, tests, 10)
 
     def influence(**options: str) -> Tensor:
-        ti = TracIn(checkpoint, loss=loss, known=test[3:], **options)
+        ti = TracIn(checkpoint, loss=loss, margin=20.0, known=test[3:], **options)
         return ti.influence(torch.cat([some, train[train[:, 0] == tests[0, 0]]]), tests).double()
 
     expected, result = influence(backend="sequential", precision="float64"), influence()

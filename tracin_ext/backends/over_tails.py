@@ -5,16 +5,16 @@ Sizes: B training triples, Q test triples, N entities, R relations, D embedding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tracin_ext.backends.factored import FactoredBackend
+from tracin_ext.backends.factored import FactoredBackend, features, hidden, image
 from tracin_ext.backends.native import NativeBackend
 from tracin_ext.backends.sequential import SequentialBackend
-from tracin_ext.grouping import order_by_head_relation
+from tracin_ext.grouping import group_triples, order_by_head_relation
 from tracin_ext.losses import Loss
 from tracin_ext.over_tails import ROW_BYTES, Answers, Below, Samples, below, forward, samples_of_loss, scores_of_tails
 from tracin_ext.tail_losses import TailLoss
@@ -107,8 +107,8 @@ class TailBackend:
     ) -> Tests:
         order = order_by_head_relation(triples)
         ordered = triples[order]
-        rho = self._of_tests(ordered)
-        sides = below(self.backend, ordered, rho @ self.parameters.entity.to(rho.dtype))
+        rho, u = self._of_tests(ordered)
+        sides = below(self.backend, ordered, u)
         p = self.parameters
         if p.M is not None:
             plain = 2 * p.entity.shape[1]
@@ -126,14 +126,27 @@ class TailBackend:
     def _of_tests(
         self,
         triples: Tensor,  # [Q, 3] ordered by head and relation
-    ) -> Tensor:  # [Q, N]
-        p = self.parameters
+    ) -> tuple[Tensor, Tensor]:  # rho [Q, N], u [Q, D]
+        """In float64: u is a difference of what many tails say, in which float32's scores leave too little."""
+        p, own = self.parameters, self.backend
         assert self.known_to_tests is not None
-        pair, z = forward(self.backend, triples)
-        scores = scores_of_tails(p, z)[pair]
-        heads, relations, tails = triples.cpu().unbind(1)
-        rows, known = self.known_to_tests.lookup(heads, relations)
-        return self.loss.derivative(scores, tails.to(z.device), (rows.to(z.device), known.to(z.device)))
+        exact = own.wide if isinstance(own, NativeBackend) else own.exact
+        wide, table = p, p.entity.double()
+        if exact is not None:
+            bias = None if exact.bias is None else exact.bias.double()
+            wide = replace(exact, entity=table, fc_weight=exact.fc_weight.double(), bias=bias)
+        parts = [(p.entity.new_empty(0, len(table)), p.entity.new_empty(0, table.shape[1]))]
+        for some in triples.split(FACTORED_CHUNK):
+            grouped = group_triples(some)
+            _, pre = hidden(wide, grouped, features(wide, image(wide, grouped)))
+            scores = scores_of_tails(wide, pre.relu())[grouped.group]
+            heads, relations, tails = some.cpu().unbind(1)
+            rows, known = self.known_to_tests.lookup(heads, relations)
+            place = scores.device
+            rho = self.loss.derivative(scores, tails.to(place), (rows.to(place), known.to(place)))
+            parts.append((rho.to(p.dtype), (rho @ table).to(p.dtype)))
+        rhos, us = zip(*parts, strict=True)
+        return torch.cat(rhos), torch.cat(us)
 
     def _of_training(
         self,

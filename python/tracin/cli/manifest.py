@@ -53,7 +53,7 @@ no_manifest_option = click.Option(
 def manifest_of(output: Path) -> Path:
     """Where the manifest of an output is."""
     whole = output.resolve()
-    return whole.with_name(whole.name + ENDING)
+    return whole.parent / (whole.name + ENDING)
 
 
 @contextmanager
