@@ -11,6 +11,7 @@ Sizes: B samples, M rows of base (one for each (head, relation), or for each sam
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,13 +25,14 @@ Known = tuple[Tensor, Tensor]  # rows and tails [k], in any order, of each row's
 
 
 @dataclass(frozen=True)
-class TailLoss:
+class TailLoss(ABC):
     """One loss; subclasses say which."""
 
     name: ClassVar[str]
     by_sample: ClassVar[bool] = False  # whether base differs between the samples of (h, r)
     dense: ClassVar[bool] = True  # whether there is a base: else rho is at the tail alone
 
+    @abstractmethod
     def loss(
         self,
         scores: Tensor,  # [B, N]
@@ -38,22 +40,23 @@ class TailLoss:
         known: Tensor,  # [B, N] bool, the own tails among them
     ) -> Tensor:  # [B]
         """By its plain definition."""
-        raise NotImplementedError
 
+    @abstractmethod
     def base(
         self,
         scores: Tensor,  # [M, N], may be changed
         known: Known,
         own: Tensor,  # [M] score of the sample's tail, where base differs between samples
     ) -> tuple[Tensor, Tensor]:  # base [M, N]; two numbers of each row [M, 2] for `weights`
-        raise NotImplementedError
+        """What the samples of a row share of rho."""
 
+    @abstractmethod
     def weights(
         self,
         told: Tensor,  # [B, 2] the two numbers of each sample's row
         own: Tensor,  # [B] score of its tail
     ) -> tuple[Tensor, Tensor]:  # scale [B], at_tail [B]
-        raise NotImplementedError
+        """What is each sample's own."""
 
     def derivative(
         self,

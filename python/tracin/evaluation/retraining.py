@@ -182,13 +182,8 @@ def _write_result(folder: Path, graph: Graph, recipe: Recipe, job: Job, result: 
         json.dump(content, file)
 
 
-def read_result(folder: Path, graph: Graph, recipe: Recipe, job: Job) -> Outcomes | None:
-    """What an earlier run found; None if there is nothing, or nothing whole, which is said.
-
-    Raises:
-        InputError: if it is the result of other triples or options.
-    """
-    path = folder / f"{job.name}{ENDING}"
+def read_sealed(path: Path, then: str) -> dict[str, Any] | None:
+    """A sealed JSON file; None if there is none, or none whole, which is said with what happens then."""
     try:
         content: Any = json.loads(path.read_text())
     except FileNotFoundError:
@@ -196,7 +191,20 @@ def read_result(folder: Path, graph: Graph, recipe: Recipe, job: Job) -> Outcome
     except ValueError:
         content = None
     if not isinstance(content, dict) or not intact(content):
-        say(f"tracin: warning: {path} is damaged; that model is trained again")
+        say(f"tracin: warning: {path} is damaged; {then}")
+        return None
+    return content
+
+
+def read_result(folder: Path, graph: Graph, recipe: Recipe, job: Job) -> Outcomes | None:
+    """What an earlier run found; None if there is nothing, or nothing whole, which is said.
+
+    Raises:
+        InputError: if it is the result of other triples or options.
+    """
+    path = folder / f"{job.name}{ENDING}"
+    content = read_sealed(path, "that model is trained again")
+    if content is None:
         return None
     if content["inputs"] != inputs_of(graph, recipe, job):
         raise InputError(f"{path} is the result of other triples or training options; name another folder")

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracin.digests import digest_of, intact, sealed
+from tracin.digests import digest_of, sealed
 from tracin.evaluation.deletion import Change, delete
 from tracin.evaluation.graph import Graph, Recipe
+from tracin.evaluation.retraining import read_sealed
 from tracin.evaluation.scores import QUERIES_AT_A_TIME, Model, Score
 from tracin.files import replacing
 from tracin.progress import progress_stages
@@ -25,7 +26,6 @@ from tracin.sets.post_training import PostTraining, check_loss
 from tracin.sets.search import Search, Set, Verdict, search
 from tracin.sets.smallest import SetOptions
 from tracin.sets.verification import PostTrained
-from tracin.streams import say
 
 FIRST, SMALLEST = "first", "smallest"
 TIES = 1e-6  # of the largest score: what sets equal scores apart, at random
@@ -135,7 +135,7 @@ class Chooser:
              str(asdict(self.options)), list(ks), list(asked.triple), [list(fact.triple) for fact in some]]
         )  # fmt: skip
         path = self.folder / f"set_{inputs.rpartition(':')[2][:24]}.json"
-        kept = _read(path)
+        kept = read_sealed(path, "that set is searched again")
         if kept is not None:
             return {
                 k: (tuple(by_triple[tuple(triple)] for triple in kept["sets"][str(k)]), kept["found"][str(k)])
@@ -172,19 +172,6 @@ class Chooser:
             tries=self.options.tries,
             at_a_time=verifier.at_a_time,
         )
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content: Any = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or not intact(content):
-        say(f"tracin: warning: {path} is damaged; that set is searched again")
-        return None
-    return content
 
 
 def _chosen(sets: Sequence[Set], found: int | None) -> Chosen:
