@@ -242,13 +242,59 @@ template <typename T>
 void factor_block(const Model<T>&, const Tracked<T>&, const Form<T>&, int64_t first, int64_t B, const Factors<T>&,
                   const Products<T>&, const Parallel&);
 
-// The norms of factors, and the signs of their pairs, alone.
+// What bounds need of S beside its norm: its parts along an orthonormal basis (of S^T M S), and the norm of what is
+// left, as shares of its norm in steps of 1 / sketch_steps; the parts rounded, what is left rounded up.
+constexpr int64_t sketch_parts = 31, sketch_steps = 127;
+
+// The norms of factors, and the signs of their pairs, alone; sketches where there is a basis.
+template <typename T>
+struct Norms {
+  T* norms;          // [B, norm_parts]
+  int32_t* signs;    // [B, ceil(D / 32)] bit d of a row: whether z[d] > 0
+  int8_t* sketches;  // [B, sketch_parts + 1]
+};
 template <typename T>
 void norm_block(const Model<T>&, const Tracked<T>&, const Form<T>&,
+                const double* basis,     // [size_S, sketch_parts] S times it: the parts; or null
                 const int64_t* triples,  // [B, 3], equal (head, relation) adjacent
-                int64_t B, T* norms,     // [B, norm_parts]
-                int32_t* signs,          // [B, ceil(D / 32)] bit d of a row: whether z[d] > 0
-                const Products<T>&, const Parallel&);
+                int64_t B, const Norms<T>&, const Products<T>&, const Parallel&);
+
+// What bounds of a test's pairs know of one checkpoint. x are gradients of training triples, y the test's.
+template <typename T>
+struct RowBounds {
+  const T* norms;          // [n, norm_parts] |x| by part
+  const int32_t* signs;    // [n, ceil(D / 32)] bit d of a row: whether z[d] > 0
+  const int8_t* sketches;  // [n, sketch_parts + 1], or null
+  const T* entity;         // [entities, D]
+  const T* test;           // [norm_parts] |rate| |y|
+  const T* sketch;         // [sketch_parts + 2] the test's / sketch_steps, and the most that rounding takes
+  const T* scaled;   // [2, D] directions of delta and e of y, of length 1, times the scale of x's: x is scale E[t],
+  const T* squares;  // [2, D] scale^2                          with the numbers left out whose bit is not set
+};
+
+// Which rows are looked at: all; those that share no entity with the test and have its relation, or another one.
+enum class Which { all, of_relation, of_others };
+
+// Rows of training triples, and the test that they are for.
+struct RowsOf {
+  const int32_t* triples;  // [n, 3]
+  const int32_t* rows;     // [m]
+  int64_t m, D, entities, head, relation, tail;
+  Which which;
+};
+
+// Of those rows whose bounds reach the threshold, in their order: the rows, their bounds. How many.
+//
+//   bound = sum over checkpoints and parts of |rate| |x| |y|, of the parts that count for the pair,
+//     S:            times  |sketch . sketch'| + left left'
+//     delta and e:  times  |cosine of the angle|
+//
+// where that is less; one that `slack` times the products of norms increase reaches the threshold.
+template <typename T>
+int64_t rows_in_reach(const RowBounds<T>*, int64_t checkpoints, const RowsOf&, T threshold, T slack,
+                      int32_t* reached,  // [m]
+                      T* bounds,         // [m]
+                      const Parallel&);
 
 // One checkpoint of pair scores: the factors of both sides, and what both share.
 template <typename T>
@@ -299,22 +345,6 @@ void bounded_top_k(const PairModel<T>* models, int64_t checkpoints, const PairLi
                    int64_t budget, T* best, int64_t* best_index,  // [Q, k] both
                    int64_t* work,                                 // [Q, work_columns]
                    const Parallel&);
-
-// cosines[i][l] = |cosine| of the angle between direction i and scale_i x_l, where x_l is an entity's row with the
-// numbers left out whose bit is not set: the directions of a test's delta and e, x those of training triples. 1 where
-// a length's square may vanish or overflow.
-template <typename T>
-struct Directions {
-  int64_t D, entities;
-  const T* entity;   // [entities, D]
-  const T* scaled;   // [2, D] directions of length 1, times scale_i
-  const T* squares;  // [2, D] scale_i^2
-};
-template <typename T>
-void cosines(const Directions<T>&, const int32_t* rows,  // [n] of the entity table
-             const int32_t* signs,                       // [n, ceil(D / 32)]
-             int64_t n, T* cosines,                      // [2, n]
-             const Parallel&);
 
 // Gradients at the embeddings alone, of n samples over G pairs; c, q null: not tracked.
 template <typename T>

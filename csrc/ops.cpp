@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "packed_pairs.h"
@@ -131,7 +132,7 @@ void sample_factors(const Tensors& model, const Integers& model_sizes,
 }
 #endif
 
-// On the CPU alone, like the next six.
+// On the CPU alone, like all that follow but merge_top_k.
 void relation_pixels(const Tensors& model, const Integers& model_sizes,
                      const Tensor& relation_fc,  // [relation_half.P, C, round_up(D, 16)]
                      const Tensor& pixels) {     // [relations, ceil(relation_half.X / 32), D, 32], changed
@@ -201,10 +202,12 @@ void factor_block(const Tensors& model, const Integers& model_sizes, const Tenso
 
 void norm_block(const Tensors& model, const Integers& model_sizes, const Tensors& form, const Integers& tracked,
                 const Tensors& halves,
+                const Tensor& basis,    // [size_S, sketch_parts], or empty
                 const Tensor& triples,  // [B, 3]
                 double S_slack,
-                const Tensor& norms,    // [B, norm_parts], written
-                const Tensor& signs) {  // [B, ceil(D / 32)], written
+                const Tensor& norms,       // [B, norm_parts], written
+                const Tensor& signs,       // [B, ceil(D / 32)], written
+                const Tensor& sketches) {  // [B, sketch_parts + 1], written; empty without a basis
   const ModelSizes sizes(model_sizes);
   const Cpu device(norms, sizes.height);
   by_type(norms, [&](auto zero) {
@@ -214,9 +217,13 @@ void norm_block(const Tensors& model, const Integers& model_sizes, const Tensors
     const int64_t* ids = triples_of(m, triples, &B);
     const Tracked<T> on = tracked_with_halves("norm_block", m, tracked, halves, device);
     const Form<T> by = form_of(m, form, S_slack, device);
-    T* out = data<T>("norms", norms, device, {B, norm_parts});
-    int32_t* out_signs = data<int32_t>("signs", signs, device, {B, round_up(m.D, 32) / 32});
-    if (B) device.norm_block(m, on, by, ids, B, out, out_signs);
+    const double* along = optional<const double>("basis", basis, device, {m.size_S(), sketch_parts});
+    check(!along || by.blocks, "basis: no layer below fc is tracked");
+    Norms<T> to = {};
+    to.norms = data<T>("norms", norms, device, {B, norm_parts});
+    to.signs = data<int32_t>("signs", signs, device, {B, round_up(m.D, 32) / 32});
+    to.sketches = data<int8_t>("sketches", sketches, device, {along ? B : 0, sketch_parts + 1});
+    if (B) device.norm_block(m, on, by, along, ids, B, to);
   });
 }
 
@@ -261,25 +268,49 @@ void bounded_top_k(const Tensors& models, const Integers& tracked, const Tensor&
   });
 }
 
-void cosines(const Tensor& entity,     // [N, D]
-             const Tensor& rows,       // [n]
-             const Tensor& signs,      // [n, ceil(D / 32)]
-             const Tensor& scaled,     // [2, D]
-             const Tensor& squares,    // [2, D]
-             const Tensor& cosines) {  // [2, n], written
-  const Cpu device(cosines);
-  by_type(cosines, [&](auto zero) {
+void rows_in_reach(const Tensors& checkpoints,  // of each, eight: tracin_ext.ops.RowTensors
+                   const Tensor& triples,       // [n, 3] int32
+                   const Tensor& rows,          // [m] int32
+                   const Tensor& test,          // [3]
+                   int64_t which, double threshold, double slack,
+                   const Tensor& reached,  // [m] int32, its beginning written
+                   const Tensor& bounds,   // [m], its beginning written
+                   const Tensor& count) {  // [1], written
+  check(which >= 0 && which <= 2, "rows_in_reach: which must be 0 (all), 1 (of the relation) or 2 (of others)");
+  check(slack >= 0 && slack < 1, "rows_in_reach: slack must be from 0 to 1");
+  check(!std::isnan(threshold), "rows_in_reach: threshold is no number");
+  check(!checkpoints.empty(), "checkpoints: wrong number of tensors (0)");
+  const Cpu device(bounds);
+  by_type(bounds, [&](auto zero) {
     using T = decltype(zero);
-    Directions<T> to = {};
     int64_t n = 0;
-    to.entity = data<const T>("entity", entity, device, {&to.entities, &to.D});
-    const int32_t* of = data<const int32_t>("rows", rows, device, {&n});
-    const int32_t* passing = data<const int32_t>("signs", signs, device, {n, round_up(to.D, 32) / 32});
-    to.scaled = data<const T>("scaled", scaled, device, {2, to.D});
-    to.squares = data<const T>("squares", squares, device, {2, to.D});
-    T* out = data<T>("cosines", cosines, device, {2, n});
-    check_indices(device, of, n, 0, to.entities, "rows: out of range");
-    tracin::cosines<T>(to, of, passing, n, out, on_own_threads);
+    RowsOf in = {};
+    in.triples = data<const int32_t>("triples", triples, device, {&n, 3});
+    in.rows = data<const int32_t>("rows", rows, device, {&in.m});
+    const int64_t* ids = data<const int64_t>("test", test, device, {3});
+    in.head = ids[0], in.relation = ids[1], in.tail = ids[2], in.which = static_cast<Which>(which);
+    Fields f("checkpoints", checkpoints, device);
+    std::vector<RowBounds<T>> of((checkpoints.size() + 7) / 8);
+    for (RowBounds<T>& one : of) {
+      int64_t D = 0, entities = 0;
+      one.norms = f.take<T>("norms", {n, norm_parts});
+      one.entity = f.take<T>("entity", {&entities, &D});
+      one.signs = f.take<int32_t>("signs", {n, round_up(D, 32) / 32});
+      one.sketches = f.take_optional<int8_t>("sketches", {n, sketch_parts + 1});
+      one.test = f.take<T>("test", {norm_parts});
+      one.sketch = f.take<T>("sketch", {sketch_parts + 2});
+      one.scaled = f.take<T>("scaled", {2, D});
+      one.squares = f.take<T>("squares", {2, D});
+      check(&one == of.data() || (D == in.D && entities == in.entities), "entity: checkpoints have different sizes");
+      in.D = D, in.entities = entities;
+    }
+    f.end();
+    check_indices(device, in.rows, in.m, 0, n, "rows: out of range");
+    int32_t* out = data<int32_t>("reached", reached, device, {in.m});
+    T* out_bounds = data<T>("bounds", bounds, device, {in.m});
+    *data<int64_t>("count", count, device, {1}) =
+        tracin::rows_in_reach<T>(of.data(), static_cast<int64_t>(of.size()), in, static_cast<T>(threshold),
+                                 static_cast<T>(slack), out, out_bounds, on_own_threads);
   });
 }
 
@@ -362,7 +393,7 @@ void implement_on_cpu(torch::stable::detail::StableLibrary& m) {
   m.impl("norm_block", TORCH_BOX(&norm_block));
   m.impl("pair_scores", TORCH_BOX(&pair_scores));
   m.impl("bounded_top_k", TORCH_BOX(&bounded_top_k));
-  m.impl("cosines", TORCH_BOX(&cosines));
+  m.impl("rows_in_reach", TORCH_BOX(&rows_in_reach));
   m.impl("table_scores", TORCH_BOX(&table_scores));
 }
 
@@ -392,13 +423,15 @@ STABLE_TORCH_LIBRARY(tracin_ext, m) {
       "factor_block(Tensor[] model, int[] model_sizes, Tensor[] form, int[] tracked, Tensor[] halves, "
       "Tensor(a!)[] factors, int first, int count, float S_slack) -> ()");
   m.def(
-      "norm_block(Tensor[] model, int[] model_sizes, Tensor[] form, int[] tracked, Tensor[] halves, Tensor triples, "
-      "float S_slack, Tensor(a!) norms, Tensor(b!) signs) -> ()");
+      "norm_block(Tensor[] model, int[] model_sizes, Tensor[] form, int[] tracked, Tensor[] halves, Tensor basis, "
+      "Tensor triples, float S_slack, Tensor(a!) norms, Tensor(b!) signs, Tensor(c!) sketches) -> ()");
   m.def("pair_scores(Tensor[] models, int[] tracked, Tensor rates, Tensor pairs, Tensor(a!) scores) -> ()");
   m.def(
       "bounded_top_k(Tensor[] models, int[] tracked, Tensor rates, Tensor[] lists, int order, float slack, int budget, "
       "Tensor(a!) best, Tensor(b!) best_index, Tensor(c!) work) -> ()");
-  m.def("cosines(Tensor entity, Tensor rows, Tensor signs, Tensor scaled, Tensor squares, Tensor(a!) cosines) -> ()");
+  m.def(
+      "rows_in_reach(Tensor[] checkpoints, Tensor triples, Tensor rows, Tensor test, int which, float threshold, "
+      "float slack, Tensor(a!) reached, Tensor(b!) bounds, Tensor(c!) count) -> ()");
   m.def("table_scores(Tensor[] samples, Tensor[] tables, Tensor(a!) scores) -> ()");
   m.def("merge_top_k(Tensor scores, Tensor index, int order, Tensor(a!) best, Tensor(b!) best_index) -> ()");
 }

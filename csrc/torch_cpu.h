@@ -100,9 +100,9 @@ struct Cpu : Place {
     tracin::factor_block<T>(m, on, form, first, B, to, products<T>(), parallel());
   }
   template <typename T>
-  void norm_block(const Model<T>& m, const Tracked<T>& on, const Form<T>& form, const int64_t* triples, int64_t B,
-                  T* norms, int32_t* signs) const {
-    tracin::norm_block<T>(m, on, form, triples, B, norms, signs, products<T>(), parallel());
+  void norm_block(const Model<T>& m, const Tracked<T>& on, const Form<T>& form, const double* basis,
+                  const int64_t* triples, int64_t B, const Norms<T>& to) const {
+    tracin::norm_block<T>(m, on, form, basis, triples, B, to, products<T>(), parallel());
   }
   template <typename T>
   void merge_top_k(const T* scores, const int64_t* index, int64_t Q, int64_t B, int64_t k, Order order, T* best,

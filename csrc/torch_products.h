@@ -26,6 +26,8 @@ constexpr ScalarType scalar<int64_t> = ScalarType::Long;
 template <>
 constexpr ScalarType scalar<int32_t> = ScalarType::Int;
 template <>
+constexpr ScalarType scalar<int8_t> = ScalarType::Char;
+template <>
 constexpr ScalarType scalar<uint16_t> = ScalarType::BFloat16;  // as the kernels hold it
 
 // The result of `call`, which calls torch. Of what fails there, torch's C interface gives a number alone; its text can

@@ -16,7 +16,7 @@ import tracin_ext
 
 BOTH = {"influence_block", "self_influence_block", "merge_top_k"}
 OF_CPU = {"relation_tables", "relation_pixels", "factor_block", "norm_block"}
-OF_CPU |= {"pair_scores", "bounded_top_k", "cosines", "table_scores"}
+OF_CPU |= {"pair_scores", "bounded_top_k", "rows_in_reach", "table_scores"}
 OPS = {"CPU": BOTH | OF_CPU, "CUDA": BOTH | {"sample_factors"}}
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+PIECE = 1 << 20  # keys that are numbered at a time
+
 
 @dataclass(frozen=True)
 class Grouped:
@@ -34,7 +36,9 @@ def stable_argsort(
         return torch.argsort(keys, stable=True)
     packed = keys.numpy().astype(np.int64)
     packed <<= bits
-    packed |= np.arange(len(keys))
+    for start in range(0, len(packed), PIECE):  # no second array of them
+        some = packed[start : start + PIECE]
+        some |= np.arange(start, start + len(some))
     packed.sort()
     packed &= (1 << bits) - 1
     return torch.from_numpy(packed)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from tracin_ext.grouping import order_by_head_relation
-from tracin_ext.lists import lists_of, norm_lists_of
+from tracin_ext.lists import lists_of
 from tracin_ext.ops import (
     NORM_PARTS,
+    SKETCH_PARTS,
     FactorTensors,
     FormTensors,
     ListTensors,
@@ -133,31 +134,39 @@ class Norms(NamedTuple):
 
     norms: Tensor  # [n, NORM_PARTS] of their factors
     signs: Tensor  # [n, ceil(D / 32)] int32, bit d of a row: whether z[d] > 0
+    sketches: Tensor  # [n, SKETCH_PARTS + 1] int8 of S, or [0, SKETCH_PARTS + 1]
 
 
 def norms_of(
     backend: NativeBackend,
-    triples: Tensor,  # [n, 3] integer, ordered by head and relation
+    triples: Tensor,  # [n, 3] integer
+    order: Tensor,  # [n] theirs by head and relation
+    basis: Tensor,  # [size_S, SKETCH_PARTS] float64 of the sketches, or [0, SKETCH_PARTS]: none
     done: Callable[[int], None] = lambda _: None,  # is told of every block
 ) -> Norms:
-    """Without factors in memory."""
+    """Of the triples in that order, without factors in memory."""
     n, dim = len(triples), backend.parameters.entity.shape[1]
-    norms = backend.parameters.conv_weight.new_empty(n, NORM_PARTS)
-    signs = torch.empty(n, -(-dim // 32), dtype=torch.int32)
+    found = Norms(
+        norms=backend.parameters.conv_weight.new_empty(n, NORM_PARTS),
+        signs=torch.empty(n, -(-dim // 32), dtype=torch.int32),
+        sketches=torch.empty(n if len(basis) else 0, SKETCH_PARTS + 1, dtype=torch.int8),
+    )
     model, halves = backend.for_factors(n)
-    for some, *written in zip(*(x.split(BLOCK) for x in (triples, norms, signs)), strict=True):
+    for start in range(0, n, BLOCK):
+        some = triples.index_select(0, order[start : start + BLOCK]).long()
         norm_block(
             model,
             backend.sizes,
             backend.form,
             backend.tracked,
             halves,
-            some.long().contiguous(),
+            basis,
+            some,
             backend.S_slack,
-            *written,
+            *(x[start : start + BLOCK] for x in found),
         )
         done(len(some))
-    return Norms(norms, signs)
+    return found
 
 
 def kept_blocks(
@@ -210,11 +219,15 @@ class Sides:
         tests: Tensor,  # [Q, 3] ordered by head and relation
     ) -> list[FactorTensors]:
         """The tests' factors, of each checkpoint, with M S for S."""
-        sides = []
-        for backend in self.backends:
-            p, factors = backend.parameters, keep(backend, tests)
-            sides.append(factors if p.M is None else factors._replace(S=factors.S @ p.M))
-        return sides
+        return self.with_forms([keep(backend, tests) for backend in self.backends])
+
+    def with_forms(
+        self,
+        factors: Sequence[FactorTensors],  # of tests, of each checkpoint
+    ) -> list[FactorTensors]:
+        """With M S for S."""
+        forms = [backend.parameters.M for backend in self.backends]
+        return [x if M is None else x._replace(S=x.S @ M) for x, M in zip(factors, forms, strict=True)]
 
     def joined(
         self,
@@ -254,8 +267,7 @@ class KeptTriples:
         factors = [keep(backend, triples[order]) for backend in backends]
         entities, relations = len(backends[0].parameters.entity), backends[0].sizes.relations
         norms = [each.norms for each in factors]
-        lists = norm_lists_of(factors[0].triples, norms, rates, order, entities, relations)
-        self._hold(backends, rates, factors, lists_of(lists, norms))
+        self._hold(backends, rates, factors, lists_of(factors[0].triples, norms, rates, order, entities, relations))
 
     @classmethod
     def of(

@@ -19,19 +19,19 @@ TOTALS = 1 << 20  # triples whose norms are in float64 at a time
 SQUARES = 1e-100, 1e100  # rates by which no square of float32 vanishes or overflows in float64
 
 
-class NormLists(NamedTuple):
-    """Rows are triples ordered by head and relation; norms are those of FactorTensors."""
+class RowLists(NamedTuple):
+    """Rows are triples by `totals`, so that bounds of all are looked at from the first row on."""
 
-    triples: Tensor  # [n, 3] integer
-    numbers: Tensor  # [n] integer, number of a row's triple
-    head_from: Tensor  # [N + 1] int64, where each head's rows begin
+    triples: Tensor  # [n, 3] int32
+    numbers: Tensor  # [n] int32, number of a row's triple
+    totals: Tensor  # [n] norms of the parts that count for every pair, falling
+    head_from: Tensor  # [N + 1] int64, where each head's rows begin in head_rows
+    head_rows: Tensor  # [n] int32
     tail_from: Tensor  # [N + 1] int64, in tail_rows
     tail_rows: Tensor  # [n] int32
     relation_from: Tensor  # [R + 1] int64, in relation_rows
     relation_rows: Tensor  # [n] int32, in each relation by relation_totals
     relation_totals: Tensor  # [n] norms of the parts that count for every pair or in one relation, falling
-    rows: Tensor  # [n] int32, by totals
-    totals: Tensor  # [n] norms of the parts that count for every pair, falling
 
 
 def starts(
@@ -83,45 +83,66 @@ def falling(
     return stable_argsort(torch.iinfo(torch.int32).max - totals.view(torch.int32))
 
 
-def norm_lists_of(
+def row_lists_of(
+    triples: Tensor,  # [n, 3] int32 by `totals`
+    numbers: Tensor,  # [n] int32
+    totals: Tensor,  # [n] of the dense parts, falling
+    relation_totals: Tensor,  # [n] of the relation's too
+    entities: int,
+    relations: int,
+) -> RowLists:
+    """Rows by what they share."""
+    heads, of_relation, tails = triples.unbind(1)
+    relation_rows = by_relation(of_relation, relation_totals)
+    return RowLists(
+        triples=triples,
+        numbers=numbers,
+        totals=totals,
+        head_from=starts(heads, entities),
+        head_rows=stable_argsort(heads).int(),
+        tail_from=starts(tails, entities),
+        tail_rows=stable_argsort(tails).int(),
+        relation_from=starts(of_relation, relations),
+        relation_rows=relation_rows.int(),
+        relation_totals=relation_totals[relation_rows],
+    )
+
+
+def by_relation(
+    of_relation: Tensor,  # [n]
+    totals: Tensor,  # [n]
+) -> Tensor:  # [n] int64, rows of each relation, the largest total first
+    by_total = falling(totals)
+    return by_total[stable_argsort(of_relation[by_total])]
+
+
+def lists_of(
     triples: Tensor,  # [n, 3] ordered by head and relation
     norms: Sequence[Tensor],  # K of [n, NORM_PARTS]
     rates: Sequence[float],
     index: Tensor,  # [n] number of each row's triple
     entities: int,
     relations: int,
-) -> NormLists:
-    """Rows by what they share, the largest norms first."""
+) -> ListTensors:
+    """Rows by what they share, the largest norms first, and norms in the order of the lists."""
     heads, of_relation, tails = triples.unbind(1)
     totals, relation_totals = total_of(norms, rates, DENSE_PARTS), total_of(norms, rates, DENSE_PARTS + 1)
-    rows, by_total = falling(totals), falling(relation_totals)
-    relation_rows = by_total[stable_argsort(of_relation[by_total])]
-    return NormLists(
-        triples=triples,
+    rows, relation_rows = falling(totals), by_relation(of_relation, relation_totals)
+
+    def gathered(rows: Tensor, parts: int) -> Tensor:  # [n] -> [K parts, n]
+        return torch.cat([each[:, :parts].T.contiguous()[:, rows] for each in norms])
+
+    return ListTensors(
         numbers=index.contiguous(),
+        row_of=index.argsort().int(),
         head_from=starts(heads, entities),
         tail_from=starts(tails, entities),
         tail_rows=stable_argsort(tails).int(),
         relation_from=starts(of_relation, relations),
         relation_rows=relation_rows.int(),
         relation_totals=relation_totals[relation_rows],
+        relation_norms=gathered(relation_rows, DENSE_PARTS + 1),
         rows=rows.int(),
         totals=totals[rows],
-    )
-
-
-def lists_of(
-    lists: NormLists,
-    norms: Sequence[Tensor],  # K of [n, NORM_PARTS]
-) -> ListTensors:
-    """The same, with norms in the order of the lists."""
-
-    def gathered(rows: Tensor, parts: int) -> Tensor:  # [n] -> [K parts, n]
-        return torch.cat([each[:, :parts].T.contiguous()[:, rows.long()] for each in norms])
-
-    return ListTensors(
-        **{name: getattr(lists, name) for name in NormLists._fields if name != "triples"},
-        row_of=lists.numbers.argsort().int(),
-        relation_norms=gathered(lists.relation_rows, DENSE_PARTS + 1),
-        norms=gathered(lists.rows, DENSE_PARTS),
+        norms=gathered(rows, DENSE_PARTS),
     )

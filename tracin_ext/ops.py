@@ -203,7 +203,22 @@ class Tables(NamedTuple):
     relation: Tensor  # [R, Q, D]
 
 
+class RowTensors(NamedTuple):
+    """What bounds of a test's pairs know of one checkpoint: of n training triples by row, and of the test."""
+
+    norms: Tensor  # [n, NORM_PARTS]
+    entity: Tensor  # [N, D]
+    signs: Tensor  # [n, ceil(D / 32)] int32, bit d of a row: whether z[d] > 0
+    sketches: Tensor  # [n, SKETCH_PARTS + 1] int8, or [0, SKETCH_PARTS + 1]
+    test: Tensor  # [NORM_PARTS] norms times the absolute rate
+    sketch: Tensor  # [SKETCH_PARTS + 2] the test's / SKETCH_STEPS, and the most that rounding takes
+    scaled: Tensor  # [2, D] directions of the test's delta and e, of length 1, times the scales of E[t] in them
+    squares: Tensor  # [2, D] squares of the scales
+
+
+WHICH = ("all", "of the relation", "of others")  # rows that rows_in_reach looks at, by number
 NORM_PARTS, DENSE_PARTS = 8, 4  # columns of FactorTensors.norms; the first ones count for every pair
+SKETCH_PARTS, SKETCH_STEPS = 31, 127  # of a sketch: parts of S along a basis, and steps to a share of 1
 OUTCOMES = ("found", "too many", "not finite")  # of bounded_top_k for a test, by number
 
 
@@ -334,22 +349,29 @@ def norm_block(
     form: FormTensors,
     tracked: Tracked,
     halves: HalfTensors,
+    basis: Tensor,  # [size_S, SKETCH_PARTS] float64, or empty
     triples: Tensor,  # [B, 3], equal heads adjacent, and equal (head, relation)
     S_slack: float,
     norms: Tensor,  # [B, NORM_PARTS], written
     signs: Tensor,  # [B, ceil(D / 32)] int32, written
+    sketches: Tensor,  # [B, SKETCH_PARTS + 1] int8, written; [0, SKETCH_PARTS + 1] without a basis
 ) -> None:
-    """FactorTensors.norms, and signs by triple. There is no kernel for CUDA."""
+    """FactorTensors.norms, and signs by triple; of S the parts along the basis, and what is left, as shares of it.
+
+    Shares are in steps of 1 / SKETCH_STEPS, rounded; what is left rounded up. There is no kernel for CUDA.
+    """
     torch.ops.tracin_ext.norm_block(
         flat(model),
         list(model_sizes),
         list(form),
         list(map(int, tracked)),
         flat(halves),
+        basis,
         triples,
         S_slack,
         norms,
         signs,
+        sketches,
     )
 
 
@@ -393,19 +415,35 @@ def bounded_top_k(
     )
 
 
-def cosines(
-    entity: Tensor,  # [N, D]
-    rows: Tensor,  # [n] int32, of entity
-    signs: Tensor,  # [n, ceil(D / 32)] int32: which numbers of a row count
-    scaled: Tensor,  # [2, D] directions of length 1, times their scales
-    squares: Tensor,  # [2, D] squares of the scales
-    cosines: Tensor,  # [2, n], written
-) -> None:
-    """Absolute cosines of the angles between each direction and the rows times its scale; 1 where they are not known.
+def rows_in_reach(
+    checkpoints: list[RowTensors],
+    triples: Tensor,  # [n, 3] int32
+    rows: Tensor,  # [m] int32
+    test: Tensor,  # [3]
+    which: str,  # one of WHICH
+    threshold: float,
+    slack: float,  # share of a bound that rounding may add
+) -> tuple[Tensor, Tensor]:  # [l] int32, [l]
+    """Rows whose bounds with a test reach a threshold, in their order, and the bounds. There is no kernel for CUDA.
 
-    There is no kernel for CUDA.
+    Rows whose norms say that the score is 0 are left out. `which`: of all rows; or of those that share no entity with
+    the test and have its relation, or another one.
     """
-    torch.ops.tracin_ext.cosines(entity, rows, signs, scaled, squares, cosines)
+    reached, bounds = torch.empty_like(rows), checkpoints[0].norms.new_empty(len(rows))
+    count = torch.zeros(1, dtype=torch.int64)
+    torch.ops.tracin_ext.rows_in_reach(
+        [x for each in checkpoints for x in each],
+        triples,
+        rows,
+        test,
+        WHICH.index(which),
+        threshold,
+        slack,
+        reached,
+        bounds,
+        count,
+    )
+    return reached[: int(count)], bounds[: int(count)]
 
 
 def table_scores(
@@ -516,10 +554,12 @@ def _norm_block(
     form: list[Tensor],
     tracked: list[int],
     halves: list[Tensor],
+    basis: Tensor,
     triples: Tensor,
     S_slack: float,
     norms: Tensor,
     signs: Tensor,
+    sketches: Tensor,
 ) -> None:
     return None
 
@@ -546,7 +586,18 @@ def _bounded_top_k(
 
 
 @_fake
-def _cosines(entity: Tensor, rows: Tensor, signs: Tensor, scaled: Tensor, squares: Tensor, cosines: Tensor) -> None:
+def _rows_in_reach(
+    checkpoints: list[Tensor],
+    triples: Tensor,
+    rows: Tensor,
+    test: Tensor,
+    which: int,
+    threshold: float,
+    slack: float,
+    reached: Tensor,
+    bounds: Tensor,
+    count: Tensor,
+) -> None:
     return None
 
 

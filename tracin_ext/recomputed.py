@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from tracin_ext.grouping import order_by_head_relation
-from tracin_ext.kept import Sides, keep, numbers_of_pair, slack_of
-from tracin_ext.lists import NormLists
-from tracin_ext.ops import DENSE_PARTS, OUTCOMES, FactorTensors, cosines, merge_top_k, pair_scores
+from tracin_ext.kept import Norms, Sides, keep, numbers_of_pair, slack_of
+from tracin_ext.lists import RowLists
+from tracin_ext.ops import DENSE_PARTS, OUTCOMES, FactorTensors, RowTensors, merge_top_k, pair_scores, rows_in_reach
+from tracin_ext.sketches import sketch_of_test
 from tracin_ext.threads import each_in_a_thread
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 FIRST = 64  # triples that are scored before a threshold is known; as many again and more where it leaves them
 STRETCH, LONGEST = 1024, 1 << 18  # entries of a list that are looked at together, at first and at most
 PAIRS_OF_DIMENSION = 12.5
-S, FC, E, E_UN, RELATION, HEAD, TAIL, BIAS = range(8)  # columns of norms
+S = 0  # column of norms
 
 
 class RecomputedTriples:
@@ -33,8 +34,8 @@ class RecomputedTriples:
     Args:
         backends: of the checkpoints.
         rates: their learning rates.
-        norms: [n, NORM_PARTS] of each checkpoint, all finite, by row.
-        signs: [n, ceil(D / 32)] int32 of each checkpoint, as `norms_of` gives them.
+        known: of each checkpoint, as `norms_of` gives it: all norms finite, by row.
+        bases: [size_S, SKETCH_PARTS] or [0, SKETCH_PARTS] of each checkpoint's sketches.
         lists: of the rows.
         most: test triples that are found so in less time than computing all factors takes.
     """
@@ -45,12 +46,12 @@ class RecomputedTriples:
         self,
         backends: Sequence[NativeBackend],
         rates: Sequence[float],
-        norms: Sequence[Tensor],  # K of [n, NORM_PARTS]
-        signs: Sequence[Tensor],  # K of [n, ceil(D / 32)]
-        lists: NormLists,
+        known: Sequence[Norms],
+        bases: Sequence[Tensor],
+        lists: RowLists,
         most: int,
     ) -> None:
-        self.backends, self.rates, self.norms, self.signs = backends, rates, norms, signs
+        self.backends, self.rates, self.known, self.bases = backends, rates, known, bases
         self.lists, self.most = lists, most
         # Pairs in blocks that take as long as one whose triple's factors are computed for it: 400 of W3, 2,500 of W2.
         self.alone = round(PAIRS_OF_DIMENSION * backends[0].parameters.entity.shape[1])
@@ -73,13 +74,14 @@ class RecomputedTriples:
     ) -> tuple[Tensor, Tensor, Tensor]:  # scores [Q, k], indices [Q, k], work [Q, 4], as of `bounded_top_k`
         by_head = order_by_head_relation(tests)
         ordered = tests[by_head]
-        of_tests = self.sides.of_tests(ordered)
-        scores = self.norms[0].new_empty(len(tests), k)
+        factors = [keep(backend, ordered) for backend in self.backends]
+        of_tests = self.sides.with_forms(factors)
+        scores = self.known[0].norms.new_empty(len(tests), k)
         indices, work = torch.full((len(tests), k), -1), torch.zeros(len(tests), 4, dtype=torch.int64)
 
         def search(row: int) -> _Search:
-            found = _Search(self, of_tests, row, k, order, budget)
-            found.find(*ordered[row].tolist())
+            found = _Search(self, factors, of_tests, row, k, order, budget)
+            found.find(ordered[row])
             return found
 
         for at, found in zip(by_head.tolist(), each_in_a_thread(search, range(len(tests))), strict=True):
@@ -88,25 +90,15 @@ class RecomputedTriples:
         return scores, indices, work
 
 
-class _Directions:
-    """Of a test's delta and e: the angles between them and those of training triples, which are E[t] where z > 0."""
-
-    def __init__(self, backend: NativeBackend, of_tests: FactorTensors, row: int) -> None:
-        p = backend.parameters
-        self.entity, dim = p.entity.contiguous(), p.entity.shape[1]
-        scale = backend.model.hidden[4]
-        test = p.entity[of_tests.triples[row, 2]] * _masks(of_tests.signs[of_tests.pair[row], None], dim)[0]
-        self.scaled = torch.stack([_unit(test * scale) * scale, _unit(test)])  # [2, D]
-        self.squares = torch.stack([scale.square(), torch.ones_like(scale)])  # [2, D]
-
-    def cosines(
-        self,
-        tails: Tensor,  # [m]
-        signs: Tensor,  # [m, ceil(D / 32)]
-    ) -> Tensor:  # [2, m] absolute, of delta and of e; 1 where they are not known
-        found = self.scaled.new_empty(2, len(tails))
-        cosines(self.entity, tails.int().contiguous(), signs.contiguous(), self.scaled, self.squares, found)
-        return found
+def _directions(
+    backend: NativeBackend, of_tests: FactorTensors, row: int
+) -> tuple[Tensor, Tensor]:  # both [2, D]: `scaled` and `squares` of RowTensors
+    """Of a test's delta and e; those of training triples are E[t] where z > 0, scaled."""
+    p = backend.parameters
+    scale = backend.model.hidden[4]
+    test = p.entity[of_tests.triples[row, 2]] * _masks(of_tests.signs[of_tests.pair[row], None], p.entity.shape[1])[0]
+    scaled = torch.stack([_unit(test * scale) * scale, _unit(test)])
+    return scaled, torch.stack([scale.square(), torch.ones_like(scale)])
 
 
 def _masks(
@@ -125,19 +117,38 @@ def _unit(
     return torch.zeros_like(x) if largest == 0 else (x / largest) / (x / largest).norm()
 
 
+def _range(start: int, end: int) -> Tensor:  # [end - start] int32
+    return torch.arange(start, end, dtype=torch.int32)
+
+
 class _Search:
     """One test triple's list: csrc/cpu/bounded_top_k.cpp, with many rows in place of one."""
 
     def __init__(
-        self, kept: RecomputedTriples, of_tests: list[FactorTensors], row: int, k: int, order: str, budget: int
+        self,
+        kept: RecomputedTriples,
+        factors: list[FactorTensors],  # of the tests, of each checkpoint
+        of_tests: list[FactorTensors],  # the same with M S for S
+        row: int,  # of the test
+        k: int,
+        order: str,
+        budget: int,
     ) -> None:
         self.kept, self.lists, self.of_tests, self.row = kept, kept.lists, of_tests, row
         self.k, self.order, self.budget = k, order, budget
-        self.norms = [each.norms[row] for each in of_tests]
-        self.directions = [
-            _Directions(*each) for each in zip(kept.backends, of_tests, [row] * len(of_tests), strict=True)
+        self.norms = [each.norms[row] for each in factors]
+        self.checkpoints = [
+            RowTensors(
+                *(known.norms, backend.parameters.entity.contiguous(), known.signs, known.sketches),
+                abs(rate) * own.norms[row],
+                sketch_of_test(basis, own.S[row], own.norms[row, S]),
+                *_directions(backend, own, row),
+            )
+            for backend, rate, known, basis, own in zip(
+                kept.backends, kept.rates, kept.known, kept.bases, factors, strict=True
+            )
         ]
-        self.best = kept.norms[0].new_zeros(1, k)
+        self.best = kept.known[0].norms.new_zeros(1, k)
         self.best_index = torch.full((1, k), -1)
         self.outcome, self.scored, self.compared = "found", 0, 0
 
@@ -159,67 +170,40 @@ class _Search:
     ) -> Tensor:  # [m] bool
         return ~(bounds + self.kept.slack * bounds < self.threshold)
 
-    def find(self, head: int, relation: int, tail: int) -> None:
-        lists = self.lists
-        self.triple = (head, relation, tail)
+    def find(
+        self,
+        test: Tensor,  # [3]
+    ) -> None:
+        lists, (head, relation, tail) = self.lists, test.tolist()
+        self.test = test
         parts = []
         for entity in {head, tail}:
-            parts.append(torch.arange(int(lists.head_from[entity]), int(lists.head_from[entity + 1])))
-            parts.append(lists.tail_rows[int(lists.tail_from[entity]) : int(lists.tail_from[entity + 1])].long())
-        rows = torch.cat(parts).unique()
-        ids = lists.triples[rows]
-        self.visit(rows, ids, self.bounds(rows, ids))
+            for from_, rows in ((lists.head_from, lists.head_rows), (lists.tail_from, lists.tail_rows)):
+                parts.append(rows[int(from_[entity]) : int(from_[entity + 1])])
+        self.visit(torch.cat(parts).unique(), "all")
         of_relation = slice(int(lists.relation_from[relation]), int(lists.relation_from[relation + 1]))
-        self.go_through(lists.relation_rows[of_relation], lists.relation_totals[of_relation], DENSE_PARTS + 1, True)
-        self.go_through(lists.rows, lists.totals, DENSE_PARTS, False)
+        self.go_through(lists.relation_rows[of_relation], lists.relation_totals[of_relation], "of the relation")
+        self.go_through(None, lists.totals, "of others")
         self.fill_up()
 
-    def bounds(
+    def in_reach(
         self,
-        rows: Tensor,  # [m]
-        ids: Tensor,  # [m, 3] theirs
-    ) -> Tensor:  # [m]
-        """The most that absolute influences may be."""
+        rows: Tensor,  # [m] int32
+        which: str,
+        threshold: float,
+    ) -> tuple[Tensor, Tensor]:  # [l] int32, [l] bounds
         self.compared += len(rows)
-        head, relation, tail = self.triple
-        same_head, same_relation, same_tail = ids[:, 0] == head, ids[:, 1] == relation, ids[:, 2] == tail
-        head_is_tail, tail_is_head = ids[:, 0] == tail, ids[:, 2] == head
-        total = self.best.new_zeros(len(rows))
-        for rate, norms, y in zip(self.kept.rates, self.kept.norms, self.norms, strict=True):
-            x = norms[rows]
-            part = x[:, :DENSE_PARTS] @ y[:DENSE_PARTS]
-            part += same_relation * x[:, RELATION] * y[RELATION]
-            part += same_head * x[:, HEAD] * y[HEAD] + same_tail * (x[:, TAIL] * y[TAIL] + x[:, BIAS] * y[BIAS])
-            part += head_is_tail * x[:, HEAD] * y[TAIL] + tail_is_head * x[:, TAIL] * y[HEAD]
-            total += abs(rate) * part
-        return total
-
-    def bounds_apart(
-        self,
-        rows: Tensor,  # [m] that share no entity with the test
-        parts: int,  # that count
-    ) -> Tensor:  # [m]
-        self.compared += len(rows)
-        total = self.best.new_zeros(len(rows))
-        for rate, norms, y in zip(self.kept.rates, self.kept.norms, self.norms, strict=True):
-            counted = torch.cat([y[:parts], y.new_zeros(len(y) - parts)])
-            total += abs(rate) * (norms.index_select(0, rows) @ counted)
-        return total
+        return rows_in_reach(self.checkpoints, self.lists.triples, rows, self.test, which, threshold, self.kept.slack)
 
     def visit(
         self,
-        rows: Tensor,  # [m] distinct, not visited before
-        ids: Tensor,  # [m, 3] theirs
-        bounds: Tensor,  # [m] theirs
+        rows: Tensor,  # [m] int32, distinct, not visited before
+        which: str,
     ) -> None:
         """Scores those whose bounds reach the k-th best, the largest first."""
-        wanted = (self.reach(bounds) & (bounds != 0)).nonzero()[:, 0]
-        if len(wanted) > FIRST:
-            rows, ids, bounds = rows[wanted], ids[wanted], bounds[wanted]
-            bounds -= self.excess(rows, ids[:, 2])
-            wanted = self.reach(bounds).nonzero()[:, 0]
-        bounds, by_bound = bounds[wanted].sort(descending=True)
-        rows = rows[wanted][by_bound]
+        rows, bounds = self.in_reach(rows, which, self.threshold)
+        bounds, by_bound = bounds.sort(descending=True)
+        rows = rows[by_bound].long()
         start, size = 0, max(FIRST, self.k)
         while start < len(rows) and self.outcome == "found":
             some = rows[start : start + size][self.reach(bounds[start : start + size])]
@@ -228,26 +212,13 @@ class _Search:
             self.score(some)
             start, size = start + size, 2 * size
 
-    def excess(
-        self,
-        rows: Tensor,  # [m]
-        tails: Tensor,  # [m]
-    ) -> Tensor:  # [m] >= 0
-        """What bounds may be lowered by, as the angles between e, and between delta, are known."""
-        less = self.best.new_zeros(len(rows))
-        for i, of_test in enumerate(self.directions):
-            angles = of_test.cosines(tails, self.kept.signs[i][rows])
-            x, y = self.kept.norms[i][rows], self.norms[i]
-            share = (1 - self.kept.slack - angles).clamp_(min=0)
-            less += abs(self.kept.rates[i]) * (share[0] * x[:, FC] * y[FC] + share[1] * x[:, E] * y[E])
-        return less
-
     def score(
         self,
         rows: Tensor,  # [m]
     ) -> None:
-        rows = rows.sort().values
         triples = self.lists.triples[rows].long()
+        order = order_by_head_relation(triples)
+        rows, triples = rows[order], triples[order]
         of_rows = [keep(backend, triples) for backend in self.kept.backends]
         scores = self.best.new_empty(len(rows))
         pairs = torch.stack([torch.full_like(rows, self.row), torch.arange(len(rows))], 1)
@@ -263,28 +234,22 @@ class _Search:
 
     def go_through(
         self,
-        rows: Tensor,  # [m]
+        rows: Tensor | None,  # [m] int32; None: all
         totals: Tensor,  # [m] falling
-        parts: int,
-        of_relation: bool,
+        which: str,
     ) -> None:
         """Triples that share no entity with the test: those of its relation, or those of all others."""
+        parts = DENSE_PARTS + (which == "of the relation")
         rates = zip(self.kept.rates, self.norms, strict=True)
         weighted = torch.cat([abs(rate) ** 0.5 * y[:parts].double() for rate, y in rates])
         total = math.hypot(*weighted.tolist()) * (1 + 4 * torch.finfo(self.best.dtype).eps)  # no square vanishes
-        head, relation, tail = self.triple
         start, size = 0, STRETCH
-        while total > 0 and start < len(rows) and self.outcome == "found":
+        while total > 0 and start < len(totals) and self.outcome == "found":
             first = totals[start]
             if first == 0 or not self.reach(first * total):
                 return
-            some = rows[start : start + size].long()
-            some = some[self.reach(bounds := self.bounds_apart(some, parts)).logical_and_(bounds != 0)]
-            ids = self.lists.triples.index_select(0, some)
-            heads, relations, tails = ids.unbind(1)
-            shared = (heads == head) | (heads == tail) | (tails == head) | (tails == tail)
-            apart = (~shared & ((relations == relation) == of_relation)).nonzero()[:, 0]
-            self.visit(some[apart], ids[apart], self.bounds_apart(some[apart], parts))
+            end = min(start + size, len(totals))
+            self.visit(_range(start, end) if rows is None else rows[start:end], which)
             start, size = start + size, min(4 * size, LONGEST)
 
     def fill_up(self) -> None:
@@ -292,7 +257,8 @@ class _Search:
         if self.threshold > 0 or self.outcome != "found":
             return
         for start in range(0, len(self.lists.triples), LONGEST):
-            ids = self.lists.triples[start : start + LONGEST]
-            rows = torch.arange(start, start + len(ids))
-            numbers = self.lists.numbers[rows[self.bounds(rows, ids) == 0]].long().sort().values[: self.k]
+            rows = _range(start, min(start + LONGEST, len(self.lists.triples)))
+            zero = torch.ones(len(rows), dtype=torch.bool)
+            zero[self.in_reach(rows, "all", -torch.inf)[0] - start] = False
+            numbers = self.lists.numbers[start : start + len(rows)][zero].long().sort().values[: self.k]
             merge_top_k(self.best.new_zeros(1, len(numbers)), numbers, self.order, self.best, self.best_index)

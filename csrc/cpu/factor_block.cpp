@@ -22,9 +22,24 @@ T root_rounded_up(double square, double w) {
   return rounded > 0 || !(root > 0) ? rounded : std::numeric_limits<T>::denorm_min();
 }
 
-// Norms of a panel's samples, [r.n, norm_parts].
+// From the parts of S along a basis, `lanes` apart, and its squared norm, in any common scale.
+void write_sketch(const double* along, double square, int8_t* sketch) {
+  const bool known = square > 0 && std::isfinite(square);
+  double left = 1;
+  for (int64_t p = 0; p < sketch_parts; ++p) {
+    const double share = known ? std::clamp(along[p * lanes] / std::sqrt(square), -1.0, 1.0) : 0;
+    sketch[p] = static_cast<int8_t>(sketch_steps * share + (share < 0 ? -0.5 : 0.5));
+    left -= share * share;
+  }
+  constexpr double rounding = 1e-9;  // of the squares
+  const double rest = std::ceil(sketch_steps * std::sqrt(std::max(left, 0.0) + rounding));
+  sketch[sketch_parts] = static_cast<int8_t>(std::min<double>(rest, sketch_steps));
+}
+
+// Norms of a panel's samples, [r.n, norm_parts], and their sketches if there is a basis.
 template <typename T>
-void norms_of(const Model<T>& m, const Tracked<T>& on, const Form<T>& form, const Block<T>& b, Range r, T* norms) {
+void norms_of(const Model<T>& m, const Tracked<T>& on, const Form<T>& form, const Block<T>& b, Range r, T* norms,
+              const double* basis = nullptr, int8_t* sketches = nullptr) {
   thread_local cpu::Buffer<double> space;
   const cpu::Loops<T>& loop = cpu::loops<T>();
   const int64_t D = m.D;
@@ -36,6 +51,11 @@ void norms_of(const Model<T>& m, const Tracked<T>& on, const Form<T>& form, cons
   if (on.bn2_bias) loop.scaled_squares(b.e(r).data, D, scale, e);
   if (on.bn2_weight) loop.scaled_squares(b.e_un(r).data, D, scale, e_un);
   if (form.blocks) loop.form_squares(form, m.C, m.J, b.S(r).data, scale, space.sized((m.J + 1) * lanes), S);
+  if (basis) {
+    double* along = space.sized(sketch_parts * lanes);
+    loop.along_basis(b.S(r).data, m.size_S(), scale, basis, along);
+    for (int64_t l = 0; l < r.n; ++l) write_sketch(along + l, S[l], sketches + l * (sketch_parts + 1));
+  }
   for (int64_t l = 0; l < r.n; ++l) {
     const int64_t i = r.first + l, slot = b.pair[i];
     const double own = b.w.data()[i] / w[l];  // -1, or 0
@@ -93,28 +113,30 @@ void factor_block(const Model<T>& m, const Tracked<T>& on, const Form<T>& form, 
 }
 
 template <typename T>
-void norm_block(const Model<T>& m, const Tracked<T>& on, const Form<T>& form, const int64_t* triples, int64_t B,
-                T* norms, int32_t* signs, const Products<T>& products, const Parallel& parallel) {
+void norm_block(const Model<T>& m, const Tracked<T>& on, const Form<T>& form, const double* basis,
+                const int64_t* triples, int64_t B, const Norms<T>& to, const Products<T>& products,
+                const Parallel& parallel) {
   thread_local Block<T> block;
   Block<T>& b = block;
   const int64_t words = round_up(m.D, 32) / 32;
   compute<T>(m, on, form, nullptr, triples, B, products, parallel, b);
   parallel(cpu::panels(B), [&](int64_t g) {
     const Range r = {g * lanes, std::min(lanes, B - g * lanes)};
-    norms_of(m, on, form, b, r, norms + r.first * norm_parts);
+    norms_of(m, on, form, b, r, to.norms + r.first * norm_parts, basis,
+             basis ? to.sketches + r.first * (sketch_parts + 1) : nullptr);
     for (int64_t i = r.first; i < r.first + r.n; ++i)
       if (i > r.first && b.pair[i] == b.pair[i - 1])
-        std::copy_n(signs + (i - 1) * words, words, signs + i * words);
+        std::copy_n(to.signs + (i - 1) * words, words, to.signs + i * words);
       else
-        cpu::signs_of(b.z.data() + b.pair[i] * m.D, m.D, signs + i * words);
+        cpu::signs_of(b.z.data() + b.pair[i] * m.D, m.D, to.signs + i * words);
   });
 }
 
-#define TRACIN_FOR(T)                                                                                                 \
-  template void factor_block(const Model<T>&, const Tracked<T>&, const Form<T>&, int64_t, int64_t, const Factors<T>&, \
-                             const Products<T>&, const Parallel&);                                                    \
-  template void norm_block(const Model<T>&, const Tracked<T>&, const Form<T>&, const int64_t*, int64_t, T*, int32_t*, \
-                           const Products<T>&, const Parallel&);
+#define TRACIN_FOR(T)                                                                                                  \
+  template void factor_block(const Model<T>&, const Tracked<T>&, const Form<T>&, int64_t, int64_t, const Factors<T>&,  \
+                             const Products<T>&, const Parallel&);                                                     \
+  template void norm_block(const Model<T>&, const Tracked<T>&, const Form<T>&, const double*, const int64_t*, int64_t, \
+                           const Norms<T>&, const Products<T>&, const Parallel&);
 TRACIN_FOR(float)
 TRACIN_FOR(double)
 #undef TRACIN_FOR

@@ -77,6 +77,10 @@ struct Loops {
   // The same of S^T M S + slack |S|^2; space [2 (J + 1)][32].
   void (*form_squares)(const Form<T>&, int64_t C, int64_t J, const T* S, const double* scale, double* space,
                        double* squares);
+  // out[part][lane] = the sum over the rows of basis[row][part] scale[lane] panel[row][lane], in double
+  void (*along_basis)(const T* panel, int64_t rows, const double* scale, const double* basis, double* out);
+  // |sketch . test| over the sketch_parts, plus the product of what is left of both.
+  T (*sketch_share)(const int8_t* sketch, const T* test);
   // (scale a)^2 summed over a row, in double
   double (*row_square)(const T* a, int64_t n, double scale);
   // out[i] = sum over the parts of test[part] norms[part stride + i] for i < n.

@@ -533,6 +533,36 @@ void form_squares(const Form<T>& form, int64_t C, int64_t J, const T* S, const d
 }
 
 template <typename T>
+void along_basis(const T* panel, int64_t rows, const double* scale, const double* basis, double* out) {
+  constexpr int64_t some = 8;  // lanes whose sums stay in registers
+  for (int64_t from = 0; from < lanes; from += some) {
+    double sums[sketch_parts][some] = {};
+    for (int64_t s = 0; s < rows; ++s) {
+      double x[some];
+#pragma omp simd
+      for (int64_t l = 0; l < some; ++l) x[l] = scale[from + l] * panel[s * lanes + from + l];
+      for (int64_t p = 0; p < sketch_parts; ++p)
+#pragma omp simd
+        for (int64_t l = 0; l < some; ++l) sums[p][l] += basis[s * sketch_parts + p] * x[l];
+    }
+    for (int64_t p = 0; p < sketch_parts; ++p)
+      for (int64_t l = 0; l < some; ++l) out[p * lanes + from + l] = sums[p][l];
+  }
+}
+
+template <typename T>
+T sketch_share(const int8_t* sketch, const T* test) {
+  T products[sketch_parts + 1], sum = 0;
+#pragma omp simd
+  for (int64_t p = 0; p <= sketch_parts; ++p) products[p] = static_cast<T>(sketch[p]) * test[p];
+  const T left = products[sketch_parts];
+  products[sketch_parts] = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t p = 0; p <= sketch_parts; ++p) sum += products[p];
+  return (sum < 0 ? -sum : sum) + left;
+}
+
+template <typename T>
 double row_square(const T* a, int64_t n, double scale) {
   double sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -556,7 +586,7 @@ constexpr Loops<T> table = {multiply<T>,        gather_images<T>,  convolve<T>, 
                             pixel_gradients<T>, pixel_jacobian<T>, to_rows<T>,    to_panel<T>,       add<T>,
                             normalise<T>,       loss<T>,           add_halves<T>, combine<T>,        dot<T>,
                             pair_sums<T>,       pair_un<T>,        angle_sums<T>, scaled_squares<T>, form_squares<T>,
-                            row_square<T>,      bounds<T>};
+                            along_basis<T>,     sketch_share<T>,   row_square<T>, bounds<T>};
 }  // namespace
 
 extern const Loops<float> float_loops;

@@ -335,6 +335,26 @@ void test_add_squares(const char* isa, const Loops<T>& loops, int64_t rows) {
 }
 
 template <typename T>
+void test_sketches(const char* isa, const Loops<T>& loops, int64_t rows) {
+  const std::vector<T> panel = normal<T>(rows * lanes), test = normal<T>(sketch_parts + 1);
+  const std::vector<double> basis = doubles(normal<T>(rows * sketch_parts)), scale = doubles(normal<T>(lanes));
+  std::vector<double> along(sketch_parts * lanes, 7), expected(sketch_parts * lanes);
+  for (int64_t s = 0; s < rows; ++s)
+    for (int64_t p = 0; p < sketch_parts; ++p)
+      for (int64_t l = 0; l < lanes; ++l)
+        expected[p * lanes + l] += basis[s * sketch_parts + p] * scale[l] * panel[s * lanes + l];
+  loops.along_basis(panel.data(), rows, scale.data(), basis.data(), along.data());
+  expect_close(isa, "along_basis", along, expected);
+  std::vector<int8_t> sketch(sketch_parts + 1);
+  double sum = 0;
+  for (int64_t p = 0; p <= sketch_parts; ++p) sketch[p] = static_cast<int8_t>((p * 37 + rows * 11) % 255 - 127);
+  for (int64_t p = 0; p < sketch_parts; ++p) sum += static_cast<double>(sketch[p]) * test[p];
+  const double share = std::fabs(sum) + static_cast<double>(sketch[sketch_parts]) * test[sketch_parts];
+  expect_close(isa, "sketch_share", std::vector<T>{loops.sketch_share(sketch.data(), test.data())}, {share},
+               127 * std::sqrt(sketch_parts));
+}
+
+template <typename T>
 void test(const char* isa, const Loops<T>& loops) {
   const RandomModel<T> models[] = {RandomModel<T>({11, 13, 7, 9, {33, 40, 5}, {3, 2, 7}}),
                                    RandomModel<T>({5, 17, 5, 12, {4, 7, 64}, {5, 4, 1}}),
@@ -352,7 +372,8 @@ void test(const char* isa, const Loops<T>& loops) {
   for (const int64_t rows : {1, 11, 12, 13, 25, 36})
     for (const int64_t k : {1, 3, 12, 41}) test_multiplies(isa, loops, rows, k);
   for (const int64_t n : {1, 7, 31, 32, 33, 100})
-    test_scores(isa, loops, n), test_add_squares(isa, loops, n), test_pairs(isa, loops, n);
+    test_scores(isa, loops, n), test_add_squares(isa, loops, n), test_pairs(isa, loops, n),
+        test_sketches(isa, loops, n);
 }
 
 }  // namespace

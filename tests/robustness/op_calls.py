@@ -19,7 +19,7 @@ HUGE = (2**31 - 1, 2**31, 2**32, 2**40, 2**59, 2**60, 2**61, 2**62, 2**63 - 1)
 LARGEST = 1 << 24  # values of a tensor that is copied
 NUMBERS = (0, -1, 1, 2, 3, 7, 12, 13, -(2**31), -(2**62), -(2**63), *HUGE)
 # For many test triples alone, or writing lists; tests/tracin_ext/test_op_sizes.py tries their numbers and indices.
-OF_PAIRS = {"factor_block", "norm_block", "pair_scores", "bounded_top_k", "cosines", "table_scores"}
+OF_PAIRS = {"factor_block", "norm_block", "pair_scores", "bounded_top_k", "rows_in_reach", "table_scores"}
 VARIANTS = ("plain", "kernel larger than an embedding", "everything odd", "inverse relations at odd rows")
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import tracin_ext
+from tests.samples.kept import recomputed_of
 from tests.samples.models import EDGES, VARIANTS, extreme, pairs_of_triples, random_model, random_triples, saturated
 from tracin.influence.layers import layers_of
 from tracin.model import ConvE
@@ -19,10 +20,9 @@ from tracin_ext.backends.native import NativeBackend
 from tracin_ext.backends.sequential import SequentialBackend
 from tracin_ext.grouping import order_by_head_relation
 from tracin_ext.kept import KeptTriples, keep, kept_blocks, kept_bytes, norms_of
-from tracin_ext.lists import NormLists
 from tracin_ext.losses import bce
 from tracin_ext.parameters import LAYERS, parameters_of
-from tracin_ext.recomputed import RecomputedTriples, _Search
+from tracin_ext.sketches import sketch_basis
 
 STATUS = tracin_ext.status()
 pytestmark = pytest.mark.skipif(not STATUS["available"], reason=f"no native extension: {STATUS['reason']}")
@@ -149,7 +149,9 @@ def test_norms_alone_are_those_of_kept_factors_and_of_autograd(variant: str) -> 
         exact = SequentialBackend(model, chosen, torch.float64, CPU, bce).self_influence(train, 1.0)
         for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-11)):
             backend = NativeBackend(model, chosen, dtype, CPU)
-            norms, signs = norms_of(backend, train)
+            no_basis = torch.empty(0, ops.SKETCH_PARTS, dtype=torch.float64)
+            norms, signs, sketches = norms_of(backend, train, torch.arange(len(train)), no_basis)
+            assert sketches.shape == (0, ops.SKETCH_PARTS + 1)
             kept = keep(backend, train)
             torch.testing.assert_close(norms, kept.norms, rtol=0, atol=0)
             assert torch.equal(signs, kept.signs[kept.pair])
@@ -161,7 +163,10 @@ def test_norms_alone_are_those_of_kept_factors_and_of_autograd(variant: str) -> 
 
 def test_norms_of_no_triple() -> None:
     backend = NativeBackend(random_model(), LAYERS, torch.float32, CPU)
-    assert norms_of(backend, torch.empty(0, 3, dtype=torch.int64)).norms.shape == (0, ops.NORM_PARTS)
+    none = torch.empty(0, 3, dtype=torch.int64)
+    basis = sketch_basis(backend, none, none[:, 0])
+    assert basis.shape == (0, ops.SKETCH_PARTS)
+    assert norms_of(backend, none, none[:, 0], basis).norms.shape == (0, ops.NORM_PARTS)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -249,45 +254,11 @@ def test_factors_of_blocks_are_those_of_all(variant: str, block: int, monkeypatc
         torch.testing.assert_close(torch.cat([getattr(each, name) for each in blocks]), expected, msg=name)
 
 
-def recomputed_of(kept: KeptTriples) -> RecomputedTriples:
-    norms, signs = [each.norms for each in kept.factors], [each.signs[each.pair] for each in kept.factors]
-    shared = {name: getattr(kept.lists, name) for name in NormLists._fields if name != "triples"}
-    lists = NormLists(triples=kept.factors[0].triples.int(), **shared)
-    return RecomputedTriples(kept.backends, kept.rates, norms, signs, lists, most=4)
-
-
-CHANGED = {"extreme": extreme, "saturated": saturated}
-
-
-@pytest.mark.parametrize("variant", ["plain", "kernel larger than an embedding", "everything odd", *CHANGED])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_angles_lower_bounds_which_still_hold(variant: str, dtype: torch.dtype) -> None:
-    model = random_model("plain" if variant in CHANGED else variant)
-    if variant in CHANGED:
-        with torch.no_grad():
-            CHANGED[variant](model)
-    tests, train = pairs_of_triples(100)
-    recomputed = recomputed_of(kept := kept_of([model], tuple(layers_of(model)), dtype, train))
-    ordered = tests[order_by_head_relation(tests)]
-    scores = all_scores(kept, ordered)[:, kept.lists.numbers].abs()
-    of_tests, rows, lowered = recomputed.sides.of_tests(ordered), torch.arange(len(train)), 0
-    for row, triple in enumerate(ordered.tolist()):
-        search = _Search(recomputed, of_tests, row, 3, "absolute", EVER)
-        search.triple = tuple(triple)
-        ids = recomputed.lists.triples
-        excess = search.excess(rows, ids[:, 2])
-        bounds = search.bounds(rows, ids) - excess
-        assert (excess >= 0).all()
-        assert (scores[row] <= bounds * (1 + kept.slack)).all()
-        lowered += int((excess > 0.1 * bounds).sum())
-    assert lowered > 0
-
-
 @pytest.mark.parametrize("order", ops.ORDERS)
 def test_lists_from_norms_are_those_from_factors(order: str) -> None:
     tests, train = pairs_of_triples(300)
     kept = kept_of([random_model(seed=0), random_model(seed=1)], LAYERS, torch.float64, train)
-    recomputed = recomputed_of(kept)
+    recomputed = recomputed_of(kept.backends, kept.rates, train)
     assert (len(recomputed), recomputed.serves(4), recomputed.serves(5)) == (300, True, False)
     for k in (1, 10, 300):
         scores, index, work = recomputed.top_k(tests, k, order, EVER)

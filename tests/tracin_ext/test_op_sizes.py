@@ -28,7 +28,8 @@ EXTREMES = (
 )  # fmt: skip
 PAIRS = 300  # calls with two changes, of each op and variant
 VARIANTS = ("plain", "kernel larger than an embedding", "no window sees both halves")
-WRITTEN = ("scores", "u", "v", "jacobians", "best", "best_index", "norms", "signs", "cosines")
+WRITTEN = ("scores", "u", "v", "jacobians", "best", "best_index", "norms", "signs", "sketches")
+WRITTEN += ("reached", "bounds", "count")
 
 Place = tuple[str, int | None]  # an argument, and of a list the item
 
@@ -71,7 +72,7 @@ def calls() -> Iterator[tuple[str, dict[str, Any]]]:
     for name, make in ARGUMENTS.items():
         if not has_kernel(name, "cpu"):
             continue
-        for variant in VARIANTS if name not in ("merge_top_k", "cosines") else [None]:  # which take no model
+        for variant in VARIANTS if name not in ("merge_top_k", "rows_in_reach") else [None]:  # which take no model
             made = make() if variant is None else make(variant=variant)
             arguments = {key: flattened(value) for key, value in made.items()}
             places = places_of(arguments)

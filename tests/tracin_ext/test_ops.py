@@ -22,6 +22,7 @@ from tracin_ext.kept import KeptTriples, keep
 from tracin_ext.ops import has_kernel
 from tracin_ext.packing import pack, pack_model
 from tracin_ext.parameters import LAYERS, parameters_of
+from tracin_ext.sketches import sketch_basis
 
 STATUS = tracin_ext.status()
 native = pytest.mark.skipif(not STATUS["available"], reason=f"no native extension: {STATUS['reason']}")
@@ -143,10 +144,14 @@ def norm_block_arguments(count: int = B, **of_backend: Any) -> dict[str, Any]:
         "form": native_backend.form,
         "tracked": native_backend.tracked,
         "halves": native_backend.halves,
+        "basis": sketch_basis(native_backend, random_triples(50), torch.arange(50)),
         "triples": ordered_triples(count),
         "S_slack": 1e-6,
         "norms": native_backend.parameters.conv_weight.new_zeros(count, ops.NORM_PARTS),
         "signs": torch.zeros(count, -(-native_backend.parameters.entity.shape[1] // 32), dtype=torch.int32),
+        "sketches": torch.zeros(
+            0 if native_backend.parameters.M is None else count, ops.SKETCH_PARTS + 1, dtype=torch.int8
+        ),
     }
 
 
@@ -180,14 +185,35 @@ def bounded_top_k_arguments(
     }
 
 
-def cosines_arguments(count: int = B, dtype: torch.dtype = torch.float32, dim: int = 37) -> dict[str, Any]:
+def rows_in_reach_arguments(
+    count: int = B, dtype: torch.dtype = torch.float32, dim: int = 37, sketched: bool = True
+) -> dict[str, Any]:
+    """Of `count` of 9 training triples, of two checkpoints."""
+    n = 9
+
+    def checkpoint() -> ops.RowTensors:
+        return ops.RowTensors(
+            norms=torch.rand(n, ops.NORM_PARTS, dtype=dtype),
+            entity=torch.randn(5, dim, dtype=dtype),
+            signs=torch.randint(-(2**31), 2**31, (n, -(-dim // 32)), dtype=torch.int32),
+            sketches=torch.randint(-128, 128, (n if sketched else 0, ops.SKETCH_PARTS + 1)).to(torch.int8),
+            test=torch.rand(ops.NORM_PARTS, dtype=dtype),
+            sketch=torch.rand(ops.SKETCH_PARTS + 2, dtype=dtype) / ops.SKETCH_STEPS,
+            scaled=torch.randn(2, dim, dtype=dtype),
+            squares=torch.rand(2, dim, dtype=dtype),
+        )
+
     return {
-        "entity": torch.randn(5, dim, dtype=dtype),
-        "rows": torch.randint(5, (count,), dtype=torch.int32),
-        "signs": torch.randint(-(2**31), 2**31, (count, -(-dim // 32)), dtype=torch.int32),
-        "scaled": torch.randn(2, dim, dtype=dtype),
-        "squares": torch.rand(2, dim, dtype=dtype),
-        "cosines": torch.zeros(2, count, dtype=dtype),
+        "checkpoints": [x for _ in range(2) for x in checkpoint()],
+        "triples": torch.randint(5, (n, 3), dtype=torch.int32),
+        "rows": torch.randint(n, (count,), dtype=torch.int32),
+        "test": torch.tensor([1, 2, 3]),
+        "which": 0,
+        "threshold": -torch.inf,
+        "slack": 1e-3,
+        "reached": torch.zeros(count, dtype=torch.int32),
+        "bounds": torch.zeros(count, dtype=dtype),
+        "count": torch.zeros(1, dtype=torch.int64),
     }
 
 
@@ -280,11 +306,16 @@ SAMPLES: dict[str, Callable[[str], list[dict[str, Any]]]] = {
         bounded_top_k_arguments(k=0),
         bounded_top_k_arguments(k=100, order=2),
     ],
-    "cosines": lambda _: [
+    "rows_in_reach": lambda _: [
         *(
-            cosines_arguments(count, dtype, dim)
+            rows_in_reach_arguments(count, dtype, dim, sketched) | {"which": which, "threshold": 0.5}
             for dtype in (torch.float32, torch.float64)
-            for count, dim in ((0, 8), (1, 1), (7, 32), (9, 64), (5000, 33))
+            for count, dim, sketched, which in (
+                (0, 8, True, 0),
+                (1, 1, False, 1),
+                (7, 32, True, 2),
+                (5000, 33, True, 0),
+            )
         ),
     ],
     "table_scores": lambda device: [
@@ -310,13 +341,13 @@ ARGUMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "norm_block": norm_block_arguments,
     "pair_scores": pair_scores_arguments,
     "bounded_top_k": bounded_top_k_arguments,
-    "cosines": cosines_arguments,
+    "rows_in_reach": rows_in_reach_arguments,
     "table_scores": table_scores_arguments,
     "sample_factors": sample_factors_arguments,
     "merge_top_k": merge_top_k_arguments,
 }
 CPU_ONLY = {"relation_tables", "relation_pixels", "factor_block", "norm_block"}
-CPU_ONLY |= {"pair_scores", "bounded_top_k", "cosines", "table_scores"}
+CPU_ONLY |= {"pair_scores", "bounded_top_k", "rows_in_reach", "table_scores"}
 
 
 def change(**fields: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -364,6 +395,7 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("influence_block", "model", lambda x: [*ops.flat(x), x.fc], r"model: wrong number of tensors \(35\)"),
     ("influence_block", "model", put([]), r"model: wrong number of tensors \(0\)"),
     ("influence_block", "model", change(kernel=lambda x: x[:0]), "no dimension, no channel or no tap"),
+    ("influence_block", "tests", change(by_relation=put(torch.arange(Q) + 1)), "by_relation: out of range"),
     ("influence_block", "tests", lambda x: list(x)[:-1], r"tests: wrong number of tensors \(19\)"),
     ("influence_block", "tests", lambda x: [*x, x.w], r"tests: wrong number of tensors \(21\)"),
     ("influence_block", "model_sizes", change(height=put(7)), "height must be 0 or"),
@@ -453,13 +485,28 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("factor_block", "form", change(blocks=lambda x: x[:0]), "form: rows need blocks"),
     ("factor_block", "form", lambda x: [x.blocks], r"form: wrong number of tensors \(1\)"),
     ("factor_block", "S_slack", put(-1.0), "S_slack must not be negative"),
-    ("cosines", "rows", lambda x: x + 5, "rows: out of range"),
-    ("cosines", "rows", lambda x: x - 5, "rows: out of range"),
-    ("cosines", "signs", lambda x: x[:, 1:].contiguous(), "signs has the wrong shape"),
-    ("cosines", "scaled", lambda x: x[1:], "scaled has the wrong shape"),
-    ("cosines", "squares", lambda x: x[:, 1:].contiguous(), "squares has the wrong shape"),
-    ("cosines", "entity", lambda x: x.double(), "entity has the wrong dtype"),
-    ("cosines", "cosines", lambda x: x[:1], "cosines has the wrong shape"),
+    ("rows_in_reach", "rows", lambda x: x + 9, "rows: out of range"),
+    ("rows_in_reach", "rows", lambda x: x - 9, "rows: out of range"),
+    ("rows_in_reach", "rows", lambda x: x.long(), "rows has the wrong dtype"),
+    ("rows_in_reach", "triples", lambda x: x.long(), "triples has the wrong dtype"),
+    ("rows_in_reach", "triples", lambda x: x[1:], "norms has the wrong shape"),
+    ("rows_in_reach", "test", lambda x: x[1:], "test has the wrong shape"),
+    ("rows_in_reach", "checkpoints", put([]), r"checkpoints: wrong number of tensors \(0\)"),
+    ("rows_in_reach", "checkpoints", lambda x: x[:-1], r"checkpoints: wrong number of tensors \(15\)"),
+    ("rows_in_reach", "checkpoints", lambda x: [x[0].double(), *x[1:]], "norms has the wrong dtype"),
+    ("rows_in_reach", "checkpoints", lambda x: [*x[:2], x[2][:, 1:].contiguous(), *x[3:]], "signs has the wrong shape"),
+    ("rows_in_reach", "checkpoints", lambda x: [*x[:3], x[3][1:], *x[4:]], "sketches has the wrong shape"),
+    ("rows_in_reach", "checkpoints", lambda x: [*x[:4], x[4][1:], *x[5:]], "test has the wrong shape"),
+    ("rows_in_reach", "checkpoints", lambda x: [*x[:5], x[5][1:], *x[6:]], "sketch has the wrong shape"),
+    ("rows_in_reach", "checkpoints", lambda x: [*x[:6], x[6][1:], *x[7:]], "scaled has the wrong shape"),
+    ("rows_in_reach", "checkpoints", lambda x: [*x[:7], x[7][1:], *x[8:]], "squares has the wrong shape"),
+    ("rows_in_reach", "checkpoints", lambda x: [*x[:9], x[9][1:], *x[10:]], "checkpoints have different sizes"),
+    ("rows_in_reach", "which", put(3), "which must be 0"),
+    ("rows_in_reach", "slack", put(1.0), "slack must be from 0 to 1"),
+    ("rows_in_reach", "threshold", put(float("nan")), "threshold is no number"),
+    ("rows_in_reach", "reached", lambda x: x[1:], "reached has the wrong shape"),
+    ("rows_in_reach", "bounds", lambda x: x[1:], "bounds has the wrong shape"),
+    ("rows_in_reach", "count", put(torch.zeros(2, dtype=torch.int64)), "count has the wrong shape"),
     ("norm_block", "form", change(blocks=lambda x: x[1:]), "blocks has the wrong shape"),
     ("norm_block", "form", change(blocks=lambda x: x[:0]), "form: rows need blocks"),
     ("norm_block", "form", put([]), r"form: wrong number of tensors \(0\)"),
@@ -470,6 +517,12 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("norm_block", "norms", put(torch.zeros(B, ops.NORM_PARTS, dtype=torch.float64)), "wrong dtype"),
     ("norm_block", "signs", put(torch.zeros(B, 2, dtype=torch.int32)), "signs has the wrong shape"),
     ("norm_block", "signs", put(torch.zeros(B, 1)), "signs has the wrong dtype"),
+    ("norm_block", "basis", lambda x: x[1:], "basis has the wrong shape"),
+    ("norm_block", "basis", lambda x: x.float(), "basis has the wrong dtype"),
+    ("norm_block", "basis", lambda x: x[:0], "sketches has the wrong shape"),
+    ("norm_block", "sketches", lambda x: x[1:], "sketches has the wrong shape"),
+    ("norm_block", "sketches", lambda x: x.int(), "sketches has the wrong dtype"),
+    ("norm_block", "form", put([torch.zeros(0), torch.zeros(0)]), "basis: no layer below fc is tracked"),
     ("norm_block", "tracked", put([1] * 6), r"tracked: wrong number of integers \(6\)"),
     ("norm_block", "model", change(relation_u=lambda x: x[:0]), "relation_u is missing"),
     ("norm_block", "halves", change(head_fc=lambda x: x[:0]), "head_fc or relation_fc is missing"),

@@ -23,12 +23,14 @@ from tracin.progress import progress_stages
 from tracin_ext.backends.native import NativeBackend
 from tracin_ext.full_float32 import full_float32
 from tracin_ext.grouping import order_by_head_relation
-from tracin_ext.kept import BLOCK, kept_blocks, norms_of
-from tracin_ext.lists import NormLists, lists_of, norm_lists_of
-from tracin_ext.ops import NORM_PARTS, FactorTensors
+from tracin_ext.kept import BLOCK, Norms, kept_blocks, norms_of
+from tracin_ext.lists import RowLists, falling, lists_of, row_lists_of, total_of
+from tracin_ext.ops import DENSE_PARTS, NORM_PARTS, SKETCH_PARTS, FactorTensors, ListTensors
+from tracin_ext.sketches import sketch_basis
 
 STORES = ("compact", "norms")
 SHARED = ("triples", "pair", "pair_head")  # fields of factors that are the same for all checkpoints
+PIECE = 1 << 20  # triples that are put in order at a time
 LIST_BYTES = 160  # of a training triple while its place in lists is found
 
 
@@ -145,7 +147,7 @@ def check_memory(
 ) -> None:
     cpu = torch.device("cpu")
     needed = gradients + len(triples) * (
-        LIST_BYTES + len(backends) * NORM_PARTS * backends[0].parameters.conv_weight.itemsize
+        LIST_BYTES + len(backends) * (NORM_PARTS * backends[0].parameters.conv_weight.itemsize + SKETCH_PARTS + 1)
     )
     needed += max(b.triple_bytes + b.test_bytes for b in backends) * BLOCK
     used = used_bytes(cpu)
@@ -195,30 +197,49 @@ def write_triples(
     compact: bool,
     advance: Any,
 ) -> None:
-    """Factors, or norms alone, by head and relation, and the lists of them."""
+    """Factors, or norms alone, and the lists of them."""
     order = order_by_head_relation(triples)
-    ordered = triples[order]
-    if not compact:  # millions of them: half the memory
-        order, ordered = order.int(), ordered.int()
-    write = write_factors if compact else write_norms
-    norms = [write(writer, i, backend, ordered, advance) for i, backend in enumerate(backends)]
     sizes = len(backends[0].parameters.entity), backends[0].sizes.relations
-    lists = norm_lists_of(ordered, norms, rates, order, *sizes)
-    write_lists(writer, lists, norms, compact)
+    lists: ListTensors | RowLists
+    if compact:
+        ordered = triples[order]
+        norms = [write_factors(writer, i, backend, ordered, advance) for i, backend in enumerate(backends)]
+        lists = lists_of(ordered, norms, rates, order, *sizes)
+    else:  # millions of them: half the memory
+        lists = write_rows(writer, backends, rates, triples, order.int(), advance)
+    for name, array in lists._asdict().items():
+        writer.add(f"lists.{name}", array)
 
 
-def write_norms(
+def write_rows(
     writer: Writer,
-    number: int,
-    backend: NativeBackend,
-    ordered: Tensor,  # [n, 3]
+    backends: Sequence[NativeBackend],
+    rates: Sequence[float],
+    triples: Tensor,  # [n, 3]
+    order: Tensor,  # [n] int32, theirs by head and relation
     advance: Any,
-) -> Tensor:  # [n, NORM_PARTS]
-    found = norms_of(backend, ordered, advance)
-    check_finite(found.norms)
-    writer.add(f"factors.{number}.norms", found.norms)
-    writer.add(f"factors.{number}.passing", found.signs)
-    return found.norms
+) -> RowLists:
+    """Norms, signs and sketches, the largest norms first."""
+    known, bases = [], []
+    for backend in backends:
+        bases.append(sketch_basis(backend, triples, order))
+        known.append([*norms_of(backend, triples, order, bases[-1], advance)])
+    norms = [norms for norms, *_ in known]
+    check_finite(*norms)
+    totals, relation_totals = (total_of(norms, rates, parts) for parts in (DENSE_PARTS, DENSE_PARTS + 1))
+    del norms
+    rows = falling(totals).int()
+    for i, arrays in enumerate(known):
+        for name in Norms._fields:
+            array = arrays.pop(0)
+            for some in rows.split(PIECE) if len(array) else [rows[:0]]:
+                writer.add(f"factors.{i}.{name}", array.index_select(0, some))
+            del array
+        writer.add(f"factors.{i}.basis", bases[i])
+    order = order[rows]
+    triples = torch.cat([triples[some].int() for some in order.split(PIECE)])
+    sizes = len(backends[0].parameters.entity), backends[0].sizes.relations
+    return row_lists_of(triples, order, totals[rows], relation_totals[rows], *sizes)
 
 
 def write_factors(
@@ -240,20 +261,11 @@ def write_factors(
 
 
 def check_finite(
-    norms: Tensor,  # [n, NORM_PARTS]
+    *norms: Tensor,  # [n, NORM_PARTS]
 ) -> None:
-    if not norms.isfinite().all():
+    if not all(some.isfinite().all() for each in norms for some in each.split(PIECE)):
         raise InputError(
             "a training triple's gradient is no finite number, so that bounds tell nothing; the training "
             "diverged, or take precision float64",
             "precision",
         )
-
-
-def write_lists(writer: Writer, lists: NormLists, norms: Sequence[Tensor], compact: bool) -> None:
-    if compact:
-        for name, array in lists_of(lists, norms)._asdict().items():
-            writer.add(f"lists.{name}", array)
-        return
-    for name, array in lists._asdict().items():
-        writer.add(f"lists.{name}", array.int() if name in ("triples", "numbers") else array)

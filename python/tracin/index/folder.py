@@ -31,13 +31,14 @@ from tracin.files import LOCK, locked, remove_parts, replacing, saying_which_is_
 from tracin.machine import version
 
 MANIFEST = "manifest.json"
-FORMAT, VERSION = "tracin-index", 2
+FORMAT, VERSION = "tracin-index", 3
 ARRAYS = re.compile(r"arrays-\d+-[0-9a-f]{16}")
 NAME = re.compile(r"[a-z0-9_.]{1,100}", re.IGNORECASE)
 PIECE = 32 << 20  # bytes of a file under one checksum, so that threads share a file
 BUFFER = 1 << 20
 DTYPES = {
-    str(t).removeprefix("torch."): t for t in (torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8)
+    str(t).removeprefix("torch."): t
+    for t in (torch.float32, torch.float64, torch.int8, torch.int32, torch.int64, torch.uint8)
 }
 REMEDY = "build it again with tracin index build"
 

@@ -13,8 +13,8 @@ from tracin.index.contents import Contents
 from tracin.influence.top_k import TopK
 from tracin.influence.tracin import TracIn
 from tracin_ext.backends.native import NativeBackend
-from tracin_ext.kept import KeptTriples
-from tracin_ext.lists import NormLists
+from tracin_ext.kept import KeptTriples, Norms
+from tracin_ext.lists import RowLists
 from tracin_ext.ops import FactorTensors, ListTensors
 from tracin_ext.recomputed import RecomputedTriples
 
@@ -129,8 +129,7 @@ class Index(Contents):
         return self._arrays[own if own in self._arrays else f"factors.0.{name}"]
 
     def _recomputed(self, backends: list[NativeBackend]) -> RecomputedTriples:
-        norms, signs = (
-            [self._arrays[f"factors.{i}.{name}"] for i in range(len(backends))] for name in ("norms", "passing")
-        )
-        lists = NormLists(*(self._arrays[f"lists.{name}"] for name in NormLists._fields))
-        return RecomputedTriples(backends, self._facts["learning rates"], norms, signs, lists, FEW)
+        known = [Norms(*(self._factors(i, name) for name in Norms._fields)) for i in range(len(backends))]
+        bases = [self._factors(i, "basis") for i in range(len(backends))]
+        lists = RowLists(*(self._arrays[f"lists.{name}"] for name in RowLists._fields))
+        return RecomputedTriples(backends, self._facts["learning rates"], known, bases, lists, FEW)
