@@ -180,7 +180,7 @@ def test_an_index_without_labels_is_asked_by_ids(tmp_path: Path, graph: Graph) -
 def test_info_says_what_an_index_is_of(graph: Graph) -> None:
     result = tracin_("index", "info", graph.folder / "index", "--verify")
     assert result.exit_code == 0, result.stderr
-    for part in ("version 2", "compact", f"{LINES}, sha256:", "12 entities", "checksums and digests are right"):
+    for part in ("version 3", "compact", f"{LINES}, sha256:", "12 entities", "checksums and digests are right"):
         assert part in result.stdout
     assert "does not exist" in tracin_("index", "info", graph.folder / "nowhere").stderr
     assert "has no manifest.json" in tracin_("index", "info", graph.folder).stderr
