@@ -22,6 +22,7 @@ from tracin.influence import bounded
 from tracin.influence.top_k import TopK
 from tracin_ext.ops import ORDERS
 
+MEMORY = "8G"  # in float64 the factors that bounds need take 3
 SIZES = (100, 10, 1)  # of lists, the longest first: the dense pass finds the others on the way
 
 
@@ -62,10 +63,12 @@ def main(
     for order in orders or ORDERS:
         start = time.perf_counter()
         with dense():
-            of_blocks = TracIn(graph.model, RATE, device="cpu", precision=precision, progress=False)
+            of_blocks = TracIn(
+                graph.model, RATE, device="cpu", precision=precision, progress=False, memory_limit=MEMORY
+            )
             expected = of_blocks.top_k(graph.train, chosen, SIZES[0], order)
         took = time.perf_counter() - start
-        ti = TracIn(graph.model, RATE, device="cpu", precision=precision, progress=False)
+        ti = TracIn(graph.model, RATE, device="cpu", precision=precision, progress=False, memory_limit=MEMORY)
         for k in SIZES:
             start = time.perf_counter()
             found = ti.top_k(graph.train, chosen, k, order)
