@@ -21,8 +21,9 @@ export CXX TRACIN_CUDA
 demo: build
 	$(BIN)/python -m tracin.cli.demo --output results/demo
 
+# Two processes; threads that wait sleep, as there are more of them than cores.
 test: build lint cpp-test
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 bench: build .venv/stamp-bench
 	$(BIN)/python -m bench $(if $(QUICK),--quick)
