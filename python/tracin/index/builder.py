@@ -59,7 +59,7 @@ def build(
         learning_rates, layers: as for `TracIn`.
         precision: "float32" or "float64".
         store: "compact" also stores what the triples are scored with (1.4 GB for FB15k-237), "norms" computes it again
-            for the few triples that bounds leave (30 MB; for graphs of millions of triples).
+            for the few triples that bounds leave (55 MB; for graphs of millions of triples).
         accurate: also store what the accurate method needs of the triples (1.1 GB for FB15k-237), so that
             `tracin.explain` answers from the index at once; of one checkpoint with all layers.
         memory_limit: as for `TracIn`: what the whole process may take meanwhile.
