@@ -14,6 +14,7 @@ using tracin::lanes;
 using tracin::Model;
 using tracin::round_up;
 using tracin::Segment;
+using tracin::sketch_parts;
 using tracin::cpu::chunk;
 using tracin::cpu::Loops;
 using tracin::cpu::mask_words;
