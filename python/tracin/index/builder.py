@@ -31,7 +31,7 @@ from tracin_ext.sketches import sketch_basis
 STORES = ("compact", "norms")
 SHARED = ("triples", "pair", "pair_head")  # fields of factors that are the same for all checkpoints
 PIECE = 1 << 20  # triples that are put in order at a time
-LIST_BYTES = 160  # of a training triple while its place in lists is found
+LIST_BYTES = {"compact": 160, "norms": 64}  # of a training triple while its place in lists is found
 
 
 def build(
@@ -96,7 +96,7 @@ def build(
                 "accurate",
             )
         gradients = gradient_bytes(backends[0].parameters, len(triples)) if accurate else 0
-        check_memory(backends, triples, gradients, None if memory_limit is None else parse_size(memory_limit))
+        check_memory(backends, triples, store, gradients, None if memory_limit is None else parse_size(memory_limit))
         facts |= facts_of(made, triples, store)
         for name in ("entity", "relation"):
             known = getattr(made._dictionaries, f"{name}_to_id", None)
@@ -142,13 +142,13 @@ def check_indexable(
 def check_memory(
     backends: Sequence[NativeBackend],
     triples: Tensor,  # [n, 3]
+    store: str,
     gradients: int,  # bytes of what is stored for the accurate method
     limit: int | None,
 ) -> None:
     cpu = torch.device("cpu")
-    needed = gradients + len(triples) * (
-        LIST_BYTES + len(backends) * (NORM_PARTS * backends[0].parameters.conv_weight.itemsize + SKETCH_PARTS + 1)
-    )
+    norms = NORM_PARTS * backends[0].parameters.conv_weight.itemsize + (SKETCH_PARTS + 1) * (store == "norms")
+    needed = gradients + len(triples) * (LIST_BYTES[store] + len(backends) * norms)
     needed += max(b.triple_bytes + b.test_bytes for b in backends) * BLOCK
     used = used_bytes(cpu)
     if limit is not None and used + needed > limit:
