@@ -268,8 +268,8 @@ struct RowBounds {
   const T* entity;         // [entities, D]
   const T* test;           // [norm_parts] |rate| |y|
   const T* sketch;         // [sketch_parts + 2] the test's / sketch_steps, and the most that rounding takes
-  const T* scaled;   // [2, D] directions of delta and e of y, of length 1, times the scale of x's: x is scale E[t],
-  const T* squares;  // [2, D] scale^2                          with the numbers left out whose bit is not set
+  const T* scaled;         // [2, D] directions of y's delta and e, of length 1, times the scales of x's
+  const T* squares;        // [2, D] squares of the scales: x's delta and e are scale E[t] where z > 0
 };
 
 // Which rows are looked at: all; those that share no entity with the test and have its relation, or another one.

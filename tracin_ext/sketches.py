@@ -1,6 +1,6 @@
 """What 32 bytes tell of the direction of a triple's S: how much of |S| |S'| the product S^T M S' can be.
 
-S, 320 numbers of a ConvE with 32 filters of 3 x 3, points in many directions: the norms' product is five to ten times
+S, 320 numbers of a ConvE with 32 filters of 3 x 3, points in many directions: the norms' product is three to ten times
 what most pairs' S^T M S' is, and two thirds of what the norms of all parts add up to. Along the 31 directions that
 triples share most lie two thirds of |S|^2 (weights trained on a graph of 18.6 million triples). For S of length 1,
 

@@ -25,9 +25,10 @@ T root_rounded_up(double square, double w) {
 // From the parts of S along a basis, `lanes` apart, and its squared norm, in any common scale.
 void write_sketch(const double* along, double square, int8_t* sketch) {
   const bool known = square > 0 && std::isfinite(square);
+  const double length = std::sqrt(square);
   double left = 1;
   for (int64_t p = 0; p < sketch_parts; ++p) {
-    const double share = known ? std::clamp(along[p * lanes] / std::sqrt(square), -1.0, 1.0) : 0;
+    const double share = known ? std::clamp(along[p * lanes] / length, -1.0, 1.0) : 0;
     sketch[p] = static_cast<int8_t>(sketch_steps * share + (share < 0 ? -0.5 : 0.5));
     left -= share * share;
   }
